@@ -1,0 +1,13 @@
+//! Every decision of ron-node as pure code.
+//!
+//! Nothing here reads a clock, a disk, a socket or a random source: time and entropy come in as arguments,
+//! and what should happen comes out as a value. The crate's dependency list is what enforces it.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod envelope;
+pub mod ids;
+pub mod message;
+pub mod reason;
+pub mod shard;
+pub mod time;

@@ -1,0 +1,255 @@
+//! What the store keeps of a message, and what a shard asks it to write. Shared by the queue state machine,
+//! the store and recovery; knows neither HTTP nor redb.
+
+use crate::ids::{ContentHash, Slot};
+use crate::time::Millis;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Largest payload of one message, in bytes (SPEC §4).
+pub const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+/// Most attributes of one message, and most bytes of their names and values together.
+pub const ATTRS_MAX: usize = 16;
+/// See [`ATTRS_MAX`].
+pub const ATTR_BYTES_MAX: usize = 4 * 1024;
+
+/// Who an idempotency key belongs to, so that an API client cannot occupy a provider's ids (SPEC §4.4).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// A client of the mailbox's own API.
+    Api,
+    /// A webhook provider, by its configured name.
+    Provider(String),
+}
+
+/// The idempotency claim of one message: hashes, because that is all that is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DedupClaim {
+    /// First 128 bits of BLAKE3 over origin and key.
+    pub key: u128,
+    /// First 128 bits of the payload's BLAKE3.
+    pub body: u128,
+    /// How long the key is remembered, in ms from the enqueue. Never 0.
+    pub window_ms: u64,
+    /// What a known key with another body means: a conflict (API), or the provider's own retry (a signed body).
+    pub same_key_other_body: OtherBody,
+}
+
+/// See [`DedupClaim::same_key_other_body`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherBody {
+    /// Refuse with IDEMPOTENCY_CONFLICT.
+    Conflict,
+    /// Treat as a duplicate of the first.
+    Duplicate,
+}
+
+impl DedupClaim {
+    /// The claim of `key` by `origin` on a message with this payload.
+    #[must_use]
+    pub fn new(origin: &Origin, key: &[u8], payload: &ContentHash, window_ms: u64) -> DedupClaim {
+        let mut hasher = blake3::Hasher::new();
+        match origin {
+            Origin::Api => hasher.update(b"api\0"),
+            Origin::Provider(name) => hasher.update(b"provider\0").update(name.as_bytes()).update(b"\0"),
+        };
+        hasher.update(key);
+        let first_128 = |bytes: &[u8; 32]| {
+            let mut half = [0u8; 16];
+            half.copy_from_slice(&bytes[..16]);
+            u128::from_le_bytes(half)
+        };
+        DedupClaim {
+            key: first_128(hasher.finalize().as_bytes()),
+            body: first_128(&payload.0),
+            window_ms,
+            same_key_other_body: OtherBody::Conflict,
+        }
+    }
+}
+
+/// What is stored beside the payload, in the record itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageMeta {
+    /// `Content-Type` as sent.
+    pub content_type: String,
+    /// Attributes: lower-case names, in the order sent.
+    pub attrs: Vec<(String, String)>,
+    /// The sender's idempotency key, shown in the Envelope.
+    pub idempotency_key: Option<String>,
+    /// The enqueueing request's correlation id.
+    pub corr_id: String,
+}
+
+/// A message on its way into the store.
+#[derive(Debug, Clone)]
+pub struct NewMessage {
+    /// The bytes, ≤ [`PAYLOAD_BYTES_MAX`].
+    pub payload: Bytes,
+    /// BLAKE3 of the payload.
+    pub payload_hash: ContentHash,
+    /// What is kept beside it.
+    pub meta: MessageMeta,
+    /// Delay before it becomes ready, in ms; 0 = none.
+    pub delay_ms: u64,
+    /// Time to live from the enqueue, in ms.
+    pub ttl_ms: Option<u64>,
+    /// Idempotency, if claimed.
+    pub dedup: Option<DedupClaim>,
+}
+
+/// A stored message as it comes back: the record after its checksums held.
+#[derive(Debug, Clone)]
+pub struct StoredMessage {
+    /// Where it lives.
+    pub slot: Slot,
+    /// When it was enqueued.
+    pub enqueued: Millis,
+    /// The bytes.
+    pub payload: Bytes,
+    /// BLAKE3 of the payload, checked against the bytes.
+    pub payload_hash: ContentHash,
+    /// What was kept beside it.
+    pub meta: MessageMeta,
+}
+
+/// The durable state of one message that has been handed out at least once, or is in the DLQ. A message with
+/// no state row was never delivered: it is ready, or delayed until its `due`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MsgState {
+    /// Where the message is.
+    pub phase: Phase,
+    /// The lease's deadline, the delay's due time, or the time of dead-lettering; 0 when ready.
+    pub at: Millis,
+    /// Hand-outs that count towards `max_attempts`.
+    pub attempt: u32,
+    /// All hand-outs; never falls.
+    pub delivery: u32,
+    /// How the newest delivery was given back, if it was: what makes a repeated nack answer ok.
+    pub settled: Settled,
+    /// Whether a last error is stored for it.
+    pub noted: bool,
+}
+
+/// Where a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Phase {
+    /// Waiting to be received.
+    Ready,
+    /// Handed out until [`MsgState::at`].
+    Leased,
+    /// Not to be handed out before [`MsgState::at`].
+    Delayed,
+    /// In the dead-letter queue since [`MsgState::at`].
+    Dead,
+}
+
+/// How the newest delivery ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Settled {
+    /// Not by its consumer: still leased, or timed out.
+    No,
+    /// nack `fail`.
+    Failed,
+    /// nack `release`.
+    Released,
+    /// nack `reject`.
+    Rejected,
+}
+
+/// The row of a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// `max_attempts`, `max_deliveries`, `integrity`, or the reason given with `reject`.
+    pub reason: String,
+    /// Attempts when it died.
+    pub attempts: u32,
+    /// The last error a consumer gave, if any.
+    pub last_error: Option<String>,
+    /// When it was dead-lettered.
+    pub at: Millis,
+}
+
+/// One change of durable state. Absolute, so that replaying it twice does no harm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StateOp {
+    /// The message's state is now this; the note, if given, replaces the stored last error.
+    Set {
+        /// Which message.
+        slot: Slot,
+        /// Its new state.
+        state: MsgState,
+        /// The error the consumer gave with its nack.
+        note: Option<String>,
+    },
+    /// The message is a dead letter now. `state.phase` is [`Phase::Dead`].
+    Dead {
+        /// Which message.
+        slot: Slot,
+        /// Its new state.
+        state: MsgState,
+        /// The row to keep. If its `last_error` is `None` the store fills in the noted one.
+        letter: DeadLetter,
+    },
+    /// The message no longer exists.
+    Gone {
+        /// Which message.
+        slot: Slot,
+        /// Whether a stored last error must go with it.
+        noted: bool,
+    },
+}
+
+impl StateOp {
+    /// The message it changes.
+    #[must_use]
+    pub const fn slot(&self) -> Slot {
+        match self {
+            StateOp::Set { slot, .. } | StateOp::Dead { slot, .. } | StateOp::Gone { slot, .. } => *slot,
+        }
+    }
+}
+
+/// What became of one message that a shard asked the store to put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutOutcome {
+    /// Written; its place, its time, and the ends of its delay and its life.
+    Stored(StoredAt),
+    /// A known key inside its window: the first message's place and time.
+    Duplicate {
+        /// The first message's slot.
+        slot: Slot,
+        /// When the first was enqueued.
+        enqueued: Millis,
+        /// Whether the bodies differ (only where the claim allowed that).
+        other_body: bool,
+    },
+    /// The same key with another body, inside its window.
+    Conflict,
+    /// The topic or the node holds as many live keys as it may.
+    DedupFull,
+}
+
+/// Where and when a message was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredAt {
+    /// Its place.
+    pub slot: Slot,
+    /// Its enqueue time: one for a whole chunk, never decreasing.
+    pub enqueued: Millis,
+    /// Payload bytes.
+    pub len: u32,
+    /// When its delay ends, if it has one.
+    pub due: Option<Millis>,
+    /// When its TTL ends, if it has one.
+    pub expires: Option<Millis>,
+}
+
+/// A live message as recovery finds it: its place and shape from the chunk's head, its state if it has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovered {
+    /// Where, when, how long, until when.
+    pub stored: StoredAt,
+    /// `None` = never handed out.
+    pub state: Option<MsgState>,
+}

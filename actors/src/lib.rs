@@ -1,0 +1,8 @@
+//! The supervision tree of ron-node: kernel, store, mailbox and interop actors.
+//!
+//! Actors carry; every decision is `ron-core`'s. Only [`store`] names redb. Mailbox and interop know each other
+//! only through what they are handed in their `Args`.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod mailbox;
