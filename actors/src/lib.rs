@@ -5,4 +5,5 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod kernel;
 pub mod mailbox;
