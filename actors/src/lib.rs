@@ -8,3 +8,4 @@
 pub mod kernel;
 pub mod mailbox;
 pub mod store;
+pub mod tree;

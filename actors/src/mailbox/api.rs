@@ -17,7 +17,6 @@ use ron_core::receipt::{Receipt, ReceiptError};
 use ron_core::shard::{Command, DeliveryRef, NackMode, PeekState, Peeked, Settings, Stats, WaiterId, Want};
 use ron_core::time::Clock;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -400,12 +399,12 @@ impl Mailbox {
             Err(CastError::Quarantined(_)) => return Err(quarantined()),
             Err(CastError::Down(message)) => message,
         };
-        if !entry.started.load(Ordering::Acquire) {
-            let (reply, up) = oneshot::channel();
-            self.inner.router.cast(RouterMsg::Wake(entry.clone(), reply)).map_err(|_| restarting())?;
-            // An error says that the router died: then it is not up, which is seen next.
-            let _ = up.await;
-        }
+        // It was never started, or is being restarted: the router finds out which.
+        let (reply, up) = oneshot::channel();
+        let router = self.inner.router.wait_up(UP_WITHIN).await.map_err(|_| restarting())?;
+        router.cast(RouterMsg::Wake(entry.clone(), reply)).map_err(|_| restarting())?;
+        // An error says that the router died: then the queue's actor is not up, which is seen next.
+        let _ = up.await;
         let actor = entry.handle.wait_up(UP_WITHIN).await.map_err(|_| {
             if entry.is_quarantined() { quarantined() } else { restarting() }
         })?;

@@ -30,8 +30,6 @@ pub struct Entry {
     pub(crate) settles: Admission,
     /// Whether the store has its row: a topic exists from its first enqueue.
     pub(crate) exists: AtomicBool,
-    /// Whether the router has started its actor.
-    pub(crate) started: AtomicBool,
     /// Milliseconds its lease clocks stood still and that is not yet written into its leases.
     pub(crate) stood_still_ms: AtomicU64,
     /// Node time since when it cannot commit; 0 = it can.
@@ -51,7 +49,6 @@ impl Entry {
             requests: Admission::new(config.shard_requests_max, config.shard_bytes_max),
             settles: Admission::new(config.shard_settles_max, usize::MAX),
             exists: AtomicBool::new(false),
-            started: AtomicBool::new(false),
             stood_still_ms: AtomicU64::new(0),
             down_since: AtomicU64::new(0),
             next_waiter: AtomicU64::new(0),

@@ -7,9 +7,9 @@ pub mod api;
 mod delivery;
 pub mod directory;
 mod figures;
-mod router;
-mod shard;
-mod waiting;
+pub mod router;
+pub mod shard;
+pub mod waiting;
 
 pub use api::{Enqueued, Mailbox, PeekPage, Settle, TopicRow, TopicStat};
 pub use delivery::Delivery;

@@ -10,7 +10,6 @@ use crate::store::Store;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ron_core::time::Clock;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 /// The address of the router.
@@ -51,9 +50,14 @@ pub struct Router;
 impl Actor for Router {
     type Msg = RouterMsg;
     type State = RouterArgs;
-    type Arguments = RouterArgs;
+    type Arguments = Option<RouterArgs>;
 
-    async fn pre_start(&self, myself: RouterRef, args: RouterArgs) -> Result<RouterArgs, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: RouterRef,
+        args: Option<RouterArgs>,
+    ) -> Result<RouterArgs, ActorProcessingErr> {
+        let args = args.ok_or("the router's supervisor is not known yet")?;
         myself.cast(RouterMsg::WakeAllWithTimers)?;
         Ok(args)
     }
@@ -100,7 +104,7 @@ impl RouterArgs {
         let spec = self.spec(entry);
         match self.shards.start_child(spec).await {
             // Another caller was faster, or it is being restarted.
-            Ok(()) | Err(StartError::Exists) => entry.started.store(true, Ordering::Release),
+            Ok(()) | Err(StartError::Exists) => {}
             Err(error) => tracing::warn!(%error, queue = %entry.key, "a queue's actor did not start"),
         }
     }

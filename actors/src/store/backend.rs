@@ -2,6 +2,7 @@
 //! the simulator and the fault-injecting backends use.
 
 use super::error::StoreError;
+use redb::backends::FileBackend;
 use redb::{Builder, Database, StorageBackend};
 use std::fmt;
 use std::io;
@@ -50,7 +51,7 @@ impl Medium for FileMedium {
             .mode(0o600)
             .open(&self.path)
             .map_err(|error| FileMedium::io_error(&self.path, error))?;
-        let db = builder.create_file(file)?;
+        let db = builder.create_with_backend(FileBackend::new(file)?)?;
         if created && let Some(dir) = self.path.parent() {
             // A new file is durable only once its directory entry is.
             let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };

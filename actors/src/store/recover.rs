@@ -54,7 +54,7 @@ pub(crate) fn open(
     found.read_deltas(&txn)?;
     found.read_heads(&txn)?;
     let next_chunk = read_meta(&txn, "next_chunk")?.unwrap_or(0).max(found.next_chunk);
-    let last_alive = read_meta(&txn, "node_time")?.unwrap_or_default().max(found.last_alive);
+    let last_alive = read_meta::<Millis>(&txn, "node_time")?.unwrap_or_default().max(found.last_alive);
     let topics = read_topics(&txn)?;
     let clock = clock_from(last_alive);
     let now = clock.now().max(last_alive);
