@@ -9,7 +9,8 @@ use super::bus::Bus;
 use super::child::{ChildInfo, ChildKind, ChildSpec, Observer, ServiceLabel, SpawnFn, StopMode};
 use super::halt::{self, Halting};
 use super::handle::{Handle, HandlePublisher};
-use super::roster::{Exit, State};
+use super::life::Exit;
+use super::roster::State;
 use futures::FutureExt;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr, SupervisionEvent};
 use ron_core::restart::{ExitKind, RestartPolicy};
@@ -142,6 +143,9 @@ pub struct SupervisorRef {
     handle: Handle<Msg>,
 }
 
+/// The reason that ractor gives for a kill.
+const KILLED: &str = "killed";
+
 /// The supervisor answers from memory; if it does not, it is stuck, and that is a bug.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -164,7 +168,8 @@ impl SupervisorRef {
         matches!(called, Ok(ractor::rpc::CallResult::Success(true)))
     }
 
-    /// Kills a child as a fault would, for drills: it is restarted under its budget. False if it is not up.
+    /// Kills a child as a fault would, for drills: it is restarted under its budget. One that is being started is
+    /// killed once it is up. False if there is nothing to kill.
     pub async fn kill_child(&self, name: &str) -> bool {
         let killed = self.handle.call(|reply| Msg::KillChild(name.into(), reply), CALL_TIMEOUT).await;
         killed.unwrap_or(false)
@@ -213,11 +218,22 @@ pub(super) enum Msg {
     /// The next of the children it was started with.
     Boot,
     /// A spawn task is done.
-    Spawned { name: Arc<str>, generation: u64, result: Result<ActorCell, String> },
+    Spawned {
+        name: Arc<str>,
+        generation: u64,
+        result: Result<ActorCell, String>,
+    },
     /// A restart is due.
-    Respawn { name: Arc<str>, generation: u64 },
+    Respawn {
+        name: Arc<str>,
+        generation: u64,
+    },
     /// A child that was asked to stop is gone.
-    Halted { name: Arc<str>, generation: u64, how: halt::Outcome },
+    Halted {
+        name: Arc<str>,
+        generation: u64,
+        how: halt::Outcome,
+    },
     /// All are gone.
     AllHalted,
 }
@@ -240,7 +256,12 @@ impl Actor for Supervisor {
         Ok(State::new(me, args))
     }
 
-    async fn handle(&self, _me: ActorRef<Msg>, message: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _me: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Start(spec, reply) => state.start(*spec, reply),
             Msg::StopChild(name, reply) => state.stop_child(&name, reply),
@@ -267,11 +288,12 @@ impl Actor for Supervisor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let (cell, exit) = match &event {
-            SupervisionEvent::ActorTerminated(cell, Some(_), reason) => {
-                (cell.clone(), Exit::new(ExitKind::Clean, reason.as_deref().unwrap_or("stopped by itself")))
-            }
-            SupervisionEvent::ActorTerminated(cell, None, reason) => {
-                (cell.clone(), Exit::new(ExitKind::Failed, reason.as_deref().unwrap_or("killed")))
+            SupervisionEvent::ActorTerminated(cell, held, reason) => {
+                let reason = reason.as_deref();
+                // a kill looks like a stop but for its reason, or has no State if it came early
+                let stopped = held.is_some() && reason != Some(KILLED);
+                let kind = if stopped { ExitKind::Clean } else { ExitKind::Failed };
+                (cell.clone(), Exit::new(kind, reason.unwrap_or("stopped by itself")))
             }
             SupervisionEvent::ActorFailed(cell, error) => {
                 (cell.clone(), Exit::new(ExitKind::Failed, &error.to_string()))
@@ -310,7 +332,11 @@ async fn fail_if(failed: Option<RootFailed>, state: &mut State) -> Result<(), Ac
 }
 
 /// Spawns in a task of its own; any outcome, a panic and a timeout included, comes back as [`Msg::Spawned`].
-pub(super) async fn attempt(spawn: SpawnFn, parent: ActorCell, timeout: Duration) -> Result<ActorCell, String> {
+pub(super) async fn attempt(
+    spawn: SpawnFn,
+    parent: ActorCell,
+    timeout: Duration,
+) -> Result<ActorCell, String> {
     let spawning = std::panic::AssertUnwindSafe(async move { spawn(parent).await }).catch_unwind();
     match tokio::time::timeout(timeout, spawning).await {
         Ok(Ok(Ok(cell))) => Ok(cell),
