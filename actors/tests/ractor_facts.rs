@@ -1,14 +1,14 @@
 //! What the tree is built on and ractor does not promise: a canary for upgrades of the pinned version.
 //!
-//! Each test states one fact about ractor, and what follows from it. When one fails after an upgrade, the code
-//! that relies on it is to be looked at, not the test.
+//! Each test states one fact about ractor, and what follows from it. When one fails after an upgrade, the
+//! code that relies on it is to be looked at, not the test.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use ractor::rpc::CallResult;
 use ractor::{
-    Actor, ActorCell, ActorProcessingErr, ActorRef, ActorStatus, MessagingErr, OutputPort, RpcReplyPort,
-    SpawnErr, SupervisionEvent,
+    Actor, ActorProcessingErr, ActorRef, ActorStatus, MessagingErr, OutputPort, RpcReplyPort, SpawnErr,
+    SupervisionEvent,
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc as std_mpsc};
@@ -483,22 +483,4 @@ async fn a_paused_clock_waits_for_blocking_work_and_not_for_a_thread() {
 }
 
 /// So: `panic = "abort"` must never be set.
-#[test]
-fn panics_unwind() {
-    const { assert!(cfg!(panic = "unwind")) }
-}
-
-/// So: one dependency that turns `async-trait` on breaks every actor; then this does not compile.
-#[test]
-fn actors_are_native_async() {
-    struct Plain;
-    impl Actor for Plain {
-        type Msg = ();
-        type State = ();
-        type Arguments = ActorCell;
-        async fn pre_start(&self, _me: ActorRef<()>, _: ActorCell) -> Result<(), ActorProcessingErr> {
-            Ok(())
-        }
-    }
-    let _ = Plain;
-}
+const _: () = assert!(cfg!(panic = "unwind"));

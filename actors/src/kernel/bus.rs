@@ -1,7 +1,7 @@
 //! The bus: who wants to know is told what happens, and nobody who publishes ever waits.
 //!
-//! A bounded broadcast: a subscriber that is too slow loses the oldest events, and each lost one is counted under
-//! its topic. Beside it, a bounded memory of the last minutes for whoever comes later.
+//! A bounded broadcast: a subscriber that is too slow loses the oldest events, and each lost one is counted
+//! under its topic. Beside it, a bounded memory of the last minutes for whoever comes later.
 
 use super::event::{Event, Record, topic_matches};
 use ron_core::ids::CorrId;

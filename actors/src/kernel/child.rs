@@ -83,8 +83,9 @@ impl Serialize for ServiceLabel {
     }
 }
 
-/// Starts a child linked to the given supervisor and returns as soon as it runs. A future that is dropped half-way (spawn
-/// timeout, shutdown) must leave no actor behind, so nothing may be awaited after the spawn itself.
+/// Starts a child linked to the given supervisor and returns as soon as it runs. A future that is dropped
+/// half-way (spawn timeout, shutdown) must leave no actor behind, so nothing may be awaited after the spawn
+/// itself.
 pub type SpawnFn = Arc<dyn Fn(ActorCell) -> BoxFuture<'static, Result<ActorCell, SpawnErr>> + Send + Sync>;
 
 /// Called by the supervisor at each change of a child's status. Must neither block nor panic.
@@ -256,7 +257,8 @@ pub struct ChildInfo {
 
 /// Where the kernel counts. The names of metrics are the node's business.
 pub trait Observer: Send + Sync + 'static {
-    /// A child crashed (or did not start): `service_restarts_total{service}`. It will be restarted or quarantined.
+    /// A child crashed (or did not start): `service_restarts_total{service}`. It will be restarted or
+    /// quarantined.
     fn crashed(&self, _service: ServiceLabel) {}
     /// A child spent its budget.
     fn quarantined(&self, _service: ServiceLabel) {}

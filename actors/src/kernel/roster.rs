@@ -263,7 +263,7 @@ impl State {
                 if child.spec.critical {
                     return Some(RootFailed { child: Arc::clone(name), reason });
                 }
-                tracing::error!(%service, child = %name, "child is quarantined until an operator releases it");
+                tracing::error!(%service, child = %name, "child is quarantined until it is released");
                 self.options.observer.quarantined(service);
                 self.options.bus.publish(Event::Quarantined { service, child: Arc::clone(name) });
                 None
@@ -404,6 +404,14 @@ impl State {
             self.remove(&name);
         }
         rest
+    }
+
+    /// Forgets the children that [`State::give_up_all`] returned, once they are gone.
+    pub(super) fn forget_all(&mut self) {
+        let names: Vec<Arc<str>> = self.children.keys().cloned().collect();
+        for name in names {
+            self.remove(&name);
+        }
     }
 
     pub(super) fn finish(&mut self) {

@@ -1,5 +1,5 @@
-//! The kernel at work, under a paused clock. No test sleeps to let something happen: it waits for the event, the reply
-//! or the handle that says so.
+//! The kernel at work, under a paused clock. No test sleeps to let something happen: it waits for the event,
+//! the reply or the handle that says so.
 
 mod handles;
 mod stopping;
