@@ -31,6 +31,8 @@ enum Do {
     Quit,
     /// Never comes back from its handler; says when it is in it.
     Hang(oneshot::Sender<()>),
+    /// Blocks its thread until the sender is dropped, where no kill can reach it; says when it is in it.
+    Block(oneshot::Sender<()>, std::sync::mpsc::Receiver<()>),
     Work(Duration),
     Echo(u64, RpcReplyPort<u64>),
 }
@@ -82,6 +84,10 @@ impl Actor for Probe {
             Do::Hang(inside) => {
                 let _ = inside.send(());
                 std::future::pending::<()>().await;
+            }
+            Do::Block(inside, until) => {
+                let _ = inside.send(());
+                let _ = until.recv();
             }
             Do::Work(time) => tokio::time::sleep(time).await,
             Do::Echo(value, reply) => {

@@ -109,6 +109,14 @@ async fn a_stop_ends_restarts_starts_and_quarantine() {
     assert!(asked.elapsed() < SECOND, "a pending start is not waited for");
     assert_eq!(root.start_child(world.fixed("x").0).await, Err(StartError::Down));
     world.log.take();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+        0,
+        "no timer, no spawn is left"
+    );
     tokio::time::advance(3600 * SECOND).await;
     assert!(world.log.take().is_empty(), "nothing starts after the stop");
 }
@@ -153,4 +161,29 @@ async fn a_stop_waits_for_a_child_that_is_being_stopped_already() {
     assert!(stopped);
     assert!(asked.elapsed() >= 2 * SECOND - Duration::from_millis(1), "{:?}", asked.elapsed());
     assert_eq!(world.log.take(), ["start a", "stop a"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_child_that_outlives_its_kill_does_not_take_its_successor_along() {
+    let mut world = World::new();
+    let (root, _watch) = world.root(Vec::new()).await;
+    let (spec, handle) = world.child(ChildKind::Dynamic, "a");
+    root.start_child(spec.clone().stop_timeout(Duration::from_millis(10))).await.unwrap();
+    let old = handle.wait_up(SECOND).await.unwrap();
+    let (unblock, until) = std::sync::mpsc::channel();
+    let (inside, is_inside) = oneshot::channel();
+    tell(&handle, Do::Block(inside, until));
+    is_inside.await.unwrap();
+    assert!(root.stop_child("a").await);
+    assert_ne!(old.get_status(), ActorStatus::Stopped);
+    root.start_child(spec).await.unwrap();
+    let new = handle.wait_up(SECOND).await.unwrap();
+    drop(unblock);
+    old.wait(Some(60 * SECOND)).await.unwrap();
+    // answered after the news of the old one's end has been read
+    assert_eq!(info(&root.children().await, "a").crashes, 0);
+    assert_eq!(handle.get().map(|actor| actor.get_id()), Some(new.get_id()));
+    assert_eq!(echo(&handle, 1).await, 1);
+    root.stop().await;
+    world.no_more_events();
 }
