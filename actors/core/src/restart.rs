@@ -82,8 +82,8 @@ impl RestartState {
         Self { policy, streak: 0, recent: VecDeque::new(), up_since: None }
     }
 
-    /// Judges an exit at `now`. `jitter` is any random number; the delay is drawn from it evenly between 0 and
-    /// the ceiling ("full jitter", so that children that fell together do not rise together).
+    /// Judges an exit at `now`. `jitter` is any random number; the delay is drawn from it evenly between 0
+    /// and the ceiling ("full jitter", so that children that fell together do not rise together).
     pub fn on_exit(&mut self, now: Millis, kind: ExitKind, jitter: u64) -> Decision {
         match kind {
             ExitKind::Clean => return Decision::Ignore,
@@ -186,8 +186,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the exits: never more than `intensity` respawns in a window, no delay over its ceiling, and
-        /// quarantine only when the budget is really spent.
+        /// Whatever the exits: never more than `intensity` respawns in a window, no delay over its ceiling,
+        /// and quarantine only when the budget is really spent.
         #[test]
         fn budget_and_ceilings_hold(
             steps in prop::collection::vec((0_u64..40_000, 0_u8..3, any::<u64>()), 1..200),

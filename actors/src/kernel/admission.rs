@@ -1,7 +1,7 @@
 //! Bounded admission in front of an actor's mailbox, which itself has neither a bound nor a length.
 //!
-//! Limits by count and by bytes. The [`Permit`] rides inside the message, so both come back when the message is
-//! done with, wherever that is: handled, dropped with a dead actor's mailbox, or never sent.
+//! Limits by count and by bytes. The [`Permit`] rides inside the message, so both come back when the message
+//! is done with, wherever that is: handled, dropped with a dead actor's mailbox, or never sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,7 +1,7 @@
 //! The bus: who wants to know is told what happens, and nobody who publishes ever waits.
 //!
-//! A bounded broadcast: a subscriber that is too slow loses the oldest events, and each lost one is counted under
-//! its topic. Beside it, a bounded memory of the last minutes for whoever comes later.
+//! A bounded broadcast: a subscriber that is too slow loses the oldest events, and each lost one is counted
+//! under its topic. Beside it, a bounded memory of the last minutes for whoever comes later.
 
 use super::event::{Event, Record, topic_matches};
 use ron_core::ids::CorrId;
@@ -54,7 +54,16 @@ struct Shared {
     clock: Arc<dyn Clock>,
     limits: BusLimits,
     recent: Mutex<Recent>,
-    lag: Mutex<BTreeMap<(&'static str, &'static str), (u64, u64)>>,
+    lag: Mutex<BTreeMap<LagKey, Lag>>,
+}
+
+/// Subscriber and topic.
+type LagKey = (&'static str, &'static str);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Lag {
+    lagged: u64,
+    dropped: u64,
 }
 
 /// The remembered events, without gaps in `seq`.
@@ -76,7 +85,10 @@ impl Bus {
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, limits: BusLimits) -> Self {
         let sender = broadcast::Sender::new(limits.capacity.max(1));
-        Self { sender, shared: Arc::new(Shared { clock, limits, recent: Mutex::default(), lag: Mutex::default() }) }
+        Self {
+            sender,
+            shared: Arc::new(Shared { clock, limits, recent: Mutex::default(), lag: Mutex::default() }),
+        }
     }
 
     /// Tells everyone. Never waits for a subscriber.
@@ -118,7 +130,8 @@ impl Bus {
     #[must_use]
     pub fn recent(&self, max_age: Duration, prefix: &str) -> Vec<Arc<Record>> {
         let now = self.shared.clock.now();
-        let max_age_ms = u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX).min(self.shared.limits.recent_ms);
+        let max_age_ms =
+            u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX).min(self.shared.limits.recent_ms);
         let wanted =
             |r: &&Arc<Record>| now.since(r.at) <= max_age_ms && topic_matches(prefix, r.event.topic());
         lock(&self.shared.recent).records.iter().filter(wanted).cloned().collect()
@@ -127,7 +140,12 @@ impl Bus {
     /// What subscribers lost since the start, by subscriber and topic.
     #[must_use]
     pub fn lag_counters(&self) -> Vec<LagCount> {
-        let row = |(&(subscriber, topic), &(lagged, dropped))| LagCount { subscriber, topic, lagged, dropped };
+        let row = |(&(subscriber, topic), &Lag { lagged, dropped }): (&LagKey, &Lag)| LagCount {
+            subscriber,
+            topic,
+            lagged,
+            dropped,
+        };
         lock(&self.shared.lag).iter().map(row).collect()
     }
 }
@@ -198,8 +216,8 @@ impl Subscription {
         let mut counters = lock(&self.shared.lag);
         for (topic, dropped) in by_topic {
             let count = counters.entry((self.name, topic)).or_default();
-            count.0 += 1;
-            count.1 += dropped;
+            count.lagged += 1;
+            count.dropped += dropped;
         }
     }
 }
@@ -251,8 +269,8 @@ mod tests {
             bus.publish(Event::ConfigUpdated { version });
         }
         // eight events, room for four: the brownout and three updates are gone
-        assert_eq!(version(&*slow.recv().await.unwrap()), 3);
-        assert_eq!(version(&*picky.recv().await.unwrap()), 3);
+        assert_eq!(version(&slow.recv().await.unwrap()), 3);
+        assert_eq!(version(&picky.recv().await.unwrap()), 3);
         let row = |subscriber, topic, dropped| LagCount { subscriber, topic, lagged: 1, dropped };
         assert_eq!(
             bus.lag_counters(),
@@ -263,7 +281,7 @@ mod tests {
             ]
         );
         for expected in 4..7 {
-            assert_eq!(version(&*slow.recv().await.unwrap()), expected);
+            assert_eq!(version(&slow.recv().await.unwrap()), expected);
         }
     }
 

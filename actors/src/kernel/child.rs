@@ -83,8 +83,9 @@ impl Serialize for ServiceLabel {
     }
 }
 
-/// Starts a child linked to the given supervisor and returns as soon as it runs. A future that is dropped half-way (spawn
-/// timeout, shutdown) must leave no actor behind, so nothing may be awaited after the spawn itself.
+/// Starts a child linked to the given supervisor and returns as soon as it runs. A future that is dropped
+/// half-way (spawn timeout, shutdown) must leave no actor behind, so nothing may be awaited after the spawn
+/// itself.
 pub type SpawnFn = Arc<dyn Fn(ActorCell) -> BoxFuture<'static, Result<ActorCell, SpawnErr>> + Send + Sync>;
 
 /// Called by the supervisor at each change of a child's status. Must neither block nor panic.
@@ -149,7 +150,10 @@ pub struct ChildSpec {
 
 impl fmt::Debug for ChildSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChildSpec").field("name", &self.name).field("service", &self.service).finish_non_exhaustive()
+        f.debug_struct("ChildSpec")
+            .field("name", &self.name)
+            .field("service", &self.service)
+            .finish_non_exhaustive()
     }
 }
 
@@ -253,7 +257,8 @@ pub struct ChildInfo {
 
 /// Where the kernel counts. The names of metrics are the node's business.
 pub trait Observer: Send + Sync + 'static {
-    /// A child crashed (or did not start): `service_restarts_total{service}`. It will be restarted or quarantined.
+    /// A child crashed (or did not start): `service_restarts_total{service}`. It will be restarted or
+    /// quarantined.
     fn crashed(&self, _service: ServiceLabel) {}
     /// A child spent its budget.
     fn quarantined(&self, _service: ServiceLabel) {}

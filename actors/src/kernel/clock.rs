@@ -14,8 +14,8 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    /// A clock that goes on from the later of the wall clock and `last_saved`, the node time of the last commit
-    /// ([`Millis`]`(0)` for a new store). So node time never falls, even across restarts.
+    /// A clock that goes on from the later of the wall clock and `last_saved`, the node time of the last
+    /// commit ([`Millis`]`(0)` for a new store). So node time never falls, even across restarts.
     #[must_use]
     pub fn starting_from(last_saved: Millis) -> Self {
         Self { start: wall_now().max(last_saved), boot_at_start: boot_time() }

@@ -205,8 +205,8 @@ mod tests {
         assert_eq!(
             line(crashed, Some("corr-id-1")),
             serde_json::json!({
-                "ts": "2023-11-14T22:13:20.007Z", "topic": "kernel.service_crashed", "event": "ServiceCrashed",
-                "service": "shard", "child": "acme/orders", "reason": "boom", "corr_id": "corr-id-1"
+                "ts": "2023-11-14T22:13:20.007Z", "topic": "kernel.service_crashed",
+                "event": "ServiceCrashed", "service": "shard", "child": "acme/orders", "reason": "boom", "corr_id": "corr-id-1"
             })
         );
         assert_eq!(

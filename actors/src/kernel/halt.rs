@@ -56,7 +56,8 @@ pub(super) async fn one(child: &Halting) -> Outcome {
 
 /// Ends the dynamic children, many at a time, then the fixed ones, the last started first.
 pub(super) async fn in_order(children: Vec<Halting>, mut tell: impl FnMut(&Halting, Outcome)) {
-    let (dynamic, mut fixed): (Vec<_>, Vec<_>) = children.into_iter().partition(|c| c.kind == ChildKind::Dynamic);
+    let (dynamic, mut fixed): (Vec<_>, Vec<_>) =
+        children.into_iter().partition(|c| c.kind == ChildKind::Dynamic);
     let end = async |child: Halting| {
         let outcome = one(&child).await;
         (child, outcome)

@@ -1,8 +1,9 @@
 //! Restart-proof handles: an actor's address that outlives the actor.
 //!
 //! A restart gives an actor a new mailbox, so a plain `ActorRef` goes stale. Whoever needs the actor holds a
-//! [`Handle`]; whoever spawns it publishes each new ref through the [`HandlePublisher`]. What was in the old mailbox is
-//! lost all the same: callers are told, and a message counts as accepted only when it is committed.
+//! [`Handle`]; whoever spawns it publishes each new ref through the [`HandlePublisher`]. What was in the old
+//! mailbox is lost all the same: callers are told, and a message counts as accepted only when it is
+//! committed.
 
 use super::child::{ChildStatus, SpawnFn, StatusHook};
 use futures::FutureExt;
@@ -18,8 +19,8 @@ enum Slot<M> {
     Quarantined,
 }
 
-/// Why a message was not taken. Gives it back.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a message was not taken. Gives it back, and never shows it.
+#[derive(PartialEq, Eq, thiserror::Error)]
 pub enum CastError<M> {
     /// The actor is down and will be restarted, or is stopping.
     #[error("the service is restarting")]
@@ -27,6 +28,25 @@ pub enum CastError<M> {
     /// The actor failed too often and stays down until an operator releases it.
     #[error("the service is quarantined")]
     Quarantined(M),
+}
+
+impl<M> CastError<M> {
+    /// The message.
+    #[must_use]
+    pub fn into_message(self) -> M {
+        match self {
+            CastError::Down(message) | CastError::Quarantined(message) => message,
+        }
+    }
+}
+
+impl<M> std::fmt::Debug for CastError<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            CastError::Down(_) => "Down",
+            CastError::Quarantined(_) => "Quarantined",
+        })
+    }
 }
 
 /// Why a call has no answer.
@@ -80,7 +100,8 @@ impl<M: Message> std::fmt::Debug for Handle<M> {
 }
 
 impl<M: Message> Handle<M> {
-    /// Sends a message to the actor's present incarnation. Never waits. `Ok` says it is in the mailbox, no more.
+    /// Sends a message to the actor's present incarnation. Never waits. `Ok` says it is in the mailbox, no
+    /// more.
     ///
     /// # Errors
     /// [`CastError`] with the message.
@@ -97,8 +118,8 @@ impl<M: Message> Handle<M> {
         }
     }
 
-    /// Sends a request and waits for its reply. On a timeout the request is not withdrawn: the actor should skip
-    /// it if `reply.is_closed()`.
+    /// Sends a request and waits for its reply. On a timeout the request is not withdrawn: the actor should
+    /// skip it if `reply.is_closed()`.
     ///
     /// # Errors
     /// [`CallError`]; `Down` and `Quarantined` say that nothing was sent.
@@ -219,8 +240,8 @@ impl<M: Message> HandlePublisher<M> {
         self.slot.send_replace(Slot::Quarantined);
     }
 
-    /// What a supervisor calls when the child's status changes, so that handles flip at once. `Up` is not acted
-    /// on: the spawn function, which knows the typed ref, has published it.
+    /// What a supervisor calls when the child's status changes, so that handles flip at once. `Up` is not
+    /// acted on: the spawn function, which knows the typed ref, has published it.
     #[must_use]
     pub fn status_hook(&self) -> StatusHook {
         let publisher = self.clone();
@@ -231,8 +252,8 @@ impl<M: Message> HandlePublisher<M> {
         })
     }
 
-    /// A spawn function for an actor without a name: each (re)start makes a fresh actor and fresh arguments, and
-    /// publishes the new ref.
+    /// A spawn function for an actor without a name: each (re)start makes a fresh actor and fresh arguments,
+    /// and publishes the new ref.
     #[must_use]
     pub fn spawn_fn<A, F>(&self, make: F) -> SpawnFn
     where

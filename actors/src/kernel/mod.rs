@@ -2,13 +2,18 @@
 //!
 //! Nothing here knows of queues or webhooks; the other rooms are built from these parts.
 
+mod halt;
+mod life;
+mod roster;
+
 pub mod admission;
 pub mod bus;
 pub mod child;
 pub mod clock;
 pub mod event;
 pub mod handle;
-mod halt;
-mod roster;
 pub mod supervisor;
 pub mod timer;
+
+#[cfg(test)]
+mod tests;

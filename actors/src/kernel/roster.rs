@@ -1,111 +1,20 @@
 //! The books of a supervisor: its children and where each is in its life.
 //!
-//! `Starting → Up → (exit) → Waiting → Starting …`, `→ Quarantined → (release) → Starting`, and from anywhere
-//! `→ Halting → gone`. Each spawn has a generation; reports of an older one are ignored.
+//! Each spawn of a child has a generation; reports and timers of an older one are ignored.
 
 use super::child::{ChildInfo, ChildKind, ChildSpec, ChildStatus};
 use super::event::Event;
 use super::halt::{self, Halting, Outcome};
+use super::life::{Child, Exit, Phase, StartReply, Task, Waiter};
 use super::supervisor::{Args, Msg, RootEnd, RootFailed, StartError, SupervisorOptions, attempt};
-use ractor::{ActorCell, ActorId, ActorRef, ActorStatus, RpcReplyPort};
+use ractor::{ActorCell, ActorId, ActorRef, RpcReplyPort};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use ron_core::restart::{Decision, ExitKind, RestartState};
-use ron_core::time::Millis;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
-
-/// Longest reason that is passed on, in characters.
-const REASON_MAX: usize = 256;
-
-/// How and why a child ended.
-pub(super) struct Exit {
-    kind: ExitKind,
-    reason: Arc<str>,
-}
-
-impl Exit {
-    pub(super) fn new(kind: ExitKind, reason: &str) -> Self {
-        Self { kind, reason: reason.chars().take(REASON_MAX).collect::<String>().into() }
-    }
-}
-
-/// A task that ends with its owner.
-struct Task(AbortHandle);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-enum Phase {
-    Starting { _task: Task },
-    Up { cell: ActorCell },
-    Waiting { at: Millis, _timer: Task },
-    Quarantined,
-    Halting { cell: ActorCell, _task: Option<Task> },
-}
-
-type StartReply = RpcReplyPort<Result<(), StartError>>;
-
-/// Who waits for a child's first start.
-enum Waiter {
-    Nobody,
-    Caller(StartReply),
-    Boot,
-}
-
-struct Child {
-    spec: ChildSpec,
-    order: u64,
-    generation: u64,
-    phase: Phase,
-    restart: RestartState,
-    crashes: u64,
-    first_start: Waiter,
-    /// To be stopped as soon as its spawn has reported.
-    stop_wanted: bool,
-    stop_waiters: Vec<RpcReplyPort<bool>>,
-    /// A start under the same name that came while this one was on its way out.
-    successor: Option<(ChildSpec, StartReply)>,
-}
-
-impl Child {
-    fn status(&self) -> ChildStatus {
-        match &self.phase {
-            Phase::Starting { .. } => ChildStatus::Starting,
-            Phase::Up { .. } => ChildStatus::Up,
-            Phase::Waiting { at, .. } => ChildStatus::Restarting { at: *at },
-            Phase::Quarantined => ChildStatus::Quarantined,
-            Phase::Halting { .. } => ChildStatus::Stopping,
-        }
-    }
-
-    /// Whether it is about to go: asked to stop, or dead with its exit still unread.
-    fn is_leaving(&self) -> bool {
-        match &self.phase {
-            Phase::Up { cell } => cell.get_status() >= ActorStatus::Draining,
-            Phase::Halting { .. } => true,
-            Phase::Starting { .. } | Phase::Waiting { .. } | Phase::Quarantined => self.stop_wanted,
-        }
-    }
-
-    fn halting(&self, cell: ActorCell) -> Halting {
-        Halting {
-            name: Arc::clone(&self.spec.name),
-            generation: self.generation,
-            kind: self.spec.kind,
-            order: self.order,
-            stop: self.spec.stop.clone(),
-            timeout: self.spec.stop_timeout,
-            cell,
-        }
-    }
-}
 
 pub(super) struct State {
     me: ActorRef<Msg>,
@@ -154,7 +63,9 @@ impl State {
         }
         match self.children.get_mut(&spec.name) {
             None => self.add(spec, Waiter::Caller(reply)),
-            Some(child) if child.successor.is_none() && child.is_leaving() => child.successor = Some((spec, reply)),
+            Some(child) if child.successor.is_none() && child.is_leaving() => {
+                child.successor = Some((spec, reply))
+            }
             Some(_) => {
                 let _ = reply.send(Err(StartError::Exists));
             }
@@ -171,6 +82,7 @@ impl State {
             crashes: 0,
             first_start,
             stop_wanted: false,
+            kill_wanted: false,
             stop_waiters: Vec::new(),
             successor: None,
             spec,
@@ -215,6 +127,9 @@ impl State {
         match result {
             Ok(cell) => {
                 self.by_id.insert(cell.get_id(), Arc::clone(name));
+                if std::mem::take(&mut child.kill_wanted) {
+                    cell.kill();
+                }
                 child.phase = Phase::Up { cell: cell.clone() };
                 child.spec.tell(ChildStatus::Up);
                 let waiter = std::mem::replace(&mut child.first_start, Waiter::Nobody);
@@ -282,7 +197,8 @@ impl State {
     }
 
     pub(super) fn respawn(&mut self, name: &Arc<str>, generation: u64) {
-        let due = |child: &Child| child.generation == generation && matches!(child.phase, Phase::Waiting { .. });
+        let due =
+            |child: &Child| child.generation == generation && matches!(child.phase, Phase::Waiting { .. });
         if self.children.get(name).is_some_and(due) {
             self.spawn(name);
         }
@@ -347,7 +263,7 @@ impl State {
                 if child.spec.critical {
                     return Some(RootFailed { child: Arc::clone(name), reason });
                 }
-                tracing::error!(%service, child = %name, "child is quarantined until an operator releases it");
+                tracing::error!(%service, child = %name, "child is quarantined until it is released");
                 self.options.observer.quarantined(service);
                 self.options.bus.publish(Event::Quarantined { service, child: Arc::clone(name) });
                 None
@@ -385,13 +301,14 @@ impl State {
     }
 
     pub(super) fn kill_child(&mut self, name: &Arc<str>) -> bool {
-        match self.children.get(name).map(|child| &child.phase) {
-            Some(Phase::Up { cell }) => {
-                cell.kill();
-                true
-            }
-            _ => false,
+        let Some(child) = self.children.get_mut(name) else { return false };
+        match &child.phase {
+            Phase::Up { cell } => cell.kill(),
+            // perhaps up already, with its report still under way
+            Phase::Starting { .. } => child.kill_wanted = true,
+            Phase::Waiting { .. } | Phase::Quarantined | Phase::Halting { .. } => return false,
         }
+        true
     }
 
     pub(super) fn infos(&self) -> Vec<ChildInfo> {
@@ -438,7 +355,9 @@ impl State {
     }
 
     pub(super) fn halted(&mut self, name: &Arc<str>, generation: u64, how: Outcome) {
-        let Some(child) = self.children.get(name).filter(|child| child.generation == generation) else { return };
+        let Some(child) = self.children.get(name).filter(|child| child.generation == generation) else {
+            return;
+        };
         if how == Outcome::Killed {
             self.options.observer.killed(child.spec.service);
         }
@@ -485,6 +404,14 @@ impl State {
             self.remove(&name);
         }
         rest
+    }
+
+    /// Forgets the children that [`State::give_up_all`] returned, once they are gone.
+    pub(super) fn forget_all(&mut self) {
+        let names: Vec<Arc<str>> = self.children.keys().cloned().collect();
+        for name in names {
+            self.remove(&name);
+        }
     }
 
     pub(super) fn finish(&mut self) {

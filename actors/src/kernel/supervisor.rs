@@ -1,15 +1,16 @@
 //! A one-for-one supervisor: keeps each child running within its restart budget, and stops them all in order.
 //!
-//! The actor itself only keeps the books. Spawning and stopping a child may take a while, so each runs in a task of its own that
-//! reports back by message; a slow child never holds up another's restart. What is to be done about an exit is
-//! [`ron_core::restart`]'s decision. It never waits for a child inside a handler, so a child may call its supervisor,
-//! except from `pre_start`.
+//! The actor itself only keeps the books. Spawning and stopping a child may take a while, so each runs in a
+//! task of its own that reports back by message; a slow child never holds up another's restart. What is to be
+//! done about an exit is [`ron_core::restart`]'s decision. It never waits for a child inside a handler, so a
+//! child may call its supervisor, except from `pre_start`.
 
 use super::bus::Bus;
 use super::child::{ChildInfo, ChildKind, ChildSpec, Observer, ServiceLabel, SpawnFn, StopMode};
 use super::halt::{self, Halting};
 use super::handle::{Handle, HandlePublisher};
-use super::roster::{Exit, State};
+use super::life::Exit;
+use super::roster::State;
 use futures::FutureExt;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr, SupervisionEvent};
 use ron_core::restart::{ExitKind, RestartPolicy};
@@ -95,8 +96,8 @@ impl RootWatch {
     }
 }
 
-/// Starts the root of a tree. Returns when each of `children`, in order, has come up or failed its first attempt
-/// (see [`SupervisorRef::children`]).
+/// Starts the root of a tree. Returns when each of `children`, in order, has come up or failed its first
+/// attempt (see [`SupervisorRef::children`]).
 ///
 /// # Errors
 /// Only if the supervisor itself does not start.
@@ -114,8 +115,8 @@ pub async fn start_root(
     Ok((root, RootWatch { end: ended }))
 }
 
-/// The spec of a supervisor below another one, and its address. `make_children` gives the fixed children of each (re)start.
-/// Give it a `stop_timeout` no shorter than its children's together.
+/// The spec of a supervisor below another one, and its address. `make_children` gives the fixed children of
+/// each (re)start. Give it a `stop_timeout` no shorter than its children's together.
 pub fn tree<F>(
     name: &str,
     service: ServiceLabel,
@@ -142,6 +143,9 @@ pub struct SupervisorRef {
     handle: Handle<Msg>,
 }
 
+/// The reason that ractor gives for a kill.
+const KILLED: &str = "killed";
+
 /// The supervisor answers from memory; if it does not, it is stuck, and that is a bug.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -149,8 +153,8 @@ impl SupervisorRef {
     /// Adds a child and waits for its first start.
     ///
     /// # Errors
-    /// [`StartError`]; after `NotUp` the child exists and is being restarted. A start that takes longer than the
-    /// spec's spawn timeout is `NotUp`.
+    /// [`StartError`]; after `NotUp` the child exists and is being restarted. A start that takes longer than
+    /// the spec's spawn timeout is `NotUp`.
     pub async fn start_child(&self, spec: ChildSpec) -> Result<(), StartError> {
         let timeout = CALL_TIMEOUT + spec.spawn_timeout + spec.stop_timeout;
         let started = self.handle.call(|reply| Msg::Start(Box::new(spec), reply), timeout).await;
@@ -164,7 +168,8 @@ impl SupervisorRef {
         matches!(called, Ok(ractor::rpc::CallResult::Success(true)))
     }
 
-    /// Kills a child as a fault would, for drills: it is restarted under its budget. False if it is not up.
+    /// Kills a child as a fault would, for drills: it is restarted under its budget. One that is being
+    /// started is killed once it is up. False if there is nothing to kill.
     pub async fn kill_child(&self, name: &str) -> bool {
         let killed = self.handle.call(|reply| Msg::KillChild(name.into(), reply), CALL_TIMEOUT).await;
         killed.unwrap_or(false)
@@ -193,8 +198,8 @@ impl SupervisorRef {
         }
     }
 
-    /// Stops all children, dynamic ones first and together, then fixed ones in reverse order of start, each within
-    /// its own timeout, and then the supervisor. Returns when it is gone.
+    /// Stops all children, dynamic ones first and together, then fixed ones in reverse order of start, each
+    /// within its own timeout, and then the supervisor. Returns when it is gone.
     pub async fn stop(&self) {
         let Some(actor) = self.handle.get() else { return };
         let _ = actor.cast(Msg::Stop);
@@ -213,11 +218,22 @@ pub(super) enum Msg {
     /// The next of the children it was started with.
     Boot,
     /// A spawn task is done.
-    Spawned { name: Arc<str>, generation: u64, result: Result<ActorCell, String> },
+    Spawned {
+        name: Arc<str>,
+        generation: u64,
+        result: Result<ActorCell, String>,
+    },
     /// A restart is due.
-    Respawn { name: Arc<str>, generation: u64 },
+    Respawn {
+        name: Arc<str>,
+        generation: u64,
+    },
     /// A child that was asked to stop is gone.
-    Halted { name: Arc<str>, generation: u64, how: halt::Outcome },
+    Halted {
+        name: Arc<str>,
+        generation: u64,
+        how: halt::Outcome,
+    },
     /// All are gone.
     AllHalted,
 }
@@ -240,7 +256,12 @@ impl Actor for Supervisor {
         Ok(State::new(me, args))
     }
 
-    async fn handle(&self, _me: ActorRef<Msg>, message: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _me: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Start(spec, reply) => state.start(*spec, reply),
             Msg::StopChild(name, reply) => state.stop_child(&name, reply),
@@ -267,11 +288,12 @@ impl Actor for Supervisor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let (cell, exit) = match &event {
-            SupervisionEvent::ActorTerminated(cell, Some(_), reason) => {
-                (cell.clone(), Exit::new(ExitKind::Clean, reason.as_deref().unwrap_or("stopped by itself")))
-            }
-            SupervisionEvent::ActorTerminated(cell, None, reason) => {
-                (cell.clone(), Exit::new(ExitKind::Failed, reason.as_deref().unwrap_or("killed")))
+            SupervisionEvent::ActorTerminated(cell, held, reason) => {
+                let reason = reason.as_deref();
+                // a kill looks like a stop but for its reason, or has no State if it came early
+                let stopped = held.is_some() && reason != Some(KILLED);
+                let kind = if stopped { ExitKind::Clean } else { ExitKind::Failed };
+                (cell.clone(), Exit::new(kind, reason.unwrap_or("stopped by itself")))
             }
             SupervisionEvent::ActorFailed(cell, error) => {
                 (cell.clone(), Exit::new(ExitKind::Failed, &error.to_string()))
@@ -283,10 +305,12 @@ impl Actor for Supervisor {
         fail_if(state.exited(cell.get_id(), exit), state).await
     }
 
-    /// Stopped from outside (by a parent that is not ours): still in order. After [`Msg::Stop`] nobody is left.
+    /// Stopped from outside (by a parent that is not ours): still in order. After [`Msg::Stop`] nobody is
+    /// left.
     async fn post_stop(&self, _me: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
         let rest = state.give_up_all();
         halt::in_order(rest, |_, _| ()).await;
+        state.forget_all();
         state.end(RootEnd::Stopped);
         Ok(())
     }
@@ -297,20 +321,26 @@ fn answer<T>(reply: RpcReplyPort<T>, with: T) {
     let _ = reply.send(with);
 }
 
-/// A critical child is past its budget: ends the others at once and fails, which is the parent's business then, or the
-/// node's.
+/// A critical child is past its budget: ends the others at once and fails, which is the parent's business
+/// then, or the node's.
 async fn fail_if(failed: Option<RootFailed>, state: &mut State) -> Result<(), ActorProcessingErr> {
     let Some(failed) = failed else { return Ok(()) };
-    tracing::error!(child = %failed.child, reason = %failed.reason, "critical child is past its restart budget");
+    let RootFailed { child, reason } = &failed;
+    tracing::error!(%child, %reason, "critical child is past its restart budget");
     let rest = state.give_up_all();
     // gone before a restarted tree makes new ones
     halt::kill_all(rest.into_iter().map(|halting: Halting| halting.cell)).await;
+    state.forget_all();
     state.end(RootEnd::Failed(failed.clone()));
     Err(failed.into())
 }
 
 /// Spawns in a task of its own; any outcome, a panic and a timeout included, comes back as [`Msg::Spawned`].
-pub(super) async fn attempt(spawn: SpawnFn, parent: ActorCell, timeout: Duration) -> Result<ActorCell, String> {
+pub(super) async fn attempt(
+    spawn: SpawnFn,
+    parent: ActorCell,
+    timeout: Duration,
+) -> Result<ActorCell, String> {
     let spawning = std::panic::AssertUnwindSafe(async move { spawn(parent).await }).catch_unwind();
     match tokio::time::timeout(timeout, spawning).await {
         Ok(Ok(Ok(cell))) => Ok(cell),

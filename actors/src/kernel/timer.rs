@@ -1,8 +1,8 @@
 //! Keyed timers for an actor.
 //!
-//! A timer sends the actor a [`Tick`]. A tick that is already in the mailbox when its timer is moved or cancelled
-//! cannot be called back, so each carries a generation, and [`Timers::accept`] says whether it still counts. Periodic work
-//! re-arms from its handler: an interval would send a burst after a stall.
+//! A timer sends the actor a [`Tick`]. A tick that is already in the mailbox when its timer is moved or
+//! cancelled cannot be called back, so each carries a generation, and [`Timers::accept`] says whether it
+//! still counts. Periodic work re-arms from its handler: an interval would send a burst after a stall.
 
 use ractor::{ActorRef, Message};
 use ron_core::time::Millis;
