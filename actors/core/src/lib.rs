@@ -9,5 +9,6 @@ pub mod envelope;
 pub mod ids;
 pub mod message;
 pub mod reason;
+pub mod scheme;
 pub mod shard;
 pub mod time;
