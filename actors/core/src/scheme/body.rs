@@ -1,6 +1,6 @@
-//! Reading single values out of a body whose signature has been verified. Only the paths that the scheme names
-//! are kept, everything else is skipped without being built, so a large body costs no memory. A body that does
-//! not parse has no values; that is no error.
+//! Reading single values out of a body whose signature has been verified. Only the paths that the scheme
+//! names are kept, everything else is skipped without being built, so a large body costs no memory. A body
+//! that does not parse has no values; that is no error.
 
 use super::spec::Literal;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -11,9 +11,10 @@ use std::fmt;
 pub(super) struct Path(Vec<String>);
 
 impl Path {
-    /// Parses `a.b.c`.
+    /// Parses `a.b.c`, or `/a/b.c` where a key has a dot.
     pub(super) fn parse(text: &str) -> Result<Path, String> {
-        let keys: Vec<String> = text.split('.').map(str::to_owned).collect();
+        let (text, separator) = text.strip_prefix('/').map_or((text, '.'), |rest| (rest, '/'));
+        let keys: Vec<String> = text.split(separator).map(str::to_owned).collect();
         if keys.iter().any(String::is_empty) {
             return Err(format!("must be a path of keys such as `event.type`, not `{text}`"));
         }
@@ -61,8 +62,8 @@ impl Found {
     }
 }
 
-/// The values at `paths`, in their order. The body is JSON, or a form whose `form_field` holds JSON. What it is
-/// is found out from the body alone: `Content-Type` is not signed and decides nothing.
+/// The values at `paths`, in their order. The body is JSON, or a form whose `form_field` holds JSON. Which of
+/// the two is found out from the body alone: `Content-Type` is not signed and decides nothing.
 pub(super) fn read(body: &[u8], paths: &[Path], form_field: Option<&str>) -> Vec<Found> {
     if paths.is_empty() {
         return Vec::new();
@@ -227,6 +228,14 @@ mod tests {
             found,
             [text("e1"), text("a"), other.clone(), Found::Absent, big, other, Found::Null, Found::Absent]
         );
+    }
+
+    #[test]
+    fn paths_may_be_written_as_pointers() {
+        assert_eq!(at(r#"{"a.b":{"c":"x"}}"#, &["/a.b/c", "a.b.c"]), [text("x"), Found::Absent]);
+        for bad in ["", "/", "a..b", "/a//b", &"a.".repeat(20)] {
+            assert!(Path::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! From [`SchemeSpec`] to [`Scheme`]: everything that can be wrong with a scheme is found here, all at once, so
-//! that a request only ever meets a scheme that makes sense.
+//! From [`SchemeSpec`] to [`Scheme`]: everything that can be wrong with a scheme is found here, all at once,
+//! so that a request only ever meets a scheme that makes sense.
 
 use super::spec::{
     Algorithm, ConditionSpec, Coverage, Encoding, FieldSpec, HandshakeSpec, KeyFormat, ListSpec, ReplySpec,

@@ -1,5 +1,5 @@
-//! Reading headers strictly: one value each, printable, signatures and times exactly as the scheme writes them.
-//! Nothing here has been verified yet.
+//! Reading headers strictly: one value each, printable, signatures and times exactly as the scheme writes
+//! them. Nothing here has been verified yet.
 
 use super::spec::{Encoding, TimeUnit};
 use super::{RejectReason, Rejection};

@@ -106,8 +106,8 @@ pub struct Dedup {
     pub key: Vec<u8>,
     /// How long it is remembered, in ms.
     pub ttl_ms: u64,
-    /// The same key with another body: the provider's own retry where the body is signed ([`OtherBody::Duplicate`]),
-    /// else a replay ([`OtherBody::Conflict`], to be answered REPLAY_WINDOW).
+    /// What the same key with another body is: where the body is signed, the provider's own retry
+    /// ([`OtherBody::Duplicate`]), else a replay ([`OtherBody::Conflict`], to be answered REPLAY_WINDOW).
     pub same_key_other_body: OtherBody,
 }
 
@@ -135,6 +135,8 @@ pub struct Handshake {
     /// Further headers.
     pub headers: &'static [(&'static str, &'static str)],
 }
+
+const POST_ONLY: &str = "this provider sends its webhooks with POST";
 
 /// Nothing that a provider had us say is to be taken for a page.
 const HANDSHAKE_HEADERS: &[(&str, &str)] = &[("x-content-type-options", "nosniff")];
@@ -224,10 +226,6 @@ impl ProviderRules {
         if tolerance_s.is_some_and(|s| !(1..=TOLERANCE_S_MAX).contains(&s)) {
             wrong("tolerance_s", format!("must be 1 to {TOLERANCE_S_MAX}"));
         }
-        if tolerance_s.is_some() && !scheme.has_signed_time() {
-            let text = format!("means nothing: the scheme `{}` signs no time; remove it", scheme.name());
-            wrong("tolerance_s", text);
-        }
         let tolerance_s = tolerance_s.unwrap_or(scheme.tolerance_s);
         let floor_s =
             if scheme.has_signed_time() { tolerance_s.saturating_mul(2).saturating_add(60) } else { 1 };
@@ -278,10 +276,7 @@ impl ProviderRules {
     /// The rejection that [`ProviderRules::judge`] would come to.
     pub fn precheck(&self, method: &str, headers: &HeaderList, now: Millis) -> Result<(), Rejection> {
         if method != "POST" {
-            return Err(Rejection::new(
-                RejectReason::BadMethod,
-                "this provider sends its webhooks with POST",
-            ));
+            return Err(Rejection::new(RejectReason::BadMethod, POST_ONLY));
         }
         let claim = self.scheme.claim(headers)?;
         match claim.at_ms {
@@ -294,8 +289,7 @@ impl ProviderRules {
     #[must_use]
     pub fn judge(&self, request: &InboundRequest<'_>, now: Millis) -> Verdict {
         if request.method != "POST" {
-            let text = "this provider sends its webhooks with POST";
-            return Verdict::Refuse(Rejection::new(RejectReason::BadMethod, text));
+            return Verdict::Refuse(Rejection::new(RejectReason::BadMethod, POST_ONLY));
         }
         let InboundRequest { headers, body, .. } = *request;
         let checked = match self.scheme.check(headers, body, &self.secrets, self.tolerance_s, Some(now)) {
@@ -340,8 +334,8 @@ impl ProviderRules {
         }
     }
 
-    /// SPEC §7: a signed and unique id; else the body, or what is signed where the body is not. The first byte
-    /// keeps the kinds of key apart.
+    /// SPEC §7: a signed and unique id; else the body, or what is signed where the body is not. The first
+    /// byte keeps the kinds of key apart.
     fn dedup(&self, id: Option<&Field>, claim: &Claim<'_>, body: &[u8]) -> (Dedup, bool) {
         let scheme = &self.scheme;
         let body_signed = scheme.coverage == Coverage::Full;

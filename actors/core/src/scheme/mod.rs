@@ -5,8 +5,8 @@
 //! ```
 //!
 //! What holds here: raw bytes are verified before anything in them is parsed; which scheme applies is never
-//! taken from the request; comparisons take constant time; a header that is read is printable and sent once; what
-//! the signature does not cover decides nothing. No clock, no I/O, no logging, and no secret in any error.
+//! taken from the request; comparisons take constant time; a header that is read is printable and sent once;
+//! what the signature does not cover decides nothing. No clock, no I/O, no logging, no secret in any error.
 
 mod body;
 mod compile;
@@ -259,7 +259,8 @@ impl Scheme {
         Secret::parse(kid, text, self.key_format, self.uses())
     }
 
-    /// Parses what a sender signs with: the secret itself, or for ed25519 the private seed in the `key_format`.
+    /// Parses what a sender signs with: the secret itself, or for ed25519 the private seed, in the same
+    /// `key_format`.
     ///
     /// # Errors
     /// [`SecretError`], which never holds the secret.
@@ -271,6 +272,24 @@ impl Scheme {
     #[must_use]
     pub fn sample_pair(&self, entropy: &[u8; 32]) -> SamplePair {
         SamplePair::from_entropy(entropy, self.key_format, self.uses())
+    }
+
+    /// Whether the scheme looks at the header of this name (lower case). A caller need hand over no others.
+    #[must_use]
+    pub fn reads(&self, header: &str) -> bool {
+        let time = match &self.timestamp {
+            Some((TimePlace::Header(name), _)) => Some(name),
+            _ => None,
+        };
+        let field = |rule: &Option<FieldRule>| match rule {
+            Some(FieldRule { place: FieldPlace::Header(name), .. }) => name.lower == header,
+            _ => false,
+        };
+        self.signature.lower == header
+            || time.is_some_and(|name| name.lower == header)
+            || field(&self.id)
+            || field(&self.event_type)
+            || self.base.iter().any(|part| matches!(part, Part::Header(name) if name.lower == header))
     }
 
     fn algorithms(&self) -> impl Iterator<Item = Algorithm> {

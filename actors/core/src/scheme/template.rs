@@ -65,9 +65,10 @@ fn variable(name: &str, header_prefix: &str) -> Result<Part, String> {
         "body" => Ok(Part::Body),
         _ => match name.strip_prefix("header:") {
             Some(header) => HeaderName::parse(header, header_prefix).map(Part::Header),
-            None => Err(format!(
-                "has the unknown variable `{{{name}}}`; known are {{timestamp}}, {{id}}, {{body}}, {{header:NAME}}"
-            )),
+            None => {
+                let known = "{timestamp}, {id}, {body}, {header:NAME}";
+                Err(format!("has the unknown variable `{{{name}}}`; known are {known}"))
+            }
         },
     }
 }

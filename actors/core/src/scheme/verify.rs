@@ -148,7 +148,8 @@ impl Scheme {
         })
     }
 
-    /// The window: symmetric, inclusive, in the unit that the provider writes. Gives the sender's clock minus ours.
+    /// The window: symmetric, inclusive, in the unit that the provider writes. Gives the sender's clock minus
+    /// ours.
     pub(super) fn in_window(&self, at_ms: u64, now: Millis, tolerance_s: u64) -> Result<i64, Rejection> {
         let now_ms = match self.timestamp {
             Some((_, TimeUnit::Seconds)) => now.0 / 1000 * 1000,
@@ -157,7 +158,8 @@ impl Scheme {
         if at_ms.abs_diff(now_ms) > tolerance_s.saturating_mul(1000) {
             let (off, way) = (at_ms.abs_diff(now_ms) / 1000, if at_ms < now_ms { "before" } else { "after" });
             let text = format!(
-                "the request's timestamp is {off} s {way} this node's clock; {tolerance_s} s are allowed either way"
+                "the request's timestamp is {off} s {way} this node's clock; {tolerance_s} s are allowed \
+                 either way"
             );
             return Err(Rejection::new(RejectReason::Stale, text));
         }
@@ -185,8 +187,8 @@ impl Scheme {
         }
         found.ok_or_else(|| {
             let text = format!(
-                "no configured secret made the signature in `{}`; check the secret, and that nothing on the way \
-                 changes the body",
+                "no configured secret made the signature in `{}`; check the secret, and that nothing on the \
+                 way changes the body",
                 self.signature.shown
             );
             Rejection::new(RejectReason::SignatureMismatch, text)

@@ -75,6 +75,9 @@ fn what_the_provider_signs_is_accepted() {
         assert!(!got.unsigned_decided);
         let precheck = signed.rules.precheck("POST", &list(&signed.headers), NOW);
         assert_eq!(precheck, Ok(()), "{name}");
+        let mut sent = signed.headers.iter().map(|(header, _)| header.to_ascii_lowercase());
+        assert!(sent.all(|header| signed.rules.scheme().reads(&header)), "{name}");
+        assert!(!signed.rules.scheme().reads("content-type"), "{name}");
     }
 }
 

@@ -1,4 +1,5 @@
-//! Schemes written in the node's configuration alone, proven by the vectors of providers that are not shipped.
+//! Schemes written in the node's configuration alone, proven by the vectors of providers that are not
+//! shipped.
 
 use super::super::vectors::Expected;
 use super::*;
@@ -50,15 +51,16 @@ fn a_time_in_the_body_and_lists_without_one() {
     let pagerduty = "algorithm='hmac-sha256'\nheader='X-PagerDuty-Signature'\nencoding='hex'\n\
                      list={separator=',',key='v1='}";
     assert_eq!(prove("pagerduty", None, pagerduty), 4);
-    let paddle = "algorithm='hmac-sha256'\nheader='Paddle-Signature'\nencoding='hex'\nbase='{timestamp}:{body}'\n\
+    let paddle = "algorithm='hmac-sha256'\nheader='Paddle-Signature'\nencoding='hex'\n\
+                  base='{timestamp}:{body}'\n\
                   list={separator=';',key='h1'}\ntimestamp={key='ts',unit='s'}";
     assert_eq!(prove("paddle", None, paddle), 4);
     let zoom = "algorithm='hmac-sha256'\nheader='x-zm-signature'\nprefix='v0='\nencoding='hex'\n\
                 base='v0:{timestamp}:{body}'\ntimestamp={header='x-zm-request-timestamp'}";
     assert_eq!(prove("zoom", None, zoom), 3);
     let rfc3339 = custom(
-        "algorithm='hmac-sha256'\nheader='Sig'\nencoding='base64'\nbase='{body}{timestamp}'\nkey_format='hex'\n\
-         timestamp={header='At',unit='rfc3339'}",
+        "algorithm='hmac-sha256'\nheader='Sig'\nencoding='base64'\nbase='{body}{timestamp}'\n\
+         key_format='hex'\ntimestamp={header='At',unit='rfc3339'}",
     );
     accepted(Signed::new(rfc3339, b"{}").judge());
 }

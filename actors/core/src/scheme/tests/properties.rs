@@ -72,7 +72,10 @@ proptest! {
     }
 
     #[test]
-    fn signed_bodies_of_any_kind_get_a_verdict(name in prop::sample::select(SHIPPED.to_vec()), body in body()) {
+    fn signed_bodies_of_any_kind_get_a_verdict(
+        name in prop::sample::select(SHIPPED.to_vec()),
+        body in body(),
+    ) {
         let signed = Signed::new(shipped(name), &body);
         let refused = matches!(signed.judge(), Verdict::Refuse(_));
         prop_assert!(!refused);
@@ -115,13 +118,17 @@ proptest! {
 
     #[test]
     fn specs_never_panic_the_compiler(
-        base in "[{}a-z:.]{0,30}", header in "[A-Za-z -]{0,10}", key in "[a-z0-9=,]{0,4}", json in "[a-z.]{0,8}",
+        base in "[{}a-z:.]{0,30}",
+        header in "[A-Za-z -]{0,10}",
+        key in "[a-z0-9=,]{0,4}",
+        json in "[a-z.]{0,8}",
     ) {
         let mut spec = spec(&read("config/schemes/stripe.toml"));
         spec.base = Some(base);
         spec.header = header;
         spec.list = spec.list.map(|list| ListSpec { key, ..list });
-        spec.id = Some(FieldSpec { header: None, json: Some(OneOrMany::One(json)), signed: None, unique: true });
+        let json = Some(OneOrMany::One(json));
+        spec.id = Some(FieldSpec { header: None, json, signed: None, unique: true });
         if let Err(problems) = spec.compile("any") {
             prop_assert!(!problems.is_empty());
         }

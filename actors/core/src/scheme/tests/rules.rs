@@ -120,7 +120,7 @@ fn every_problem_of_a_provider_is_listed() {
     spec.tolerance_s = Some(0);
     spec.dedup_ttl_ms = Some(0);
     let found = problems(spec);
-    assert_eq!(found.len(), 4, "{found:?}");
+    assert_eq!(found.len(), 3, "{found:?}");
     assert!(found[0].starts_with("secrets: "), "{found:?}");
     let mut spec = provider(shipped("github"));
     spec.secrets.push(spec.secrets[0].clone());
