@@ -12,5 +12,6 @@ pub mod message;
 pub mod reason;
 pub mod restart;
 pub mod receipt;
+pub mod scheme;
 pub mod shard;
 pub mod time;
