@@ -5,4 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod entropy;
+pub mod keyring_file;
 pub mod mailbox;
+pub mod passport;
