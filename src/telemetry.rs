@@ -9,13 +9,14 @@ use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{EnvFilter, Registry, reload};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 /// Where a line's time comes from: the wall clock, as Unix milliseconds.
 pub type WallClock = Arc<dyn Fn() -> Millis + Send + Sync>;
@@ -62,14 +63,14 @@ pub enum InitError {
     Started(#[from] TryInitError),
 }
 
-type BoxedLayer = Box<dyn tracing_subscriber::Layer<Registry> + Send + Sync>;
+type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 fn layers<W>(
     format: LogFormat,
     filter: &str,
     wall: WallClock,
     to: W,
-) -> Result<(impl tracing_subscriber::Layer<Registry>, LogLevel), InitError>
+) -> Result<(impl Layer<Registry>, LogLevel), InitError>
 where
     W: for<'w> tracing_subscriber::fmt::MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -80,11 +81,11 @@ where
         LogFormat::Json => Box::new(lines.event_format(JsonLine { wall })),
         LogFormat::Pretty => Box::new(lines.event_format(PrettyLine { wall })),
     };
-    Ok((tracing_subscriber::Layer::with_filter(lines, filter), LogLevel(handle)))
+    Ok((KeepSpanFields.and_then(lines).with_filter(filter), LogLevel(handle)))
 }
 
-/// Logs a panic with its place and backtrace before the thread unwinds. Panic messages of this program hold no data
-/// of requests.
+/// Logs a panic with its place and backtrace before the thread unwinds. Panic messages of this program hold
+/// no data of requests.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
         let payload = info.payload();
@@ -100,7 +101,8 @@ pub fn install_panic_hook() {
     }));
 }
 
-/// `{"ts":…,"level":…,"target":…,"msg":…,<fields>}`, the fields of the event and of the spans around it beside them.
+/// `{"ts":…,"level":…,"target":…,"msg":…,<fields>}`, the fields of the event and of the spans around it
+/// beside them.
 struct JsonLine {
     wall: WallClock,
 }
@@ -112,12 +114,11 @@ where
 {
     fn format_event(
         &self,
-        _: &FmtContext<'_, S, N>,
+        context: &FmtContext<'_, S, N>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut fields = Fields::default();
-        event.record(&mut fields);
+        let fields = Fields::of(context, event);
         let (ts, level) = ((self.wall)().rfc3339(), event.metadata().level().as_str());
         // the fixed names first and once: a field of the same name gets out of the way
         write!(writer, "{{\"ts\":\"{ts}\",\"level\":\"{level}\",\"target\":")?;
@@ -143,12 +144,11 @@ where
 {
     fn format_event(
         &self,
-        _: &FmtContext<'_, S, N>,
+        context: &FmtContext<'_, S, N>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut fields = Fields::default();
-        event.record(&mut fields);
+        let fields = Fields::of(context, event);
         write!(writer, "{} {:>5} {}", (self.wall)().rfc3339(), event.metadata().level(), fields.message)?;
         for (name, value) in &fields.rest {
             match value.as_str() {
@@ -171,7 +171,45 @@ struct Fields {
     rest: Map<String, Value>,
 }
 
+/// Keeps a span's fields with it, so that each line inside can show them.
+struct KeepSpanFields;
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for KeepSpanFields {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().insert(fields);
+        }
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        if let Some(span) = context.span(id)
+            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
+        {
+            values.record(fields);
+        }
+    }
+}
+
 impl Fields {
+    /// The event's own fields, and those of the spans around it that it does not have itself.
+    fn of<S, N>(context: &FmtContext<'_, S, N>, event: &Event<'_>) -> Fields
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+        N: for<'w> FormatFields<'w> + 'static,
+    {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        for span in context.event_scope().into_iter().flatten() {
+            let extensions = span.extensions();
+            for (name, value) in extensions.get::<Fields>().into_iter().flat_map(|outer| &outer.rest) {
+                fields.rest.entry(name.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        fields
+    }
+
     fn put(&mut self, field: &Field, value: Value) {
         match (field.name(), value) {
             ("message", Value::String(text)) => self.message = text,
@@ -259,6 +297,22 @@ mod tests {
         assert_eq!(line.lines().count(), 1);
         let pretty = logged(LogFormat::Pretty, "info", |_| tracing::info!(ready = 1, who = "a b", "ready"));
         assert!(pretty.ends_with(" INFO ready ready=1 who=\"a b\"\n"), "{pretty}");
+    }
+
+    #[test]
+    fn lines_inside_a_span_carry_its_fields() {
+        let line = logged(LogFormat::Json, "info", |_| {
+            let span = tracing::info_span!("request", corr_id = "outer", late = tracing::field::Empty);
+            span.in_scope(|| {
+                span.record("late", 7);
+                tracing::info!(own = true, "inside");
+            });
+        });
+        let json: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            (&json["corr_id"], &json["late"], &json["own"]),
+            (&"outer".into(), &7.into(), &true.into())
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The passport: makes and checks capabilities for the whole node (SPEC §5).
 //!
-//! Every request is judged anew by the pure rules of [`ron_core::capability`]; what is kept between requests is
-//! the keyring and the `rps` buckets. It never logs or returns a token or a key.
+//! Every request is judged anew by the pure rules of [`ron_core::capability`]; what is kept between requests
+//! is the keyring and the `rps` buckets. It never logs or returns a token or a key.
 
 use crate::entropy::Entropy;
 use arc_swap::ArcSwap;
@@ -13,8 +13,8 @@ use ron_core::time::{Clock, Millis};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Most `rps` buckets of one tenant. An idle bucket is forgotten after a second, so this bounds how many rated
-/// tokens of a tenant are in use at once.
+/// Most `rps` buckets of one tenant. An idle bucket is forgotten after a second, so this bounds how many
+/// rated tokens of a tenant are in use at once.
 const BUCKETS_PER_TENANT_MAX: usize = 4096;
 /// Most tenants with `rps` buckets.
 const TENANTS_MAX: usize = 4096;
@@ -108,8 +108,8 @@ impl Passport {
         self.make(&request.tenant, &caveats)
     }
 
-    /// Makes the token of a verified webhook: the mailbox, enqueue, one topic, at most `max_bytes`, for at most
-    /// 60 s. It never leaves the process.
+    /// Makes the token of a verified webhook: the mailbox, enqueue, one topic, at most `max_bytes`, for at
+    /// most 60 s. It never leaves the process.
     ///
     /// # Errors
     /// INTERNAL if there are no random bytes.

@@ -25,11 +25,13 @@ pub struct DevSecret {
     pub provider: &'static str,
     /// The variable that config/dev.toml names.
     pub variable: &'static str,
-    /// What the provider signs with. For discord the private Ed25519 key in hex; the variable then holds the public one.
+    /// What the provider signs with. For discord the private Ed25519 key in hex; the variable then holds the
+    /// public one.
     pub signs_with: SecretString,
 }
 
-/// Makes the secrets that `env` does not have yet, puts them there, and returns those of all sample providers.
+/// Makes the secrets that `env` does not have yet, puts them there, and returns those of all sample
+/// providers.
 ///
 /// # Errors
 /// No random bytes.

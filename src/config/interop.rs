@@ -83,18 +83,16 @@ pub(super) const BODY_BYTES_MAX: u64 = PAYLOAD_BYTES_MAX as u64;
 impl InteropConfig {
     pub(super) fn read(
         s: &Section<'_, '_>,
-        provider: &dyn Fn(&ProviderName, &Section<'_, '_>) -> Option<Provider>,
+        provider: &dyn Fn(Option<&ProviderName>, &Section<'_, '_>) -> Option<Provider>,
     ) -> InteropConfig {
         let providers = s.tables("providers", |name, s| {
-            let Ok(name) = ProviderName::parse(name) else {
-                s.problem(
-                    "scheme",
-                    "belongs to a provider whose name is not [a-z0-9][a-z0-9._-]{0,62}",
-                    None,
-                );
-                return None;
-            };
-            provider(&name, s).map(|provider| (name, provider))
+            let name = ProviderName::parse(name);
+            if let Err(bad) = &name {
+                s.problem_here(format!("must be named by {}", bad.rule));
+            }
+            let name = name.ok();
+            let provider = provider(name.as_ref(), s)?;
+            Some((name?, provider))
         });
         InteropConfig {
             bind_addr: s.address("bind_addr"),

@@ -16,7 +16,8 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads `tls`. Until this node can serve TLS, asking for it is a problem: plain text must not be the answer.
+    /// Reads `tls`. Until this node can serve TLS, asking for it is a problem: plain text must not be the
+    /// answer.
     pub(super) fn read(s: &Section<'_, '_>) -> Option<Tls> {
         let tls = s.table("tls", |s| {
             let (cert, key, client_ca) = (s.path_opt("cert"), s.path_opt("key"), s.path_opt("client_ca"));

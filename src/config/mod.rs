@@ -67,8 +67,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// `[chaos]`.
     pub chaos: ChaosConfig,
-    /// Whether `--dev` was given and nobody said where the data should be: the shell then makes a fresh temporary
-    /// directory and calls [`Config::set_data_dir`].
+    /// Whether `--dev` was given and nobody said where the data should be: the shell then makes a fresh
+    /// temporary directory and calls [`Config::set_data_dir`].
     pub wants_temporary_data_dir: bool,
     effective: toml::Table,
 }
@@ -95,14 +95,12 @@ impl Config {
             config.wants_temporary_data_dir = sources.dev && built_in && !config.node.amnesia;
             config
         });
-        let problems = reading.finish();
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        if let toml::Value::Table(table) = to_toml(&root.into()) {
+        if let toml::Value::Table(mut table) = to_toml(&root.clone().into()) {
+            reading.put_types(&mut table);
             config.effective = table;
         }
-        Ok(config)
+        let problems = reading.finish();
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
 
     /// Puts the data somewhere else than the configuration says.

@@ -7,7 +7,8 @@ use super::{Config, Sources, report};
 const SECRET_NAMES: [&str; 5] = ["secret", "password", "token", "private_key", "signing_key"];
 
 impl Config {
-    /// Everything in force, as one TOML text that loads to the same. Of secrets it has only where they are kept.
+    /// Everything in force, as one TOML text that loads to the same. Of secrets it has only where they are
+    /// kept.
     #[must_use]
     pub fn effective_toml(&self) -> String {
         let mut table = self.effective.clone();

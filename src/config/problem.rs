@@ -1,9 +1,10 @@
 //! What is wrong with a configuration, said so that it can be mended.
 
+use serde::Serialize;
 use std::fmt;
 
 /// One thing wrong. Never holds a value: it might be a secret in the wrong place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// The key, by its full path: `interop.limits.max_conns`. Empty if it is about a whole file.
     pub key: String,

@@ -21,7 +21,8 @@ pub struct Provider {
     pub topic: Topic,
     /// Whether it is served.
     pub enabled: bool,
-    /// What it signs with; more than one during a rotation. Empty only if it is not enabled, or has no secrets.
+    /// What it signs with; more than one during a rotation. Empty only if it is not enabled, or has no
+    /// secrets.
     pub secrets: Vec<Secret>,
     /// How far a signed timestamp may be from now, seconds.
     pub tolerance_s: u64,
@@ -109,7 +110,7 @@ pub(super) struct ProviderReader<'a> {
 
 impl ProviderReader<'_> {
     /// Reads one provider; `None` if something that has no stand-in is wrong.
-    pub(super) fn read(&self, name: &ProviderName, s: &Section<'_, '_>) -> Option<Provider> {
+    pub(super) fn read(&self, name: Option<&ProviderName>, s: &Section<'_, '_>) -> Option<Provider> {
         let enabled = s.boolean_or("enabled", true);
         let day = Duration::from_secs(86_400);
         let secrets = s.list("secrets", |s| self.secret(s, enabled));
@@ -159,6 +160,7 @@ impl ProviderReader<'_> {
         };
         if enabled
             && secrets_whole
+            && let Some(name) = name
             && let Err((key, what)) = self.check.provider(name, &provider, self.own_schemes)
         {
             s.problem(key, what, None);

@@ -1,7 +1,7 @@
 //! Reads the merged tree leaf by leaf, and notes everything that is wrong instead of stopping at the first.
 //!
-//! Each read makes its key known; what is left over is unknown. A read that fails gives a stand-in, which nobody
-//! sees, since a configuration with problems is never used.
+//! Each read makes its key known; what is left over is unknown. A read that fails gives a stand-in, which
+//! nobody sees, since a configuration with problems is never used.
 
 use super::layers::Layers;
 use super::problem::Problem;
@@ -19,17 +19,29 @@ pub(super) struct Reading<'a> {
     known: RefCell<Vec<Vec<String>>>,
     unknown: RefCell<Vec<(Vec<String>, Tag)>>,
     problems: RefCell<Vec<Problem>>,
+    typed: RefCell<Vec<(Vec<String>, toml::Value)>>,
 }
 
 impl<'a> Reading<'a> {
     pub(super) fn new(layers: &'a Layers, problems: Vec<Problem>) -> Reading<'a> {
-        let (known, unknown) = (RefCell::default(), RefCell::default());
-        Reading { layers, known, unknown, problems: RefCell::new(problems) }
+        let (known, unknown, typed) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Reading { layers, known, unknown, problems: RefCell::new(problems), typed }
     }
 
     /// Reads the whole tree.
     pub(super) fn root<T>(&self, dict: &'a Dict, read: impl FnOnce(&Section<'a, '_>) -> T) -> T {
         self.section(Vec::new(), Some(dict), Tag::Default, read)
+    }
+
+    /// Gives what came from variables as text the type it was read as.
+    pub(super) fn put_types(&self, root: &mut toml::Table) {
+        for (path, typed) in self.typed.borrow().iter() {
+            let Some((first, rest)) = path.split_first() else { continue };
+            let value = rest.iter().try_fold(root.get_mut(first), |value, key| Some(value?.get_mut(key)));
+            if let Some(Some(value)) = value {
+                *value = typed.clone();
+            }
+        }
     }
 
     /// All problems, unknown keys last, each with the nearest key there is.
@@ -61,9 +73,9 @@ impl<'a> Reading<'a> {
     ) -> T {
         let section = Section { reading: self, path, dict, tag, seen: RefCell::default() };
         let value = read(&section);
-        let seen = section.seen.into_inner();
+        let seen = section.seen.borrow();
         for (key, value) in dict.into_iter().flatten().filter(|(key, _)| !seen.contains(key)) {
-            let path = [&section.path[..], &[key.clone()]].concat();
+            let path = section.path_of(key);
             self.note_unknown(path, value);
         }
         value
@@ -88,7 +100,8 @@ fn leaves(value: &Value) -> Vec<(Vec<String>, Tag)> {
     match value {
         Value::Dict(_, dict) if !dict.is_empty() => {
             let below = |(key, value): (&String, &Value)| {
-                let under = |(path, tag): (Vec<String>, Tag)| ([&[key.clone()], &path[..]].concat(), tag);
+                let under =
+                    |(path, tag): (Vec<String>, Tag)| ([std::slice::from_ref(key), &path[..]].concat(), tag);
                 leaves(value).into_iter().map(under).collect::<Vec<_>>()
             };
             dict.iter().flat_map(below).collect()
@@ -256,8 +269,7 @@ impl<'a> Section<'a, '_> {
             None => default,
             Some(Value::Bool(_, value)) => *value,
             Some(value) => match self.env_text(value) {
-                Some("true") => true,
-                Some("false") => false,
+                Some(text @ ("true" | "false")) => self.typed(key, text == "true"),
                 _ if self.origin_at(&[key]).as_deref() == Some("variable AMNESIA") => {
                     self.problem(key, "must be on or off", None);
                     default
@@ -294,6 +306,9 @@ impl<'a> Section<'a, '_> {
             let to = if most == u64::MAX { "or more".to_owned() } else { format!("to {most}") };
             self.problem(key, format!("must be a whole number ({milliseconds}{least} {to})"), None);
         }
+        if let (Some(number), Value::String(..)) = (number, value) {
+            self.typed(key, i64::try_from(number).unwrap_or(i64::MAX));
+        }
         number.and_then(|number| N::try_from(number).ok())
     }
 
@@ -307,6 +322,9 @@ impl<'a> Section<'a, '_> {
         let share = number.filter(|share| (0.0..=1.0).contains(share));
         if share.is_none() && self.value(key).is_some() {
             self.problem(key, "must be a number from 0 to 1", None);
+        }
+        if let (Some(share), Some(Value::String(..))) = (share, self.value(key)) {
+            self.typed(key, share);
         }
         share.unwrap_or_default()
     }
@@ -348,6 +366,13 @@ impl<'a> Section<'a, '_> {
             self.problem(key, rule, None);
         }
         size
+    }
+
+    /// Notes what is wrong with the table itself.
+    pub(super) fn problem_here(&self, text: impl Into<String>) {
+        let place = self.reading.layers.place(self.tag, &self.path);
+        let problem = Problem { key: show_path(&self.path), place, text: text.into(), hint: None };
+        self.reading.problems.borrow_mut().push(problem);
     }
 
     /// Notes what is wrong with `key`.
@@ -392,11 +417,17 @@ impl<'a> Section<'a, '_> {
         self.dict?.get(key)
     }
 
+    fn typed<T: Into<toml::Value> + Copy>(&self, key: &str, value: T) -> T {
+        self.reading.typed.borrow_mut().push((self.path_of(key), value.into()));
+        value
+    }
+
     fn env_text(&self, value: &'a Value) -> Option<&'a str> {
         value.as_str().filter(|_| self.reading.layers.is_from_env(value.tag()))
     }
 
-    /// Text as it stands; from a variable's list also what looks like a number; TOML's own dates as they are written.
+    /// Text as it stands; from a variable's list also what looks like a number; TOML's own dates as they are
+    /// written.
     fn text_of(&self, value: &'a Value) -> Option<String> {
         match value {
             Value::String(_, text) => Some(text.clone()),

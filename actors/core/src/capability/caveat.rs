@@ -129,8 +129,9 @@ pub struct Ask<'a> {
     pub op: Op,
     /// The tenant of its path.
     pub tenant: &'a Tenant,
-    /// The topic of its path. `None` for a request about a whole tenant: of a token narrowed to topics that is
-    /// allowed for `stat` alone, whose list shows only what [`super::Capability::topics_allowed`] lets through.
+    /// The topic of its path. `None` for a request about a whole tenant: of a token narrowed to topics that
+    /// is allowed for `stat` alone, whose list shows only what [`super::Capability::topics_allowed`] lets
+    /// through.
     pub topic: Option<&'a Topic>,
     /// The listener it came in on.
     pub audience: Audience,
@@ -145,7 +146,8 @@ pub struct Ask<'a> {
 /// A rate that must be charged before the request is served: one bucket a caveat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RateLimit {
-    /// The bucket's key: the MAC just after the caveat, so that attenuated tokens share their ancestor's bucket.
+    /// The bucket's key: the MAC just after the caveat, so that attenuated tokens share their ancestor's
+    /// bucket.
     pub mac: [u8; 32],
     /// Requests a second.
     pub per_second: u64,
@@ -226,8 +228,8 @@ impl Caveat {
         }
     }
 
-    /// Why the caveat denies this request, if it does. Time is judged apart, since it has a reason of its own;
-    /// so are rates, since they have a memory.
+    /// Why the caveat denies this request, if it does. Time is judged apart, since it has a reason of its
+    /// own; so are rates, since they have a memory.
     pub(super) fn denies(&self, ask: &Ask<'_>) -> Option<&'static str> {
         let (holds, why) = match self {
             Caveat::Exp(_) | Caveat::ExpNever | Caveat::Nbf(_) | Caveat::Rps(_) => return None,

@@ -1,8 +1,8 @@
 //! Capabilities: bearer tokens that anyone can narrow and nobody can widen (SPEC §5).
 //!
-//! A token is a macaroon over keyed BLAKE3: a root MAC over key id, tenant and nonce, and one more MAC a caveat.
-//! [`verify`] proves who made it; [`Capability::allows`] judges one request by every caveat. Nothing here ever
-//! puts a token or a key into an error.
+//! A token is a macaroon over keyed BLAKE3: a root MAC over key id, tenant and nonce, and one more MAC a
+//! caveat. [`verify`] proves who made it; [`Capability::allows`] judges one request by every caveat. Nothing
+//! here ever puts a token or a key into an error.
 
 mod caveat;
 mod keyring;
@@ -90,7 +90,8 @@ impl Capability {
     /// Judges one request by every caveat. What it returns must still be charged: one token of each bucket.
     ///
     /// # Errors
-    /// EXPIRED_TOKEN outside of `nbf..exp` (30 s of skew allowed), else SCOPE_MISMATCH naming the caveat's key.
+    /// EXPIRED_TOKEN outside of `nbf..exp` (30 s of skew allowed), else SCOPE_MISMATCH naming the caveat's
+    /// key.
     pub fn allows(&self, ask: &Ask<'_>) -> Result<Vec<RateLimit>, Refusal> {
         self.in_time(ask.wall_unix_s)?;
         if self.tenant != *ask.tenant {

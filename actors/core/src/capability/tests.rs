@@ -6,13 +6,14 @@ use proptest::sample::select;
 
 const NOW: u64 = 1_790_000_000;
 
-// Made by a Python program over the `blake3` package from PyPI, from the text of SPEC §5 alone: key 00…1f, kid
-// `k1`, tenant `acme`, nonce a0…af.
-const SHORT: &str = "ron1_AmsxBGFjbWWgoaKjpKWmp6ipqqusra6vARBleHAgPSAxODAwMDAwMDAwXwokDXUAec9xubitup2SoSuQRsRWaN\
-                     3-SaK3PvX_wIY";
-const WIDE: &str = "ron1_AmsxBGFjbWWgoaKjpKWmp6ipqqusra6vCAtleHAgPSBuZXZlchFvcCA9IGVucXVldWUscmVjdhB0b3BpYyA9IG9y\
-                    ZGVycy4qDWF1ZCA9IG1haWxib3gPaXAgPSAxMC4wLjAuMC84EW1heF9ieXRlcyA9IDY1NTM2CXJwcyA9IDEwMBBuYmYg\
-                    PSAxNzAwMDAwMDAwZ6VBqVLKXmm8cnZvKwOhR6QpFi4dKKK2TyqQK-ctS9Y";
+// Made by a Python program over the `blake3` package from PyPI, from the text of SPEC §5 alone: key 00…1f,
+// kid `k1`, tenant `acme`, nonce a0…af.
+const SHORT: &str = "ron1_AmsxBGFjbWWgoaKjpKWmp6ipqqusra6vARBleHAgPSAxODAwMDAwMDAwXwokDXUAec9xubitup2\
+    SoSuQRsRWaN3-SaK3PvX_wIY";
+const WIDE: &str = "ron1_AmsxBGFjbWWgoaKjpKWmp6ipqqusra6vCAtleHAgPSBuZXZlchFvcCA9IGVucXVldWUscmVjdhB\
+    0b3BpYyA9IG9yZGVycy4qDWF1ZCA9IG1haWxib3gPaXAgPSAxMC4wLjAuMC84EW1heF9ieXRlcyA9IDY\
+    1NTM2CXJwcyA9IDEwMBBuYmYgPSAxNzAwMDAwMDAwZ6VBqVLKXmm8cnZvKwOhR6QpFi4dKKK2TyqQK-c\
+    tS9Y";
 const WIDE_CAVEATS: [&str; 8] = [
     "exp = never",
     "op = enqueue,recv",
@@ -423,7 +424,9 @@ proptest! {
     }
 
     #[test]
-    fn decoding_gives_back_what_was_encoded(caveats in prop::collection::vec(any_caveat(), 0..8), nonce: [u8; 16]) {
+    fn decoding_gives_back_what_was_encoded(
+        caveats in prop::collection::vec(any_caveat(), 0..8), nonce: [u8; 16],
+    ) {
         let text = mint(&key(), &Kid::parse("k1").unwrap(), &acme(), nonce, &caveats).unwrap();
         let token = Token::parse(&text).unwrap();
         prop_assert_eq!((&token.caveats, token.nonce), (&caveats, nonce));

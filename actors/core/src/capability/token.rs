@@ -123,7 +123,8 @@ pub fn mint(
     token.encode()
 }
 
-/// Narrows a token by more caveats. Needs no key; a caveat that cannot be read makes a token that allows nothing.
+/// Narrows a token by more caveats. Needs no key; a caveat that cannot be read makes a token that allows
+/// nothing.
 ///
 /// # Errors
 /// The text is not a token, or the result has too many caveats or too long a text.
