@@ -188,14 +188,17 @@ impl ProviderReader<'_> {
             (Some(name), None) if enabled => {
                 let value = self.env.get(&name).cloned();
                 if value.is_none() {
-                    s.problem("env", format!("names a variable that is not set: {name}"), None);
+                    // what does not look like a variable's name may be the secret itself, put in the wrong place
+                    let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+                    let shown = if name.bytes().all(plain) { format!(": {name}") } else { String::new() };
+                    s.problem("env", format!("names a variable that is not set{shown}"), None);
                 }
                 value.map(|value| ("env", value))
             }
             (None, Some(path)) if enabled => match std::fs::read_to_string(&path) {
                 Ok(text) => Some(("file", text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))),
                 Err(error) => {
-                    s.problem("file", format!("cannot be read: {}: {}", path.display(), error.kind()), None);
+                    s.problem("file", format!("names a file that cannot be read: {}", error.kind()), None);
                     None
                 }
             },

@@ -311,7 +311,7 @@ fn missing_and_empty_secrets_stop_the_boot() {
         ("[]", "x", "must hold at least one"),
         ("[{ kid = \"a\", env = \"UNSET\" }]", "x", "a variable that is not set: UNSET"),
         ("[{ kid = \"a\", env = \"ONE\" }]", "", "holds an empty secret"),
-        ("[{ kid = \"a\", file = \"/nowhere/s\" }]", "x", "cannot be read: /nowhere/s"),
+        ("[{ kid = \"a\", file = \"/nowhere/s\" }]", "x", "a file that cannot be read: entity not found"),
         ("[{ kid = \"a\", file = \"/dev/null\" }]", "x", "holds an empty secret"),
         ("[{ kid = \"a\" }]", "x", "exactly one of them"),
         ("[{ kid = \"a\", env = \"ONE\", file = \"x\" }]", "x", "exactly one of them"),
@@ -320,6 +320,8 @@ fn missing_and_empty_secrets_stop_the_boot() {
         ("[{ kid = \"a\", env = \"ONE\" }, { kid = \"a\", env = \"ONE\" }]", "x", "two with the same kid"),
         ("[{ kid = \"a\", env = \"ONE\", not_after = \"soon\" }]", "x", "must be a time"),
         ("\"hunter2\"", "x", "must be a list of tables"),
+        ("[{ kid = \"a\", env = \"hunter2\" }]", "x", "a variable that is not set"),
+        ("[{ kid = \"a\", file = \"hunter2\" }]", "x", "a file that cannot be read"),
     ] {
         let text = format!("{GITHUB}secrets = {secrets}");
         let found = with_file(&text, &[("ONE", env)], problems).join("\n");
