@@ -9,3 +9,7 @@ pub mod kernel;
 pub mod mailbox;
 pub mod store;
 pub mod tree;
+pub mod entropy;
+pub mod keyring_file;
+pub mod mailbox;
+pub mod passport;
