@@ -5,9 +5,11 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod dedup;
 pub mod envelope;
 pub mod ids;
 pub mod message;
 pub mod reason;
+pub mod receipt;
 pub mod shard;
 pub mod time;
