@@ -1,5 +1,5 @@
-//! The node's memory of idempotency keys (SPEC §4.4): who may be a duplicate of whom, until when, and how many
-//! keys may live. The store keeps one beside its `dedup` table and asks it while it cuts a commit.
+//! The node's memory of idempotency keys (SPEC §4.4): who may be a duplicate of whom, until when, and how
+//! many keys may live. The store keeps one beside its `dedup` table and asks it while it cuts a commit.
 //!
 //! About 90 bytes a key: a 64-byte entry, 16 bytes in a heap by expiry, 5 to 11 bytes of hash index. A key is
 //! forgotten exactly when it expires, never earlier; a full table refuses new keys instead.
@@ -81,8 +81,8 @@ pub struct Dedup {
 }
 
 impl Dedup {
-    /// An empty memory for at most `node_max` live keys, and `per_topic_max` of one topic. `node_max` is cut to
-    /// what 32 bits can number.
+    /// An empty memory for at most `node_max` live keys, and `per_topic_max` of one topic. `node_max` is cut
+    /// to what 32 bits can number.
     #[must_use]
     pub fn new(node_max: usize, per_topic_max: usize) -> Dedup {
         Dedup {
@@ -136,7 +136,8 @@ impl Dedup {
         row
     }
 
-    /// Remembers a row that was read back, whatever the limits. Of two rows with one key, the later slot stands.
+    /// Remembers a row that was read back, whatever the limits. Of two rows with one key, the later slot
+    /// stands.
     pub fn restore(&mut self, row: DedupRow) {
         if row.expires == Millis(0) {
             return;

@@ -1,9 +1,9 @@
 //! Receipts: opaque text that names one delivery of one message and cannot be forged (SPEC §1, §4.7).
 //!
-//! The text is base64url without padding of `slot u64 BE ‖ delivery u32 BE ‖ tag`, 38 characters, where `tag` is the
-//! first 128 bits of BLAKE3 keyed with the store's receipt key over
-//! `"ron-receipt/v1\0" ‖ incarnation u64 BE ‖ tenant ‖ 0x00 ‖ topic ‖ 0x00 ‖ slot ‖ delivery`. So it survives a
-//! restart with the store, and means nothing in another queue or another incarnation.
+//! The text is base64url without padding of `slot u64 BE ‖ delivery u32 BE ‖ tag`, 38 characters, where `tag`
+//! is the first 128 bits of BLAKE3 keyed with the store's receipt key over `"ron-receipt/v1\0" ‖ incarnation
+//! u64 BE ‖ tenant ‖ 0x00 ‖ topic ‖ 0x00 ‖ slot ‖ delivery`. So it survives a restart with the store, and
+//! means nothing in another queue or another incarnation.
 
 use crate::ids::{Incarnation, QueueKey, Slot};
 use crate::shard::DeliveryRef;
