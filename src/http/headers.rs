@@ -155,7 +155,8 @@ mod tests {
 
     #[test]
     fn bad_headers_are_named() {
-        let bad: &[(&[(&str, &[u8])], &str)] = &[
+        type Pairs = [(&'static str, &'static [u8])];
+        let bad: &[(&Pairs, &str)] = &[
             (&[("X-Delay-Ms", b"-1")], "X-Delay-Ms"),
             (&[("X-Delay-Ms", b"+1")], "X-Delay-Ms"),
             (&[("X-Delay-Ms", b"1.5")], "X-Delay-Ms"),

@@ -214,3 +214,37 @@ fn providers_count_by_result_and_kid() {
         assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
     }
 }
+
+/// The tool that Prometheus itself ships, where it is installed.
+#[test]
+fn promtool_has_no_complaint() {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let tool = std::env::var("PROMTOOL").unwrap_or_else(|_| "promtool".to_owned());
+    let metrics = fresh();
+    let _ = metrics.interop.provider("github", ["k1"]);
+    let queue = QueueFigure { queue: "acme/orders".into(), shard: 1, ready: 2, ..QueueFigure::default() };
+    struct One(QueueFigure);
+    impl QueueFigures for One {
+        fn queues(&self) -> Vec<QueueFigure> {
+            vec![self.0.clone()]
+        }
+    }
+    for text in [metrics.render_mailbox(&One(queue)), metrics.render_interop()] {
+        let started = Command::new(&tool)
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let Ok(mut child) = started else {
+            eprintln!("{tool} is not installed: skipped");
+            return;
+        };
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said =
+            String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.trim().is_empty(), "{said}");
+    }
+}

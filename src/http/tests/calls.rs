@@ -1,6 +1,6 @@
 //! What good requests ask of the mailbox, and the exact shape of their answers.
 
-use super::fakes::{Asked, envelope, id};
+use super::fakes::{Asked, FakeDelivery, envelope, id};
 use super::*;
 use ron_actors::mailbox::api::Settle;
 use ron_core::ids::ContentHash;
@@ -130,7 +130,7 @@ async fn recv_hands_out_and_the_leases_stand_once_written() {
     let (addr, _listening) = net.serve_mailbox().await;
     let reply = exchange(addr, post("recv", "")).await;
     assert_eq!((reply.status, &reply.body[..]), (200, &b"{\"messages\":[]}"[..]));
-    let Asked::Recv(_, want, wait) = net.mailbox.last() else { panic!("a recv") };
+    let Asked::Recv(want, wait) = net.mailbox.last() else { panic!("a recv") };
     assert_eq!(want, Want { max_messages: 1, max_bytes: 4 << 20, visibility_ms: None });
     assert_eq!(wait, Duration::ZERO);
 
@@ -141,7 +141,7 @@ async fn recv_hands_out_and_the_leases_stand_once_written() {
     assert_eq!(keys(&json), ["messages"]);
     assert_eq!(json["messages"][0]["payload"], "hello");
     assert_eq!(json["messages"][0]["receipt"], "r1");
-    let Asked::Recv(_, want, wait) = net.mailbox.last() else { panic!("a recv") };
+    let Asked::Recv(want, wait) = net.mailbox.last() else { panic!("a recv") };
     assert_eq!(want, Want { max_messages: 2, max_bytes: 10, visibility_ms: Some(250) });
     assert_eq!(wait, Duration::from_secs(20));
     eventually("written", || net.mailbox.written.load(Ordering::SeqCst) == 1).await;
@@ -158,6 +158,19 @@ async fn a_consumer_that_goes_away_gets_nothing() {
     drop(socket);
     eventually("gives up", || net.mailbox.waiting.load(Ordering::SeqCst) == 0).await;
     assert_eq!(net.mailbox_metric("inflight_requests{route=\"/recv\"}"), Some(0.0));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_never_written_gives_back() {
+    use crate::http::body::DeliveryBody;
+    use http_body_util::BodyExt;
+    let mailbox = FakeMailbox::default();
+    let body = || DeliveryBody::new(b"{}".to_vec(), FakeDelivery::new(vec![envelope("x")], &mailbox));
+    drop(body());
+    let counts = || (mailbox.written.load(Ordering::SeqCst), mailbox.given_back.load(Ordering::SeqCst));
+    assert_eq!(counts(), (0, 1));
+    assert_eq!(body().collect().await.unwrap().to_bytes(), "{}");
+    assert_eq!(counts(), (1, 1));
 }
 
 #[tokio::test]
@@ -178,19 +191,19 @@ async fn settling_passes_modes_and_answers_in_order() {
         String::from_utf8(reply.body).unwrap(),
         r#"{"results":[{"ok":true},{"ok":false,"reason":"STALE_RECEIPT"},{"ok":false,"reason":"MALFORMED"}]}"#
     );
-    let Asked::Settle(_, Settle::Ack, receipts) = net.mailbox.last() else { panic!("an ack") };
+    let Asked::Settle(Settle::Ack, receipts) = net.mailbox.last() else { panic!("an ack") };
     assert_eq!(receipts, ["a", "stale", "bad"]);
 
     let body = r#"{"receipts":["a"],"mode":"release","delay_ms":7,"reason":"busy"}"#;
     assert_eq!(exchange(addr, post("nack", body)).await.status, 200);
-    let Asked::Settle(_, Settle::Nack { mode, delay_ms, note }, _) = net.mailbox.last() else {
+    let Asked::Settle(Settle::Nack { mode, delay_ms, note }, _) = net.mailbox.last() else {
         panic!("a nack")
     };
     assert_eq!((mode, delay_ms, note.as_deref()), (NackMode::Release, Some(7), Some("busy")));
 
     let body = r#"{"receipts":["a"],"visibility_ms":30000}"#;
     assert_eq!(exchange(addr, post("extend", body)).await.status, 200);
-    let Asked::Settle(_, Settle::Extend { visibility_ms: 30_000 }, _) = net.mailbox.last() else {
+    let Asked::Settle(Settle::Extend { visibility_ms: 30_000 }, _) = net.mailbox.last() else {
         panic!("an extend")
     };
 }

@@ -92,8 +92,8 @@ impl Authorizer for FakeAuth {
 #[derive(Debug, Clone)]
 pub(super) enum Asked {
     Enqueue(QueueKey, Vec<NewMessage>),
-    Recv(QueueKey, Want, Duration),
-    Settle(QueueKey, Settle, Vec<String>),
+    Recv(Want, Duration),
+    Settle(Settle, Vec<String>),
     Peek(PeekState, u32, Option<String>),
     Topics(Option<String>),
 }
@@ -155,6 +155,13 @@ pub(super) struct FakeDelivery {
     given_back: Arc<AtomicUsize>,
 }
 
+impl FakeDelivery {
+    pub(super) fn new(messages: Vec<Envelope>, mailbox: &FakeMailbox) -> FakeDelivery {
+        let (written, given_back) = (Arc::clone(&mailbox.written), Arc::clone(&mailbox.given_back));
+        FakeDelivery { messages, written, given_back }
+    }
+}
+
 impl HandedOut for FakeDelivery {
     fn messages(&self) -> &[Envelope] {
         &self.messages
@@ -200,25 +207,24 @@ impl MailboxService for Arc<FakeMailbox> {
 
     async fn recv(
         &self,
-        queue: &QueueKey,
+        _: &QueueKey,
         want: Want,
         wait: Duration,
         _: &CorrId,
     ) -> Result<FakeDelivery, Refusal> {
-        self.ask(Asked::Recv(queue.clone(), want, wait))?;
+        self.ask(Asked::Recv(want, wait))?;
         if self.ready.lock().unwrap().is_empty() && !wait.is_zero() {
             self.waiting.fetch_add(1, Ordering::SeqCst);
             let _waiting = Waiting(Arc::clone(&self.waiting));
             self.arrived.notified().await;
         }
         let messages = std::mem::take(&mut *self.ready.lock().unwrap());
-        let (written, given_back) = (Arc::clone(&self.written), Arc::clone(&self.given_back));
-        Ok(FakeDelivery { messages, written, given_back })
+        Ok(FakeDelivery::new(messages, self))
     }
 
     async fn settle(
         &self,
-        queue: &QueueKey,
+        _: &QueueKey,
         how: Settle,
         receipts: Vec<String>,
     ) -> Result<Vec<Result<(), Reason>>, Refusal> {
@@ -230,7 +236,7 @@ impl MailboxService for Arc<FakeMailbox> {
                 _ => Ok(()),
             })
             .collect();
-        self.ask(Asked::Settle(queue.clone(), how, receipts))?;
+        self.ask(Asked::Settle(how, receipts))?;
         Ok(results)
     }
 
