@@ -10,11 +10,17 @@ const CLOCK_GRAIN: Micros = 2_000;
 
 pub(super) fn check(index: &Index<'_>, findings: &mut Findings) {
     for (&id, message) in &index.messages {
-        counters(index, id, message, findings);
-        not_early(index, id, message, findings);
-        acked_stays_away(id, message, findings);
-        receipts(id, message, findings);
-        dead_letter(index, id, message, findings);
+        let mut found = Findings::default();
+        counters(index, id, message, &mut found);
+        not_early(index, id, message, &mut found);
+        acked_stays_away(id, message, &mut found);
+        receipts(id, message, &mut found);
+        dead_letter(index, id, message, &mut found);
+        // whoever reads of one fault wants to see the message's whole life
+        for violation in found.0 {
+            let operations = violation.operations.into_iter().chain(life(index, message));
+            findings.add(violation.invariant, operations, violation.text);
+        }
     }
     for topic in &index.limits.fifo_topics {
         order(index, topic, findings);
@@ -37,6 +43,14 @@ impl Settling<'_> {
 fn ops(deliveries: &[Delivery<'_>]) -> Vec<u64> {
     let settles = deliveries.iter().flat_map(|one| &one.settles).map(|settle| settle.op);
     deliveries.iter().map(|one| one.op).chain(settles).collect()
+}
+
+/// Every request that a message appears in.
+fn life(index: &Index<'_>, message: &MessageStory<'_>) -> Vec<u64> {
+    let story = message.send.and_then(|send| index.sends.get(&send));
+    let sends = story.into_iter().flat_map(|story| story.tries.iter().map(|one| one.op));
+    let dead = message.dead.iter().map(|(op, _)| *op);
+    sends.chain(ops(&message.deliveries)).chain(dead).collect()
 }
 
 /// `delivery` rises with every hand-out, `attempt` with every one that was not released.

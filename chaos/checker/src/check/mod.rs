@@ -6,7 +6,10 @@
 mod deliveries;
 mod index;
 mod sends;
+mod show;
 mod totals;
+
+pub use show::show;
 
 use crate::history::{History, Outcome};
 use std::fmt;

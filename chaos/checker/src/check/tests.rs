@@ -518,3 +518,20 @@ fn unknown_requests_excuse_only_what_they_can() {
     maybe.recv("t", vec![envelope(1, 3, 2)]).ack("r1.3").end("t", vec![]);
     assert_eq!(maybe.judge(), [""; 0]);
 }
+
+#[test]
+fn a_violation_is_shown_with_its_requests_and_the_kills_between() {
+    let mut script = simple();
+    let killed = script.now;
+    script.wait(S).recv("t", vec![envelope(1, 2, 2), envelope(3, 1, 1)]).end("t", vec![]);
+    let history = History { limits: limits(), operations: script.operations.clone(), kills: vec![killed] };
+    let violations = check(&history);
+    let back = violations.iter().find(|violation| violation.invariant == Invariant::AckedStaysAway).unwrap();
+    let shown = show(&history, back);
+    for part in
+        ["I3 ID1 was acked", "Ack on t -> [None] (1 in all)", "SIGKILL", "ID1 delivery 2", "(2 in all)"]
+    {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    assert!(!shown.contains("ID3"), "{shown}");
+}
