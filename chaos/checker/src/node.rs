@@ -2,12 +2,13 @@
 
 use crate::clock::{self, Clock, Micros};
 use anyhow::{Context, Result, anyhow, bail};
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -113,37 +114,27 @@ impl Setup {
     /// # Errors
     /// If `ronctl` can't be run or refuses.
     pub fn mint(&self) -> Result<String> {
-        let keyring = self.data_dir().join("keyring");
-        self.mint_with(&["--keyring".as_ref(), keyring.as_os_str()])
+        let mut command = self.ronctl();
+        command.args(["cap", "mint"]).arg("--keyring").arg(self.data_dir().join("keyring"));
+        token_of(command)
     }
 
-    /// A capability minted with these global arguments to `cap mint`.
+    /// A capability minted by the running node, over its socket.
     ///
     /// # Errors
-    /// If `ronctl` can't be run or refuses.
-    pub fn mint_with(&self, from: &[&std::ffi::OsStr]) -> Result<String> {
-        let output = Command::new(&self.ronctl)
-            .args(["cap", "mint"])
-            .args(from)
-            .args([
-                "--tenant",
-                TENANT,
-                "--topic",
-                "*",
-                "--op",
-                "enqueue,recv,ack,nack,peek,stat",
-                "--ttl",
-                "12h",
-            ])
-            .output()
-            .with_context(|| format!("run {}", self.ronctl.display()))?;
-        let token = String::from_utf8(output.stdout).context("the token is not text")?;
-        let token = token.strip_suffix('\n').unwrap_or(&token).to_owned();
-        if !output.status.success() || !token.starts_with("ron1_") || token.contains(char::is_whitespace) {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("ronctl cap mint gave no token ({}): {said}", output.status);
-        }
-        Ok(token)
+    /// As for [`Setup::mint`].
+    pub fn mint_over(&self, socket: &OsStr) -> Result<String> {
+        let mut command = self.ronctl();
+        command.env("RON_SOCKET", socket).args(["cap", "mint"]);
+        token_of(command)
+    }
+
+    /// `ronctl`, in an environment free of what could change what it talks to.
+    #[must_use]
+    pub fn ronctl(&self) -> Command {
+        let mut command = Command::new(&self.ronctl);
+        clean_environment(&mut command);
+        command
     }
 
     /// The command that runs the node, its environment free of what could change the configuration.
@@ -154,6 +145,28 @@ impl Setup {
         clean_environment(&mut command);
         command
     }
+}
+
+/// Runs a `cap mint` and takes the token from its stdout, where nothing else may be.
+fn token_of(mut command: Command) -> Result<String> {
+    command.args([
+        "--tenant",
+        TENANT,
+        "--topic",
+        "*",
+        "--op",
+        "enqueue,recv,ack,nack,peek,stat",
+        "--ttl",
+        "12h",
+    ]);
+    let output = command.output().with_context(|| format!("run {:?}", command.get_program()))?;
+    let token = String::from_utf8(output.stdout).context("the token is not text")?;
+    let token = token.strip_suffix('\n').unwrap_or(&token).to_owned();
+    if !output.status.success() || !token.starts_with("ron1_") || token.contains(char::is_whitespace) {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("ronctl cap mint gave no token ({}): {said}", output.status);
+    }
+    Ok(token)
 }
 
 /// Takes away what the node or `ronctl` would read as configuration.
@@ -185,11 +198,14 @@ impl Node {
     pub fn start(mut command: Command, log: &Path, clock: &Clock) -> Result<Node> {
         let open = |path: &Path| OpenOptions::new().create(true).append(true).open(path);
         let (out, err) = (open(log)?, open(&log.with_extension("err"))?);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(err);
+        // pipes and not files: with amnesia on, the node must hold no file that can be written
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = clock.now();
         let mut child = command.spawn().with_context(|| format!("start {:?}", command.get_program()))?;
         let stdout = child.stdout.take().ok_or_else(|| anyhow!("the node has no stdout"))?;
+        let stderr = child.stderr.take().ok_or_else(|| anyhow!("the node has no stderr"))?;
         let (tell, ready) = channel();
+        std::thread::spawn(move || follow(stderr, err, |_| {}));
         std::thread::spawn(move || {
             follow(stdout, out, |addresses| {
                 let _ = tell.send(addresses);
@@ -248,8 +264,8 @@ impl Drop for Node {
     }
 }
 
-/// Copies the node's stdout to its log until it ends, and reports the ready line.
-fn follow(stdout: ChildStdout, mut log: File, ready: impl Fn(Addresses)) {
+/// Copies the node's output to its log until it ends, and reports the ready line.
+fn follow(stdout: impl Read, mut log: File, ready: impl Fn(Addresses)) {
     for line in BufReader::new(stdout).split(b'\n') {
         let Ok(mut line) = line else { return };
         if let Some(addresses) = ready_line(&line) {
