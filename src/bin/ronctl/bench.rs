@@ -184,7 +184,11 @@ struct Bench {
 impl Bench {
     async fn single(&self, work: Work) -> Result<(), Failure> {
         let run = self.measure(work, self.setup.topics.unwrap_or(1), work.name()).await?;
-        if self.out.json { self.out.value(&run)? } else { self.out.pairs(&run.pairs())? }
+        if self.out.json {
+            self.out.value(&run)?
+        } else {
+            self.out.pairs(&run.pairs())?
+        }
         run.verdict()
     }
 

@@ -48,8 +48,10 @@ impl Output {
     /// As [`Output::line`].
     pub(crate) fn pairs(self, pairs: &[(&str, String)]) -> Result<(), Failure> {
         let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        let lines: Vec<String> =
-            pairs.iter().map(|(name, value)| format!("{name:width$}  {value}").trim_end().to_owned()).collect();
+        let lines: Vec<String> = pairs
+            .iter()
+            .map(|(name, value)| format!("{name:width$}  {value}").trim_end().to_owned())
+            .collect();
         self.line(lines.join("\n"))
     }
 }
@@ -82,7 +84,11 @@ fn plain_table() -> Table {
 
 /// The table without the blanks that its layout leaves at both ends of a line.
 fn trimmed(table: &Table) -> String {
-    table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table
+        .lines()
+        .map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn write_out(bytes: &[u8]) -> Result<(), Failure> {

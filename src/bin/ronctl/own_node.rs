@@ -8,7 +8,9 @@ use crate::locate::Place;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{BufRead, BufReader, Read};
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -76,13 +78,15 @@ impl OwnNode {
         self.write("node.toml", text.as_bytes()).map(drop)
     }
 
-    /// Writes a file beside the configuration, for the node to read; gives back its path.
+    /// Writes a file beside the configuration, for the node and nobody else to read; gives back its path.
     ///
     /// # Errors
     /// If the file cannot be written.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, Failure> {
         let path = self.dir.path().join(name);
-        std::fs::write(&path, bytes).map_err(|err| failed(format!("{}: {err}", path.display())))?;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(bytes))
+            .map_err(|err| failed(format!("{}: {err}", path.display())))?;
         Ok(path)
     }
 
@@ -117,7 +121,8 @@ impl OwnNode {
                 Ok(began.elapsed())
             }
             Ok(None) => {
-                let status = running.child.wait().map_or_else(|err| err.to_string(), |status| status.to_string());
+                let status =
+                    running.child.wait().map_or_else(|err| err.to_string(), |status| status.to_string());
                 Err(failed(format!("the node ended before it was ready ({status}):\n{}", self.log.text())))
             }
             Err(_) => {
@@ -172,12 +177,6 @@ impl OwnNode {
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
     }
-
-    /// The last lines of its log.
-    #[must_use]
-    pub(crate) fn last_words(&self) -> String {
-        self.log.text()
-    }
 }
 
 impl Drop for OwnNode {
@@ -196,7 +195,11 @@ struct Tail(Arc<Mutex<VecDeque<String>>>);
 impl Tail {
     /// Reads a process's output to its end, on a thread of its own, so that it never blocks on a full pipe. The first
     /// ready line is told to `ready`, which is dropped at the end.
-    fn follow(&self, output: impl Read + Send + 'static, ready: Option<mpsc::UnboundedSender<BTreeMap<String, String>>>) {
+    fn follow(
+        &self,
+        output: impl Read + Send + 'static,
+        ready: Option<mpsc::UnboundedSender<BTreeMap<String, String>>>,
+    ) {
         let tail = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines() {
@@ -238,7 +241,8 @@ fn addresses(line: &str) -> Option<BTreeMap<String, String>> {
 fn program() -> Result<PathBuf, Failure> {
     let this = std::env::current_exe().map_err(|err| failed(format!("finding this program: {err}")))?;
     let sibling = this.with_file_name("ron-node");
-    if let (Some(cargo), Some(manifest)) = (std::env::var_os("CARGO"), std::env::var_os("CARGO_MANIFEST_DIR")) {
+    if let (Some(cargo), Some(manifest)) = (std::env::var_os("CARGO"), std::env::var_os("CARGO_MANIFEST_DIR"))
+    {
         let manifest = Path::new(&manifest).join("Cargo.toml");
         let mut build = Command::new(cargo);
         build.args(["build", "--bin", "ron-node", "--manifest-path"]).arg(manifest);

@@ -83,7 +83,8 @@ pub(crate) async fn run(mut client: Client, out: Output) -> Result<(), Failure> 
     }
     let addresses = status.addresses.iter().map(|(name, at)| (name.as_str(), at.as_deref().unwrap_or("-")));
     pairs.extend(addresses.map(|(name, at)| (name, at.to_owned())));
-    let store: Vec<String> = status.store.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect();
+    let store: Vec<String> =
+        status.store.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect();
     pairs.push(("store", store.join(" ")));
     out.pairs(&pairs)
 }

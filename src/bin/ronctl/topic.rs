@@ -163,7 +163,8 @@ pub(crate) async fn run(command: TopicCommand, mut client: Client, out: Output) 
                 out.value(&settled)?;
             } else {
                 for (receipt, result) in receipts.iter().zip(&settled.results) {
-                    let fate = if result.ok { "acked" } else { result.reason.as_deref().unwrap_or("refused") };
+                    let fate =
+                        if result.ok { "acked" } else { result.reason.as_deref().unwrap_or("refused") };
                     out.line(format!("{fate}  {receipt}"))?;
                 }
             }
@@ -202,7 +203,9 @@ async fn send(args: SendArgs, client: &mut Client, out: Output) -> Result<(), Fa
         (Some(text), _) => (text.clone().into_bytes(), Some(text_type(text))),
         (None, Some(path)) => (read_file(path)?, None),
         (None, None) if io::stdin().is_terminal() => {
-            return Err(Failure::Usage("give the message as an argument, with --file, or on stdin".to_owned()));
+            return Err(Failure::Usage(
+                "give the message as an argument, with --file, or on stdin".to_owned(),
+            ));
         }
         (None, None) => (read_file(Path::new("-"))?, None),
     };
@@ -238,8 +241,11 @@ async fn recv(args: RecvArgs, client: &mut Client, out: Output) -> Result<(), Fa
     if !args.ack || received.messages.is_empty() {
         return Ok(());
     }
-    let receipts: Vec<String> =
-        received.messages.iter().filter_map(|message| message["receipt"].as_str().map(str::to_owned)).collect();
+    let receipts: Vec<String> = received
+        .messages
+        .iter()
+        .filter_map(|message| message["receipt"].as_str().map(str::to_owned))
+        .collect();
     let settled = ack(&args.queue, &receipts, client).await?;
     all_settled(&settled)?;
     if out.json { Ok(()) } else { out.line(format!("\n{} acked", receipts.len())) }

@@ -89,7 +89,8 @@ impl Tally {
         };
         let histogram = || Histogram::new_with_bounds(1, SLOWEST_US, 3);
         let steps = names.iter().map(|&name| Ok((name, histogram()?))).collect::<Result<_, _>>();
-        let steps = steps.map_err(|err: hdrhistogram::CreationError| failed(format!("a histogram: {err}")))?;
+        let steps =
+            steps.map_err(|err: hdrhistogram::CreationError| failed(format!("a histogram: {err}")))?;
         Ok(Tally { done: 0, steps, errors: BTreeMap::new() })
     }
 
@@ -122,9 +123,10 @@ impl Requests {
         let paths = (0..load.topics).map(|topic| load.path(topic));
         match work {
             Work::Discard => Requests { first: vec![post_to("/bench/discard", &body)], recv: Vec::new() },
-            Work::Empty => {
-                Requests { first: vec![post(&load.address, "/bench/empty", None, binary, &[])], recv: Vec::new() }
-            }
+            Work::Empty => Requests {
+                first: vec![post(&load.address, "/bench/empty", None, binary, &[])],
+                recv: Vec::new(),
+            },
             Work::Enqueue => {
                 let first = paths.map(|path| post_to(&format!("{path}/enqueue"), &body)).collect();
                 Requests { first, recv: Vec::new() }
@@ -161,7 +163,8 @@ pub(super) async fn run(load: &Load, work: Work, done: Rc<Cell<u64>>) -> Result<
     let starts = ambient::now() + load.warmup;
     let ends = starts + load.duration;
     let workers = wires.into_iter().enumerate().map(|(first_topic, wire)| {
-        let mut worker = Worker { load, work, requests: &requests, wire, topic: first_topic, done: Rc::clone(&done) };
+        let mut worker =
+            Worker { load, work, requests: &requests, wire, topic: first_topic, done: Rc::clone(&done) };
         async move { worker.run(starts, ends).await }
     });
     let tallies = timeout(load.warmup + load.duration + GRACE, join_all(workers)).await;
@@ -229,7 +232,8 @@ impl Worker<'_> {
         let body = format!("{{\"receipts\":[\"{receipt}\"]}}");
         let leased = ambient::now();
         let path = format!("{}/ack", self.load.path(topic));
-        let ack = post(&self.load.address, &path, Some(&self.load.token), "application/json", body.as_bytes());
+        let ack =
+            post(&self.load.address, &path, Some(&self.load.token), "application/json", body.as_bytes());
         let acked = self.wire.exchange(&ack).await?;
         expect_ok(acked.status, acked.body)?;
         if let Some(reason) = field(acked.body, b"\"reason\":") {
@@ -276,10 +280,16 @@ mod tests {
     fn a_send_counts_only_when_fsynced() {
         let fsync = br#"{"durability":"fsync"}"#;
         assert_eq!(expect(Work::Enqueue, 200, fsync), Ok(()));
-        assert_eq!(expect(Work::Enqueue, 200, br#"{"durability":"ram"}"#), Err(Miss("NOT_DURABLE (ram)".into())));
+        assert_eq!(
+            expect(Work::Enqueue, 200, br#"{"durability":"ram"}"#),
+            Err(Miss("NOT_DURABLE (ram)".into()))
+        );
         assert_eq!(expect(Work::Cycle, 200, b"{}"), Err(Miss("NOT_DURABLE (unsaid)".into())));
         assert_eq!(expect(Work::Empty, 204, b""), Ok(()));
-        assert_eq!(expect(Work::Enqueue, 429, br#"{"reason":"BACKPRESSURE"}"#), Err(Miss("BACKPRESSURE".into())));
+        assert_eq!(
+            expect(Work::Enqueue, 429, br#"{"reason":"BACKPRESSURE"}"#),
+            Err(Miss("BACKPRESSURE".into()))
+        );
         assert_eq!(expect(Work::Discard, 502, b"oops"), Err(Miss("HTTP 502".into())));
     }
 

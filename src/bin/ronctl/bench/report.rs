@@ -33,9 +33,7 @@ impl Latency {
 
     fn text(&self) -> String {
         let Latency { p50_ms, p90_ms, p99_ms, p999_ms, max_ms, .. } = self;
-        format!(
-            "p50 {p50_ms:.2}  p90 {p90_ms:.2}  p99 {p99_ms:.2}  p99.9 {p999_ms:.2}  max {max_ms:.2} ms"
-        )
+        format!("p50 {p50_ms:.2}  p90 {p90_ms:.2}  p99 {p99_ms:.2}  p99.9 {p999_ms:.2}  max {max_ms:.2} ms")
     }
 }
 
@@ -86,7 +84,8 @@ impl Run {
         let Run { connections, topics, size, seconds, done, .. } = self;
         let load = format!("{connections} connections, {topics} topic(s), {size} bytes, {seconds} s");
         let said = self.durability.map(|word| format!(", every send answered `{word}`")).unwrap_or_default();
-        let mut pairs = vec![(self.what, load), ("rate", format!("{:.0}/s ({done} done{said})", self.rate_per_s))];
+        let mut pairs =
+            vec![(self.what, load), ("rate", format!("{:.0}/s ({done} done{said})", self.rate_per_s))];
         pairs.extend(self.latency.iter().map(|latency| (latency.step, latency.text())));
         pairs.push(("commits", self.commits_text()));
         pairs.push(("errors", self.errors_text()));
@@ -169,7 +168,8 @@ impl Comparison {
         let mut lines = Vec::new();
         for (kind, runs) in &self.kinds {
             let commits = median(runs.iter().filter_map(|run| run.commits_per_s));
-            let commits = commits.filter(|&rate| rate > 0.0).map(|rate| format!(", {rate:.0} commits/s, each fsynced"));
+            let commits =
+                commits.filter(|&rate| rate > 0.0).map(|rate| format!(", {rate:.0} commits/s, each fsynced"));
             let rate = rate_of(runs).unwrap_or(0.0);
             lines.push(format!("{kind}: median {rate:.0}/s{}", commits.unwrap_or_default()));
         }

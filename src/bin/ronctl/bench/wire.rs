@@ -10,10 +10,19 @@ const ANSWER_MAX: usize = 64 * 1024;
 
 /// The bytes of a POST.
 #[must_use]
-pub(super) fn post(address: &str, path: &str, token: Option<&str>, content_type: &str, body: &[u8]) -> Vec<u8> {
+pub(super) fn post(
+    address: &str,
+    path: &str,
+    token: Option<&str>,
+    content_type: &str,
+    body: &[u8],
+) -> Vec<u8> {
     let auth = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
     let kind = if body.is_empty() { String::new() } else { format!("content-type: {content_type}\r\n") };
-    let head = format!("POST {path} HTTP/1.1\r\nhost: {address}\r\n{auth}{kind}content-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\n{auth}{kind}content-length: {}\r\n\r\n",
+        body.len()
+    );
     [head.as_bytes(), body].concat()
 }
 
