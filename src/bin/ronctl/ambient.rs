@@ -17,6 +17,13 @@ pub(crate) fn unix_seconds() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
+/// Processor time that this process has used.
+#[must_use]
+pub(crate) fn own_cpu() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(used).unwrap_or_default()
+}
+
 /// Fresh random bytes, for throw-away keys and payloads.
 #[must_use]
 pub(crate) fn random<const N: usize>() -> [u8; N] {

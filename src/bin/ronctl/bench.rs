@@ -6,7 +6,7 @@
 use crate::args;
 use crate::client::{Call, Client, Door};
 use crate::failure::{Failure, failed};
-use crate::output::{Output, watched};
+use crate::output::{Output, warn, watched};
 use crate::own_node::OwnNode;
 use crate::status::{self, Status};
 use clap::{Args, Subcommand};
@@ -155,6 +155,9 @@ impl Site {
         let mut own = OwnNode::prepare(setup.dir.as_deref())?;
         own.configure("", "", "[chaos]\nenabled = true\n")?;
         own.start().await?;
+        if own.in_memory() {
+            warn("the node's directory is on tmpfs, where fsync costs nothing: name a disk with --dir");
+        }
         let token = mint(&mut own.control()).await?;
         let (address, admin) = (own.address("mailbox")?, Some(own.address("mailbox_admin")?));
         Ok(Site { address, admin, token, _own: Some(own) })
@@ -199,7 +202,7 @@ impl Bench {
         for round in 1..=runs {
             for work in [Work::Enqueue, Work::Discard, Work::Empty] {
                 let label = format!("{} {round}/{runs}", work.name());
-                comparison.add(work.name(), self.measure(work, topics, &label).await?);
+                comparison.add(work.name(), self.measure(work, topics, &label).await?)?;
             }
         }
         self.present(&comparison)
@@ -212,7 +215,7 @@ impl Bench {
         for round in 1..=runs {
             for (topics, name) in &names {
                 let label = format!("{name} {round}/{runs}");
-                comparison.add(name, self.measure(Work::Enqueue, *topics, &label).await?);
+                comparison.add(name, self.measure(Work::Enqueue, *topics, &label).await?)?;
             }
         }
         self.present(&comparison)

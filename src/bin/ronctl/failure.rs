@@ -1,6 +1,6 @@
 //! Why a command failed, and the exit code that says so (SPEC §9).
 
-use std::io;
+use crate::output::warn;
 use std::process::ExitCode;
 
 /// The end of a command that did not succeed. The text is for a person and never holds a secret or a token.
@@ -39,8 +39,7 @@ impl Failure {
     /// Says why on stderr, if there is something to say, and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         if !matches!(self, Failure::OutputClosed) {
-            // a closed stderr leaves nobody to tell
-            let _ = io::Write::write_all(&mut io::stderr(), format!("ronctl: {self}\n").as_bytes());
+            warn(&self.to_string());
         }
         ExitCode::from(self.code())
     }

@@ -62,6 +62,12 @@ pub(crate) fn watched() -> bool {
     io::stderr().is_terminal()
 }
 
+/// Says something on stderr that does not belong to the output.
+pub(crate) fn warn(text: &str) {
+    // a closed stderr leaves nobody to tell
+    let _ = io::stderr().write_all(format!("ronctl: {text}\n").as_bytes());
+}
+
 /// Text that came from outside, made safe for a terminal: control characters are shown, not obeyed.
 #[must_use]
 pub(crate) fn printable(text: &str) -> String {

@@ -172,6 +172,13 @@ impl OwnNode {
         Client::new(Door::Unix(Place::Path(self.data_dir().join("ronctl.sock"))))
     }
 
+    /// Whether its directory is on a file system that keeps files in memory only.
+    #[must_use]
+    pub(crate) fn in_memory(&self) -> bool {
+        const TMPFS_MAGIC: u64 = 0x0102_1994; // statfs(2)
+        rustix::fs::statfs(self.dir.path()).is_ok_and(|stat| stat.f_type as u64 == TMPFS_MAGIC)
+    }
+
     /// Where it keeps its data.
     #[must_use]
     pub(crate) fn data_dir(&self) -> PathBuf {

@@ -79,6 +79,8 @@ pub(super) struct Tally {
     pub(super) steps: Vec<(&'static str, Histogram<u64>)>,
     /// Operations that were not, by reason.
     pub(super) errors: BTreeMap<String, u64>,
+    /// Processor time that this program used for all of it, warm-up included; what the node could not have.
+    pub(super) own_cpu: Duration,
 }
 
 impl Tally {
@@ -91,7 +93,7 @@ impl Tally {
         let steps = names.iter().map(|&name| Ok((name, histogram()?))).collect::<Result<_, _>>();
         let steps =
             steps.map_err(|err: hdrhistogram::CreationError| failed(format!("a histogram: {err}")))?;
-        Ok(Tally { done: 0, steps, errors: BTreeMap::new() })
+        Ok(Tally { done: 0, steps, errors: BTreeMap::new(), own_cpu: Duration::ZERO })
     }
 
     fn merge(&mut self, other: &Tally) -> Result<(), Failure> {
@@ -160,6 +162,7 @@ pub(super) async fn run(load: &Load, work: Work, done: Rc<Cell<u64>>) -> Result<
         return Err(Failure::Unreachable(format!("no node answers at {}: {err}", load.address)));
     }
     let requests = Requests::new(load, work);
+    let cpu_before = ambient::own_cpu();
     let starts = ambient::now() + load.warmup;
     let ends = starts + load.duration;
     let workers = wires.into_iter().enumerate().map(|(first_topic, wire)| {
@@ -173,6 +176,7 @@ pub(super) async fn run(load: &Load, work: Work, done: Rc<Cell<u64>>) -> Result<
     for tally in tallies {
         total.merge(&tally?)?;
     }
+    total.own_cpu = ambient::own_cpu().saturating_sub(cpu_before);
     Ok(total)
 }
 
@@ -228,7 +232,7 @@ impl Worker<'_> {
         let enqueued = ambient::now();
         let received = self.wire.exchange(&self.requests.recv[topic]).await?;
         expect_ok(received.status, received.body)?;
-        let receipt = field(received.body, b"\"receipt\":").ok_or_else(|| Miss("EMPTY_RECV".to_owned()))?;
+        let receipt = field(received.body, b"\"receipt\"").ok_or_else(|| Miss("EMPTY_RECV".to_owned()))?;
         let body = format!("{{\"receipts\":[\"{receipt}\"]}}");
         let leased = ambient::now();
         let path = format!("{}/ack", self.load.path(topic));
@@ -236,7 +240,7 @@ impl Worker<'_> {
             post(&self.load.address, &path, Some(&self.load.token), "application/json", body.as_bytes());
         let acked = self.wire.exchange(&ack).await?;
         expect_ok(acked.status, acked.body)?;
-        if let Some(reason) = field(acked.body, b"\"reason\":") {
+        if let Some(reason) = field(acked.body, b"\"reason\"") {
             return Err(Miss(reason.to_owned()));
         }
         Ok([enqueued - began, leased - enqueued, ambient::now() - leased].map(Some))
@@ -257,7 +261,7 @@ impl From<io::Error> for Miss {
 fn expect(work: Work, status: u16, body: &[u8]) -> Result<(), Miss> {
     expect_ok(status, body)?;
     match work {
-        Work::Enqueue | Work::Cycle => match field(body, b"\"durability\":") {
+        Work::Enqueue | Work::Cycle => match field(body, b"\"durability\"") {
             Some("fsync") => Ok(()),
             other => Err(Miss(format!("NOT_DURABLE ({})", other.unwrap_or("unsaid")))),
         },
@@ -268,7 +272,7 @@ fn expect(work: Work, status: u16, body: &[u8]) -> Result<(), Miss> {
 fn expect_ok(status: u16, body: &[u8]) -> Result<(), Miss> {
     match status {
         200 | 204 => Ok(()),
-        _ => Err(Miss(field(body, b"\"reason\":").map_or_else(|| format!("HTTP {status}"), str::to_owned))),
+        _ => Err(Miss(field(body, b"\"reason\"").map_or_else(|| format!("HTTP {status}"), str::to_owned))),
     }
 }
 

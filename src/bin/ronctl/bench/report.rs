@@ -54,6 +54,8 @@ pub(super) struct Run {
     /// Commits of the store in the counted time, each fsynced before anything in it was answered.
     commits: Option<u64>,
     commits_per_s: Option<f64>,
+    /// How much of one processor the load generator took.
+    generator_cpu: f64,
     errors: BTreeMap<String, u64>,
 }
 
@@ -74,6 +76,7 @@ impl Run {
             latency: tally.steps.iter().map(|(step, histogram)| Latency::of(step, histogram)).collect(),
             commits,
             commits_per_s: commits.map(|commits| commits as f64 / seconds),
+            generator_cpu: tally.own_cpu.as_secs_f64() / (load.warmup + load.duration).as_secs_f64(),
             errors: tally.errors,
         }
     }
@@ -88,6 +91,7 @@ impl Run {
             vec![(self.what, load), ("rate", format!("{:.0}/s ({done} done{said})", self.rate_per_s))];
         pairs.extend(self.latency.iter().map(|latency| (latency.step, latency.text())));
         pairs.push(("commits", self.commits_text()));
+        pairs.push(("load", format!("took {:.0} % of one processor", self.generator_cpu * 100.0)));
         pairs.push(("errors", self.errors_text()));
         pairs
     }
@@ -98,9 +102,23 @@ impl Run {
     /// [`Failure::Failed`] that says what was wrong.
     pub(super) fn verdict(&self) -> Result<(), Failure> {
         match (self.done, self.errors.is_empty()) {
-            (0, _) => Err(failed(format!("nothing was done: {}", self.errors_text()))),
+            (0, _) => Err(failed(format!(
+                "nothing was done by {}: {}{}",
+                self.what,
+                self.errors_text(),
+                self.hint()
+            ))),
             (_, false) => Err(failed(format!("some operations do not count: {}", self.errors_text()))),
             (_, true) => Ok(()),
+        }
+    }
+
+    /// Why a node may lack the routes that are compared with.
+    fn hint(&self) -> &'static str {
+        if self.durability.is_none() && self.errors.contains_key("NOT_FOUND") {
+            "\n  a node serves /bench/… only with `chaos.enabled = true`; --spawn starts such a one"
+        } else {
+            ""
         }
     }
 
@@ -138,11 +156,18 @@ impl Comparison {
     }
 
     /// Adds a run of `kind`.
-    pub(super) fn add(&mut self, kind: &str, run: Run) {
+    ///
+    /// # Errors
+    /// If the run did nothing: then all that would follow is in vain.
+    pub(super) fn add(&mut self, kind: &str, run: Run) -> Result<(), Failure> {
+        if run.done == 0 {
+            return run.verdict();
+        }
         match self.kinds.iter_mut().find(|(name, _)| name == kind) {
             Some((_, runs)) => runs.push(run),
             None => self.kinds.push((kind.to_owned(), vec![run])),
         }
+        Ok(())
     }
 
     /// Every run's rate and 99th percentile, a row a round.
@@ -253,6 +278,7 @@ mod tests {
             latency: Vec::new(),
             commits: None,
             commits_per_s: None,
+            generator_cpu: 0.0,
             errors: BTreeMap::new(),
         }
     }
@@ -261,8 +287,8 @@ mod tests {
     fn ratios_are_of_medians() {
         let mut comparison = Comparison::new("enqueue");
         for (enqueue, empty) in [(50.0, 100.0), (10.0, 1000.0), (40.0, 80.0)] {
-            comparison.add("enqueue", run("enqueue", enqueue));
-            comparison.add("empty", run("empty", empty));
+            comparison.add("enqueue", run("enqueue", enqueue)).unwrap();
+            comparison.add("empty", run("empty", empty)).unwrap();
         }
         assert_eq!(comparison.summary().last().unwrap(), "enqueue = 40.0 % of empty");
         let (header, rows) = comparison.table();
@@ -287,6 +313,11 @@ mod tests {
         let mut idle = run("enqueue", 0.0);
         idle.done = 0;
         assert!(idle.verdict().is_err());
+        let mut without_routes = run("empty", 0.0);
+        without_routes.done = 0;
+        without_routes.errors.insert("NOT_FOUND".to_owned(), 3);
+        let error = Comparison::new("enqueue").add("empty", without_routes).unwrap_err();
+        assert!(error.to_string().contains("--spawn"), "{error}");
     }
 
     #[test]

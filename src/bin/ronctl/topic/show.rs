@@ -14,11 +14,29 @@ pub(super) fn plain(value: &Value) -> String {
     }
 }
 
+/// Fields that people look for first, in that order; all others follow by name.
+const FIRST: [&str; 12] = [
+    "msg_id",
+    "receipt",
+    "duplicate",
+    "durability",
+    "attempt",
+    "enqueued_at",
+    "deadline",
+    "ready",
+    "delayed",
+    "vis",
+    "dlq",
+    "oldest_age_ms",
+];
+
 /// The fields of an object, those of inner objects as `outer=inner …` on one line.
 #[must_use]
 pub(super) fn flat(object: &Value) -> Vec<(&str, String)> {
-    let fields = object.as_object().into_iter().flatten();
+    let mut fields: Vec<(&String, &Value)> = object.as_object().into_iter().flatten().collect();
+    fields.sort_by_key(|(name, _)| FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()));
     fields
+        .into_iter()
         .map(|(name, value)| {
             let text = match value.as_object() {
                 None => plain(value),
