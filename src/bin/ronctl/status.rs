@@ -17,7 +17,7 @@ pub(crate) struct Status {
     pub(crate) missing: Vec<String>,
     /// Topics and providers that crashed too often.
     #[serde(default)]
-    pub(crate) quarantined: Vec<String>,
+    pub(crate) quarantined: Vec<Value>,
     /// Build.
     pub(crate) version: String,
     /// `macronode` or `micronode`.
@@ -79,7 +79,8 @@ pub(crate) async fn run(mut client: Client, out: Output) -> Result<(), Failure> 
         pairs.insert(1, ("missing", status.missing.join(", ")));
     }
     if !status.quarantined.is_empty() {
-        pairs.push(("quarantined", status.quarantined.join(", ")));
+        let names: Vec<String> = status.quarantined.iter().map(plain).collect();
+        pairs.push(("quarantined", names.join(", ")));
     }
     let addresses = status.addresses.iter().map(|(name, at)| (name.as_str(), at.as_deref().unwrap_or("-")));
     pairs.extend(addresses.map(|(name, at)| (name, at.to_owned())));
