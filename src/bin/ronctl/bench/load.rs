@@ -122,24 +122,27 @@ impl Requests {
         let body: Vec<u8> = ambient::random::<64>().iter().copied().cycle().take(load.size).collect();
         let binary = "application/octet-stream";
         let post_to = |path: &str, body: &[u8]| post(&load.address, path, Some(&load.token), binary, body);
-        let paths = (0..load.topics).map(|topic| load.path(topic));
+        let each_topic = |what: fn(&Load, usize) -> String, body: &[u8]| -> Vec<Vec<u8>> {
+            (0..load.topics).map(|topic| post_to(&what(load, topic), body)).collect()
+        };
+        let enqueue = |load: &Load, topic| format!("{}/enqueue", load.path(topic));
         match work {
-            Work::Discard => Requests { first: vec![post_to("/bench/discard", &body)], recv: Vec::new() },
             Work::Empty => Requests {
                 first: vec![post(&load.address, "/bench/empty", None, binary, &[])],
                 recv: Vec::new(),
             },
-            Work::Enqueue => {
-                let first = paths.map(|path| post_to(&format!("{path}/enqueue"), &body)).collect();
-                Requests { first, recv: Vec::new() }
+            Work::Discard => {
+                let discard = |load: &Load, topic| format!("/bench/discard/{}", load.queue(topic));
+                Requests { first: each_topic(discard, &body), recv: Vec::new() }
             }
+            Work::Enqueue => Requests { first: each_topic(enqueue, &body), recv: Vec::new() },
             Work::Cycle => {
                 let want = br#"{"max_messages":1,"wait_ms":5000,"visibility_ms":60000}"#;
-                let recv = |path: String| {
-                    post(&load.address, &format!("{path}/recv"), Some(&load.token), "application/json", want)
+                let recv = |topic| {
+                    let path = format!("{}/recv", load.path(topic));
+                    post(&load.address, &path, Some(&load.token), "application/json", want)
                 };
-                let first = paths.clone().map(|path| post_to(&format!("{path}/enqueue"), &body)).collect();
-                Requests { first, recv: paths.map(recv).collect() }
+                Requests { first: each_topic(enqueue, &body), recv: (0..load.topics).map(recv).collect() }
             }
         }
     }
@@ -147,7 +150,11 @@ impl Requests {
 
 impl Load {
     fn path(&self, topic: usize) -> String {
-        format!("/v1/{}/{}{topic}", self.tenant, self.prefix)
+        format!("/v1/{}", self.queue(topic))
+    }
+
+    fn queue(&self, topic: usize) -> String {
+        format!("{}/{}{topic}", self.tenant, self.prefix)
     }
 }
 
