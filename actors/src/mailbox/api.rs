@@ -1,11 +1,27 @@
 //! What the network side asks of the mailbox: plain async calls that hide actors, admission and commits.
 
-use ron_core::envelope::Envelope;
-use ron_core::ids::{CorrId, MessageId, QueueKey, Tenant, Topic};
-use ron_core::message::NewMessage;
+use super::MailboxConfig;
+use super::MailboxObserver;
+use super::delivery::{Delivery, Granted};
+use super::directory::{Directory, Entry};
+use super::router::RouterMsg;
+use super::shard::ShardMsg;
+use crate::kernel::admission::{Admission, Full, Permit};
+use crate::kernel::handle::{CastError, Handle};
+use crate::store::{ReadFailure, Store};
+use ron_core::envelope::{DeliveryView, Envelope};
+use ron_core::ids::{MessageId, QueueKey, Slot, Tenant, Topic};
+use ron_core::message::{NewMessage, PutOutcome, StoredMessage};
 use ron_core::reason::{Reason, Refusal};
-use ron_core::shard::{NackMode, PeekState, Stats, Want};
+use ron_core::receipt::{Receipt, ReceiptError};
+use ron_core::shard::{Command, DeliveryRef, NackMode, PeekState, Peeked, Settings, Stats, WaiterId, Want};
+use ron_core::time::Clock;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How long a caller waits for an actor that is being started or restarted.
+const UP_WITHIN: Duration = Duration::from_secs(2);
 
 /// One accepted message of an enqueue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,18 +55,6 @@ pub enum Settle {
     },
 }
 
-/// Messages handed to a caller. Dropping it before [`Delivery::written`] gives them back at once.
-#[derive(Debug, Default)]
-pub struct Delivery {
-    /// What goes into the answer.
-    pub messages: Vec<Envelope>,
-}
-
-impl Delivery {
-    /// The answer has been handed to the connection: the leases stand.
-    pub fn written(self) {}
-}
-
 /// The state of one topic.
 #[derive(Debug, Clone)]
 pub struct TopicStat {
@@ -61,7 +65,7 @@ pub struct TopicStat {
     /// Age of the oldest ready message, ms.
     pub oldest_age_ms: u64,
     /// The settings in force.
-    pub settings: ron_core::shard::Settings,
+    pub settings: Settings,
     /// Idempotency window, ms.
     pub dedup_window_ms: u64,
 }
@@ -86,33 +90,156 @@ pub struct TopicRow {
 
 /// The mailbox, as the network side sees it. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Mailbox {}
+pub struct Mailbox {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    directory: Arc<Directory>,
+    router: Handle<RouterMsg>,
+    store: Store,
+    clock: Arc<dyn Clock>,
+    config: Arc<MailboxConfig>,
+    observer: Arc<dyn MailboxObserver>,
+}
 
 impl Mailbox {
+    /// A mailbox over these parts.
+    pub fn new(
+        directory: Arc<Directory>,
+        router: Handle<RouterMsg>,
+        store: Store,
+        clock: Arc<dyn Clock>,
+        config: Arc<MailboxConfig>,
+        observer: Arc<dyn MailboxObserver>,
+    ) -> Mailbox {
+        Mailbox { inner: Arc::new(Inner { directory, router, store, clock, config, observer }) }
+    }
+
+    /// All queues.
+    #[must_use]
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.inner.directory
+    }
+
+    /// Whether an accepted message survives the end of the process.
+    #[must_use]
+    pub fn durable(&self) -> bool {
+        self.inner.store.durable()
+    }
+
+    /// The idempotency window of topics without one of their own, ms; 0 = off.
+    #[must_use]
+    pub fn dedup_window_ms(&self) -> u64 {
+        self.inner.config.dedup_window_ms
+    }
+
     /// Stores messages; answers after their commit. One result a message, in order.
     ///
     /// # Errors
-    /// A [`Refusal`] of the whole request: queue full, store down, shard quarantined, draining.
+    /// A [`Refusal`] of the whole request: queue full, store down, shard quarantined.
     pub async fn enqueue(
         &self,
-        _queue: &QueueKey,
-        _messages: Vec<NewMessage>,
+        queue: &QueueKey,
+        messages: Vec<NewMessage>,
     ) -> Result<Vec<Result<Enqueued, Reason>>, Refusal> {
-        Err(Refusal::new(Reason::Internal, "not wired"))
+        let entry = self.inner.directory.get_or_create(queue).ok_or_else(|| {
+            Refusal::new(Reason::Backpressure, "the node holds as many topics as it may (mailbox.topics_max)")
+        })?;
+        let bytes = messages.iter().map(|message| message.payload.len()).sum();
+        let permit = admit(&entry.requests, bytes)?;
+        let (reply, answer) = oneshot::channel();
+        self.send(&entry, ShardMsg::Enqueue(messages, reply, permit)).await?;
+        let outcomes = received(answer.await)?;
+        let incarnation = self.inner.store.identity().incarnation;
+        let of = |outcome: PutOutcome| match outcome {
+            PutOutcome::Stored(at) => Ok(Enqueued {
+                msg_id: MessageId::new(at.enqueued, incarnation, at.slot),
+                duplicate: false,
+                other_body: false,
+            }),
+            PutOutcome::Duplicate { slot, enqueued, other_body } => {
+                let msg_id = MessageId::new(enqueued, incarnation, slot);
+                Ok(Enqueued { msg_id, duplicate: true, other_body })
+            }
+            PutOutcome::Conflict => Err(Reason::IdempotencyConflict),
+            PutOutcome::DedupFull => Err(Reason::Backpressure),
+        };
+        Ok(outcomes.into_iter().map(of).collect())
     }
 
-    /// Hands out messages, waiting up to `wait` for the first. Empty for a topic that does not exist.
+    /// Hands out messages, waiting up to `wait` for the first. Empty for a topic that nothing was sent to.
     ///
     /// # Errors
     /// A [`Refusal`]: too much in flight, store down, shard quarantined.
-    pub async fn recv(
-        &self,
-        _queue: &QueueKey,
-        _want: Want,
-        _wait: Duration,
-        _corr: &CorrId,
-    ) -> Result<Delivery, Refusal> {
-        Err(Refusal::new(Reason::Internal, "not wired"))
+    pub async fn recv(&self, queue: &QueueKey, want: Want, wait: Duration) -> Result<Delivery, Refusal> {
+        let entry = match self.inner.directory.get(queue) {
+            Some(entry) => entry,
+            None if wait.is_zero() => return Ok(Delivery::default()),
+            None => match self.inner.directory.get_or_create(queue) {
+                Some(entry) => entry,
+                None => return Ok(Delivery::default()),
+            },
+        };
+        let permit = admit(&entry.requests, 0)?;
+        let (reply, answer) = oneshot::channel();
+        let waiter = WaiterId(entry.next_waiter());
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        self.send(&entry, ShardMsg::Recv { waiter, want, wait_ms, reply, permit }).await?;
+        let mut guard = CancelOnDrop { entry: &entry, waiter: Some(waiter) };
+        let granted = received(answer.await);
+        guard.waiter = None;
+        match granted? {
+            Some(granted) => self.deliver(&entry, granted.0).await,
+            None => Ok(Delivery::default()),
+        }
+    }
+
+    async fn deliver(&self, entry: &Arc<Entry>, mut granted: Granted) -> Result<Delivery, Refusal> {
+        let slots: Vec<Slot> = granted.messages().iter().map(|leased| leased.slot).collect();
+        let bodies = self.inner.store.reader().fetch(slots).await;
+        let identity = self.inner.store.identity();
+        let now = self.inner.clock.now();
+        let mut messages = Vec::with_capacity(bodies.len());
+        let mut index = 0;
+        for body in bodies {
+            let leased = granted.messages()[index];
+            let delivery = DeliveryRef { slot: leased.slot, delivery: leased.delivery };
+            match body {
+                Ok(message) => {
+                    let receipt =
+                        Receipt::issue(&identity.receipt_key, identity.incarnation, &entry.key, delivery);
+                    let view = DeliveryView {
+                        receipt: Some(receipt),
+                        attempt: leased.attempt,
+                        delivery: leased.delivery,
+                        deadline: Some(leased.deadline),
+                        dead_letter: None,
+                    };
+                    self.inner.observer.delivered(now.since(message.enqueued) as f64 / 1e3);
+                    messages.push(self.envelope(&entry.key, &message, view));
+                    index += 1;
+                }
+                Err(ReadFailure::Damaged) => {
+                    granted.drop_message(index);
+                    tracing::error!(queue = %entry.key, "a record failed its checksum and goes to the DLQ");
+                    let _ = entry.handle.cast(ShardMsg::Corrupt(delivery));
+                }
+                Err(ReadFailure::Gone) => granted.drop_message(index),
+                Err(ReadFailure::Store) => {
+                    let refusal = Refusal::new(Reason::Storage, "the store cannot be read now; retry");
+                    return Err(refusal.without_effect());
+                }
+            }
+        }
+        Ok(Delivery { messages, granted: Some(granted) })
+    }
+
+    fn envelope(&self, queue: &QueueKey, message: &StoredMessage, view: DeliveryView) -> Envelope {
+        let incarnation = self.inner.store.identity().incarnation;
+        let msg_id = MessageId::new(message.enqueued, incarnation, message.slot);
+        Envelope::new(queue, msg_id.to_string(), message, view)
     }
 
     /// Settles deliveries; one result a receipt, in order, after the commit.
@@ -121,19 +248,73 @@ impl Mailbox {
     /// A [`Refusal`] of the whole request.
     pub async fn settle(
         &self,
-        _queue: &QueueKey,
-        _how: Settle,
-        _receipts: Vec<String>,
+        queue: &QueueKey,
+        how: Settle,
+        receipts: Vec<String>,
     ) -> Result<Vec<Result<(), Reason>>, Refusal> {
-        Err(Refusal::new(Reason::Internal, "not wired"))
+        let identity = self.inner.store.identity();
+        let open = |text: &String| {
+            Receipt::open(&identity.receipt_key, identity.incarnation, queue, text).map_err(|error| match error {
+                ReceiptError::Malformed => Reason::Malformed,
+                ReceiptError::Stale => Reason::StaleReceipt,
+            })
+        };
+        let opened: Vec<Result<DeliveryRef, Reason>> = receipts.iter().map(open).collect();
+        let deliveries: Vec<DeliveryRef> = opened.iter().filter_map(|one| one.as_ref().ok().copied()).collect();
+        let entry = self.inner.directory.get(queue).filter(|_| !deliveries.is_empty());
+        let settled = match entry {
+            Some(entry) => self.settle_at(&entry, how, deliveries).await?,
+            None => Vec::new(),
+        };
+        let mut settled = settled.into_iter();
+        let merge = |one: Result<DeliveryRef, Reason>| match one {
+            Ok(_) => settled.next().unwrap_or(Err(Reason::StaleReceipt)),
+            Err(reason) => Err(reason),
+        };
+        Ok(opened.into_iter().map(merge).collect())
+    }
+
+    async fn settle_at(
+        &self,
+        entry: &Arc<Entry>,
+        how: Settle,
+        deliveries: Vec<DeliveryRef>,
+    ) -> Result<Vec<Result<(), Reason>>, Refusal> {
+        let command = match how {
+            Settle::Ack => Command::Ack { deliveries },
+            Settle::Nack { mode, delay_ms, note } => {
+                Command::Nack { deliveries, mode, delay_ms, note, entropy: 0 }
+            }
+            Settle::Extend { visibility_ms } => Command::Extend { deliveries, visibility_ms },
+        };
+        let permit = admit(&entry.settles, 0)?;
+        let (reply, answer) = oneshot::channel();
+        self.send(entry, ShardMsg::Settle(command, reply, permit)).await?;
+        received(answer.await)
     }
 
     /// The topic's figures.
     ///
     /// # Errors
     /// NOT_FOUND for a topic never used; otherwise as for [`Mailbox::recv`].
-    pub async fn stat(&self, _queue: &QueueKey) -> Result<TopicStat, Refusal> {
-        Err(Refusal::new(Reason::Internal, "not wired"))
+    pub async fn stat(&self, queue: &QueueKey) -> Result<TopicStat, Refusal> {
+        let entry = self.existing(queue)?;
+        let (reply, answer) = oneshot::channel();
+        self.send(&entry, ShardMsg::Stat(reply)).await?;
+        let (stats, dedup_keys, settings) = received(answer.await)?;
+        let now = self.inner.clock.now();
+        Ok(TopicStat {
+            stats,
+            dedup_keys,
+            oldest_age_ms: stats.oldest_enqueued.map_or(0, |at| now.since(at)),
+            settings,
+            dedup_window_ms: self.inner.config.dedup_window_ms,
+        })
+    }
+
+    fn existing(&self, queue: &QueueKey) -> Result<Arc<Entry>, Refusal> {
+        let entry = self.inner.directory.get(queue).filter(|entry| entry.exists());
+        entry.ok_or_else(|| Refusal::new(Reason::NotFound, "nothing was ever sent to this topic"))
     }
 
     /// A page of messages without leasing them.
@@ -142,24 +323,164 @@ impl Mailbox {
     /// NOT_FOUND for a topic never used, MALFORMED for a cursor that is not ours.
     pub async fn peek(
         &self,
-        _queue: &QueueKey,
-        _state: PeekState,
-        _limit: u32,
-        _cursor: Option<&str>,
+        queue: &QueueKey,
+        state: PeekState,
+        limit: u32,
+        cursor: Option<&str>,
     ) -> Result<PeekPage, Refusal> {
-        Err(Refusal::new(Reason::Internal, "not wired"))
+        let entry = self.existing(queue)?;
+        let after = cursor.map(|text| read_cursor(state, text)).transpose()?;
+        let (reply, answer) = oneshot::channel();
+        let limit = limit as usize;
+        self.send(&entry, ShardMsg::Peek(state, after, limit, reply)).await?;
+        let page: Vec<Peeked> = received(answer.await)?;
+        let cursor = page.last().filter(|_| page.len() == limit).map(|last| write_cursor(state, last.sort_key));
+        let slots: Vec<Slot> = page.iter().map(|seen| seen.slot).collect();
+        let letters = match state {
+            PeekState::Dlq => self.inner.store.reader().letters(entry.shard, slots.clone()).await,
+            PeekState::Ready | PeekState::Delayed | PeekState::Vis => vec![None; slots.len()],
+        };
+        let bodies = self.inner.store.reader().fetch(slots).await;
+        let mut messages = Vec::with_capacity(page.len());
+        for ((seen, letter), body) in page.into_iter().zip(letters).zip(bodies) {
+            let view = DeliveryView {
+                receipt: None,
+                attempt: seen.attempt,
+                delivery: seen.delivery,
+                deadline: seen.deadline,
+                dead_letter: letter,
+            };
+            match body {
+                Ok(message) => messages.push(self.envelope(&entry.key, &message, view)),
+                // Gone since the page was taken, or damaged: a peek shows what it can vouch for.
+                Err(ReadFailure::Gone | ReadFailure::Damaged) => {}
+                Err(ReadFailure::Store) => {
+                    return Err(Refusal::new(Reason::Storage, "the store cannot be read now; retry"));
+                }
+            }
+        }
+        Ok(PeekPage { messages, cursor })
     }
 
     /// The tenant's topics after `cursor`, in name order, at most `limit`.
     ///
     /// # Errors
-    /// As for [`Mailbox::recv`].
-    pub async fn topics(
+    /// MALFORMED for a cursor that is not a topic's name.
+    pub fn topics(
         &self,
-        _tenant: &Tenant,
-        _cursor: Option<&str>,
-        _limit: u32,
+        tenant: &Tenant,
+        cursor: Option<&str>,
+        limit: usize,
     ) -> Result<(Vec<TopicRow>, Option<String>), Refusal> {
-        Err(Refusal::new(Reason::Internal, "not wired"))
+        let after = match cursor {
+            None => None,
+            Some(text) => {
+                let topic = Topic::parse(text)
+                    .map_err(|_| Refusal::new(Reason::Malformed, "cursor: not one of this listing"))?;
+                Some(QueueKey { tenant: tenant.clone(), topic })
+            }
+        };
+        let entries = self.inner.directory.of_tenant(tenant, after.as_ref(), limit);
+        let next = entries.last().filter(|_| entries.len() == limit).map(|entry| entry.key.topic.to_string());
+        let row = |entry: Arc<Entry>| TopicRow { topic: entry.key.topic.clone(), stats: entry.figures.stats() };
+        Ok((entries.into_iter().map(row).collect(), next))
+    }
+
+    /// Ends all long polls, empty: the node drains.
+    pub fn end_waits(&self) {
+        // Without a router there is nobody who could be waiting for long.
+        let _ = self.inner.router.cast(RouterMsg::EndWaits);
+    }
+
+    /// Brings a message to the queue's actor, starting it if need be.
+    async fn send(&self, entry: &Arc<Entry>, message: ShardMsg) -> Result<(), Refusal> {
+        let message = match entry.handle.cast(message) {
+            Ok(()) => return Ok(()),
+            Err(CastError::Quarantined(_)) => return Err(quarantined()),
+            Err(CastError::Down(message)) => message,
+        };
+        // It was never started, or is being restarted: the router finds out which.
+        let (reply, up) = oneshot::channel();
+        let router = self.inner.router.wait_up(UP_WITHIN).await.map_err(|_| restarting())?;
+        router.cast(RouterMsg::Wake(entry.clone(), reply)).map_err(|_| restarting())?;
+        // An error says that the router died: then the queue's actor is not up, which is seen next.
+        let _ = up.await;
+        let actor = entry.handle.wait_up(UP_WITHIN).await.map_err(|_| {
+            if entry.is_quarantined() { quarantined() } else { restarting() }
+        })?;
+        actor.cast(message).map_err(|_| restarting())
+    }
+}
+
+struct CancelOnDrop<'a> {
+    entry: &'a Arc<Entry>,
+    waiter: Option<WaiterId>,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(waiter) = self.waiter {
+            // If the actor is down, its waiting receives are gone with it.
+            let _ = self.entry.handle.cast(ShardMsg::CancelRecv(waiter));
+        }
+    }
+}
+
+fn admit(admission: &Admission, bytes: usize) -> Result<Permit, Refusal> {
+    admission.try_acquire(bytes).map_err(|full| {
+        let text = match full {
+            Full::Count => "too many requests wait at this queue; retry later",
+            Full::Bytes => "too many bytes wait at this queue; retry later",
+        };
+        Refusal::new(Reason::Backpressure, text)
+    })
+}
+
+fn restarting() -> Refusal {
+    Refusal::new(Reason::DownstreamUnavailable, "the queue is restarting; retry").without_effect()
+}
+
+fn quarantined() -> Refusal {
+    let text = "the queue is quarantined after repeated failures; an operator must release it";
+    Refusal::new(Reason::DownstreamUnavailable, text).without_effect().retry_after(10_000)
+}
+
+/// An actor that died with the request aboard leaves its outcome unknown.
+fn received<T>(answer: Result<Result<T, Refusal>, oneshot::error::RecvError>) -> Result<T, Refusal> {
+    let lost = "the queue failed while it had the request; retry with the same idempotency key";
+    answer.unwrap_or_else(|_| Err(Refusal::new(Reason::DownstreamUnavailable, lost)))
+}
+
+const fn state_tag(state: PeekState) -> char {
+    match state {
+        PeekState::Ready => 'r',
+        PeekState::Delayed => 'd',
+        PeekState::Vis => 'v',
+        PeekState::Dlq => 'x',
+    }
+}
+
+fn write_cursor(state: PeekState, (key, slot): (u64, Slot)) -> String {
+    format!("{}{key:x}-{:x}", state_tag(state), slot.0)
+}
+
+fn read_cursor(state: PeekState, text: &str) -> Result<(u64, Slot), Refusal> {
+    let parse = || {
+        let (key, slot) = text.strip_prefix(state_tag(state))?.split_once('-')?;
+        Some((u64::from_str_radix(key, 16).ok()?, Slot(u64::from_str_radix(slot, 16).ok()?)))
+    };
+    parse().ok_or_else(|| Refusal::new(Reason::Malformed, "cursor: not one of this walk"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_round_trip_and_belong_to_their_state() {
+        let text = write_cursor(PeekState::Vis, (7, Slot(99)));
+        assert_eq!(read_cursor(PeekState::Vis, &text), Ok((7, Slot(99))));
+        assert!(read_cursor(PeekState::Dlq, &text).is_err());
+        assert!(read_cursor(PeekState::Vis, "vzz").is_err());
     }
 }

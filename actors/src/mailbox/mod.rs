@@ -1,3 +1,68 @@
-//! The mailbox service: one shard actor per (tenant, topic), found through a directory.
+//! The mailbox service: one shard actor per (tenant, topic), created at first use and found through a directory.
+//!
+//! Decides nothing: the queue is `ron_core::shard`, durability is the store's. Knows interop only as a caller of
+//! [`Mailbox`].
 
 pub mod api;
+mod delivery;
+pub mod directory;
+mod figures;
+pub mod router;
+pub mod shard;
+pub mod waiting;
+
+pub use api::{Enqueued, Mailbox, PeekPage, Settle, TopicRow, TopicStat};
+pub use delivery::Delivery;
+pub use directory::Directory;
+pub use figures::{QueueCounters, QueueFigures};
+pub use router::{Router, RouterArgs, RouterMsg};
+pub use shard::{ShardActor, ShardArgs, ShardMsg};
+
+use ron_core::shard::Settings;
+use std::fmt;
+
+/// How a mailbox is run.
+#[derive(Debug, Clone)]
+pub struct MailboxConfig {
+    /// The settings of a topic that has none of its own.
+    pub settings: Settings,
+    /// Idempotency window, ms; 0 = keys are ignored.
+    pub dedup_window_ms: u64,
+    /// Sends and receives waiting at one shard.
+    pub shard_requests_max: usize,
+    /// Payload bytes of sends waiting at one shard.
+    pub shard_bytes_max: usize,
+    /// Acks, nacks and extends waiting at one shard: a budget of their own, since settling is never refused
+    /// for the sake of sends.
+    pub shard_settles_max: usize,
+    /// How long a shard is idle before it gives its memory back, ms.
+    pub park_after_ms: u64,
+    /// Topics of the node.
+    pub topics_max: usize,
+}
+
+impl Default for MailboxConfig {
+    fn default() -> MailboxConfig {
+        MailboxConfig {
+            settings: Settings::default(),
+            dedup_window_ms: 300_000,
+            shard_requests_max: 8_192,
+            shard_bytes_max: 64 << 20,
+            shard_settles_max: 8_192,
+            park_after_ms: 60_000,
+            topics_max: 100_000,
+        }
+    }
+}
+
+/// Who is told what happens to messages, for the metrics and the bus.
+pub trait MailboxObserver: Send + Sync + fmt::Debug {
+    /// A message was handed out `seconds` after it was enqueued.
+    fn delivered(&self, seconds: f64);
+    /// A record failed its checksum on the way out.
+    fn integrity_failed(&self);
+    /// Messages went to a DLQ.
+    fn dead_lettered(&self, queue: &ron_core::ids::QueueKey, n: u64);
+    /// Deliveries ran out of time and are ready again.
+    fn requeued(&self, queue: &ron_core::ids::QueueKey, n: u64);
+}

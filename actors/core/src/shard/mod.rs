@@ -1,13 +1,37 @@
 //! The queue state machine of one (tenant, topic): ready, delayed, in flight, dead (SPEC §4).
 //!
-//! `Shard` is a cache of the store: it is rebuilt from [`Recovered`] messages and changes only through
-//! [`Shard::apply`] and [`Shard::committed`]. What must become durable comes out as [`StateOp`]s; the caller
-//! commits them and answers only then. It never reads a clock and never draws a random number.
+//! `Shard` is a cache of the store: it is rebuilt by [`Recovery`] from [`Recovered`](crate::message::Recovered)
+//! messages and changes only through [`Shard::apply`] and [`Shard::committed`]. What must become durable comes
+//! out as [`StateOp`]s; the caller commits them and answers only then. It never reads a clock and never draws a
+//! random number.
+//!
+//! Ready messages are served in slot order, so a message that comes back (timeout, nack, end of a delay) stands
+//! at its old place, before and after a restart. Plain ones (no TTL, never handed out) are [`fresh::Fresh`] runs
+//! of a few bytes each; all others have a [`Msg`] in the one map that says where they are.
+//!
+//! Time only moves in [`Shard::apply`]. A settling command is judged first and time is advanced after it, so
+//! a consumer that is a moment late is not robbed by the timer; a receive advances time before it is served.
+//! The invariants are listed in [`invariants`].
+
+mod fresh;
+mod invariants;
+mod look;
+mod recover;
+mod recv;
+mod settle;
+mod tick;
+
+#[cfg(test)]
+mod tests;
+
+pub use invariants::Violation;
+pub use recover::Recovery;
 
 use crate::ids::Slot;
-use crate::message::{PutOutcome, StateOp};
+use crate::message::{MsgState, Phase, PutOutcome, Settled, StateOp, StoredAt};
 use crate::reason::{Reason, Refusal};
 use crate::time::Millis;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The settings of one topic that the state machine obeys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +223,7 @@ pub struct Counts {
 }
 
 /// What one command changed.
+#[must_use = "its ops must be committed and its callers answered"]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// To be made durable, in order.
@@ -264,6 +289,300 @@ pub struct Peeked {
 /// The outcomes of a ticket's puts, as the store reports them.
 pub type PutOutcomes<'a> = &'a [PutOutcome];
 
+impl Step {
+    fn empty() -> Step {
+        Step {
+            ops: Vec::new(),
+            ticket: None,
+            reply: Reply::None,
+            grants: Vec::new(),
+            empty_handed: Vec::new(),
+            counts: Counts::default(),
+        }
+    }
+}
+
+/// A live message that is not plain fresh.
+#[derive(Debug, Clone, Copy)]
+struct Msg {
+    /// The lease's deadline or the delay's due time; 0 when ready.
+    at: Millis,
+    enqueued: Millis,
+    /// End of its TTL; [`Millis::NEVER`] if it has none.
+    expires: Millis,
+    len: u32,
+    attempt: u32,
+    delivery: u32,
+    settled: Settled,
+    noted: bool,
+}
+
+impl Msg {
+    /// A message that was never handed out.
+    fn new(stored: &StoredAt) -> Msg {
+        Msg {
+            at: Millis(0),
+            enqueued: stored.enqueued,
+            expires: stored.expires.unwrap_or(Millis::NEVER),
+            len: stored.len,
+            attempt: 0,
+            delivery: 0,
+            settled: Settled::No,
+            noted: false,
+        }
+    }
+
+    /// What the store keeps of it.
+    fn state(&self, phase: Phase) -> MsgState {
+        MsgState {
+            phase,
+            at: self.at,
+            attempt: self.attempt,
+            delivery: self.delivery,
+            settled: self.settled,
+            noted: self.noted,
+        }
+    }
+}
+
+/// What is kept of a dead letter, so that its receipts are judged without reading the store.
+#[derive(Debug, Clone, Copy)]
+struct Corpse {
+    attempt: u32,
+    delivery: u32,
+    settled: Settled,
+}
+
+/// What the shard has seen in its life; recovered messages count as accepted. For invariant Q1.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    accepted: u64,
+    acked: u64,
+    expired: u64,
+}
+
+/// How long a commit of deliveries or settlings may be owed before lease clocks stand still, ms: what a
+/// stalled disk keeps from its consumers must not use up their attempts.
+const STALL_MS: u64 = 1_000;
+
 /// The state machine.
 #[derive(Debug)]
-pub struct Shard {}
+pub struct Shard {
+    settings: Settings,
+    /// Ready, never handed out, without TTL.
+    fresh: fresh::Fresh,
+    /// Ready, all others.
+    returned: BTreeMap<Slot, Msg>,
+    leased: BTreeMap<Slot, Msg>,
+    delayed: BTreeMap<Slot, Msg>,
+    dead: BTreeMap<Slot, Corpse>,
+    /// Of `leased`.
+    deadlines: BTreeSet<(Millis, Slot)>,
+    /// Of `delayed`.
+    dues: BTreeSet<(Millis, Slot)>,
+    /// Of `returned`, those with a TTL.
+    expiring: BTreeSet<(Millis, Slot)>,
+    waiters: recv::Waiters,
+    /// Enqueues whose outcome is owed, with what they reserved.
+    puts: VecDeque<(Ticket, u32)>,
+    /// Ops whose commit is owed, with when they were given.
+    writes: VecDeque<(Ticket, Millis)>,
+    /// Sum over `puts`.
+    reserved: u64,
+    next_ticket: u64,
+    /// Leases that recovery moved and that are not yet written so, and since when.
+    moved: Vec<Slot>,
+    recovered_at: Millis,
+    tally: Tally,
+}
+
+impl Shard {
+    /// An empty shard.
+    #[must_use]
+    pub fn new(settings: Settings) -> Shard {
+        Shard {
+            settings,
+            fresh: fresh::Fresh::default(),
+            returned: BTreeMap::new(),
+            leased: BTreeMap::new(),
+            delayed: BTreeMap::new(),
+            dead: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            dues: BTreeSet::new(),
+            expiring: BTreeSet::new(),
+            waiters: recv::Waiters::default(),
+            puts: VecDeque::new(),
+            writes: VecDeque::new(),
+            reserved: 0,
+            next_ticket: 0,
+            moved: Vec::new(),
+            recovered_at: Millis(0),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Applies one command at `now`, which never falls from call to call.
+    pub fn apply(&mut self, now: Millis, command: Command) -> Step {
+        let mut step = Step::empty();
+        match command {
+            Command::Enqueue { count } => {
+                self.reserve(count, &mut step);
+                return step;
+            }
+            Command::CancelRecv { waiter } => {
+                self.waiters.remove(waiter);
+                return step;
+            }
+            Command::Recv { waiter, want, until } => {
+                self.advance(now, &mut step);
+                self.recv(now, waiter, want, until, &mut step);
+            }
+            Command::Ack { deliveries } => {
+                let results = deliveries.iter().map(|&d| self.ack(d, &mut step)).collect();
+                step.reply = Reply::Settled(results);
+                self.advance(now, &mut step);
+            }
+            Command::Nack { deliveries, mode, delay_ms, note, entropy } => {
+                let nack = settle::Nack { mode, delay_ms, note, entropy };
+                let results = deliveries.iter().map(|&d| self.nack(now, d, &nack, &mut step)).collect();
+                step.reply = Reply::Settled(results);
+                self.advance(now, &mut step);
+            }
+            Command::Extend { deliveries, visibility_ms } => {
+                let deadline = now.plus(visibility_ms);
+                let results = deliveries.iter().map(|&d| self.extend(d, deadline, &mut step)).collect();
+                step.reply = Reply::Settled(results);
+                self.advance(now, &mut step);
+            }
+            Command::Corrupt { delivery } => {
+                self.corrupt(now, delivery, &mut step);
+                self.advance(now, &mut step);
+            }
+            Command::Tick => self.advance(now, &mut step),
+        }
+        self.owe(now, &mut step);
+        step
+    }
+
+    /// The commit of `ticket` is done. For an enqueue, `stored` is what became of its messages, in their
+    /// order; otherwise it is empty. May hand messages to waiting receives, with a ticket of their own.
+    pub fn committed(&mut self, now: Millis, ticket: Ticket, stored: PutOutcomes<'_>) -> Step {
+        let mut step = Step::empty();
+        if let Ok(i) = self.writes.binary_search_by_key(&ticket, |&(t, _)| t) {
+            self.writes.remove(i);
+        }
+        if let Ok(i) = self.puts.binary_search_by_key(&ticket, |&(t, _)| t)
+            && let Some((_, count)) = self.puts.remove(i)
+        {
+            self.reserved -= u64::from(count);
+            for outcome in stored {
+                match outcome {
+                    PutOutcome::Stored(at) => self.accept(now, at),
+                    PutOutcome::Duplicate { .. } | PutOutcome::Conflict | PutOutcome::DedupFull => {}
+                }
+            }
+        }
+        self.advance(now, &mut step);
+        self.owe(now, &mut step);
+        step
+    }
+
+    /// Whether a commit is owed. While it is, what the shard says may rest on what is not yet durable: every
+    /// reply has to ride behind the pending commits.
+    #[must_use]
+    pub fn uncommitted(&self) -> bool {
+        !(self.puts.is_empty() && self.writes.is_empty())
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Replaces the settings. They hold for what happens from now on; follow it with a [`Command::Tick`], since
+    /// room for more messages in flight may serve receives that wait.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    fn reserve(&mut self, count: u32, step: &mut Step) {
+        if self.depth().saturating_add(u64::from(count)) > self.settings.max_depth {
+            let text = "the topic is full (max_depth): receive and ack messages first";
+            step.reply = Reply::Refused(Refusal::new(Reason::Backpressure, text));
+            return;
+        }
+        let ticket = self.ticket();
+        self.reserved += u64::from(count);
+        self.puts.push_back((ticket, count));
+        step.ticket = Some(ticket);
+        step.reply = Reply::Reserved;
+    }
+
+    /// Takes in a message that the store has just written.
+    fn accept(&mut self, now: Millis, stored: &StoredAt) {
+        self.tally.accepted += 1;
+        let mut msg = Msg::new(stored);
+        match stored.due {
+            Some(due) if due > now => {
+                msg.at = due;
+                self.file_delayed(stored.slot, msg);
+            }
+            _ => self.file_ready(stored.slot, msg),
+        }
+    }
+
+    /// Gives the step a ticket if it has something to be written.
+    fn owe(&mut self, now: Millis, step: &mut Step) {
+        if !step.ops.is_empty() {
+            let ticket = self.ticket();
+            self.writes.push_back((ticket, now));
+            step.ticket = Some(ticket);
+        }
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket(self.next_ticket)
+    }
+
+    /// What counts towards `max_depth`.
+    fn depth(&self) -> u64 {
+        let live = self.fresh.len() + self.returned.len() + self.delayed.len() + self.leased.len();
+        live as u64 + self.reserved
+    }
+
+    fn file_ready(&mut self, slot: Slot, mut msg: Msg) {
+        msg.at = Millis(0);
+        let plain = msg.delivery == 0 && msg.expires == Millis::NEVER;
+        if plain && self.fresh.push(slot, msg.enqueued, msg.len) {
+            return;
+        }
+        if msg.expires != Millis::NEVER {
+            self.expiring.insert((msg.expires, slot));
+        }
+        self.returned.insert(slot, msg);
+    }
+
+    fn file_delayed(&mut self, slot: Slot, msg: Msg) {
+        self.dues.insert((msg.at, slot));
+        self.delayed.insert(slot, msg);
+    }
+
+    fn file_leased(&mut self, slot: Slot, msg: Msg) {
+        self.deadlines.insert((msg.at, slot));
+        self.leased.insert(slot, msg);
+    }
+
+    fn take_returned(&mut self, slot: Slot) -> Option<Msg> {
+        let msg = self.returned.remove(&slot)?;
+        self.expiring.remove(&(msg.expires, slot));
+        Some(msg)
+    }
+
+    fn take_leased(&mut self, slot: Slot) -> Option<Msg> {
+        let msg = self.leased.remove(&slot)?;
+        self.deadlines.remove(&(msg.at, slot));
+        Some(msg)
+    }
+}

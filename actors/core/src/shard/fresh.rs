@@ -1,0 +1,124 @@
+//! Ready messages that were never handed out and have no TTL: runs of neighbours in one chunk, 16 bytes a run
+//! and 4 bytes a message (its length, because a receive bounds bytes). They only leave at the front.
+
+use crate::ids::Slot;
+use crate::time::Millis;
+use std::collections::VecDeque;
+
+/// Neighbours in one chunk, and so enqueued at one time.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    first: Slot,
+    /// Enqueue time (48 bit, ms) and number of messages (16 bit).
+    packed: u64,
+}
+
+impl Run {
+    fn new(first: Slot, enqueued: Millis) -> Run {
+        Run { first, packed: (enqueued.0 << 16) | 1 }
+    }
+
+    fn len(self) -> u16 {
+        (self.packed & 0xffff) as u16
+    }
+
+    fn enqueued(self) -> Millis {
+        Millis(self.packed >> 16)
+    }
+
+    /// The slot after the last one.
+    fn end(self) -> u64 {
+        self.first.0 + u64::from(self.len())
+    }
+}
+
+/// The first of the fresh messages.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Front {
+    pub(super) slot: Slot,
+    pub(super) enqueued: Millis,
+    pub(super) len: u32,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Fresh {
+    runs: VecDeque<Run>,
+    lens: VecDeque<u32>,
+}
+
+impl Fresh {
+    pub(super) fn len(&self) -> usize {
+        self.lens.len()
+    }
+
+    /// Adds a message behind all others. `false`, and nothing is changed, if its place is not there.
+    pub(super) fn push(&mut self, slot: Slot, enqueued: Millis, len: u32) -> bool {
+        match self.runs.back_mut() {
+            Some(last) if slot.0 < last.end() => return false,
+            Some(last)
+                if slot.0 == last.end()
+                    && slot.chunk() == last.first.chunk()
+                    && enqueued == last.enqueued()
+                    && last.len() < u16::MAX =>
+            {
+                last.packed += 1;
+            }
+            _ => self.runs.push_back(Run::new(slot, enqueued)),
+        }
+        self.lens.push_back(len);
+        true
+    }
+
+    pub(super) fn front(&self) -> Option<Front> {
+        let run = self.runs.front()?;
+        Some(Front { slot: run.first, enqueued: run.enqueued(), len: *self.lens.front()? })
+    }
+
+    pub(super) fn pop_front(&mut self) -> Option<Front> {
+        let front = self.front()?;
+        self.lens.pop_front();
+        if let Some(run) = self.runs.front_mut() {
+            run.first = run.first.forward(1);
+            run.packed -= 1;
+            if run.len() == 0 {
+                self.runs.pop_front();
+            }
+        }
+        give_back(&mut self.lens);
+        give_back(&mut self.runs);
+        Some(front)
+    }
+
+    pub(super) fn contains(&self, slot: Slot) -> bool {
+        let i = self.runs.partition_point(|run| run.end() <= slot.0);
+        self.runs.get(i).is_some_and(|run| run.first <= slot)
+    }
+
+    /// The slots from `from` on, rising.
+    pub(super) fn from(&self, from: Slot) -> impl Iterator<Item = Slot> {
+        let i = self.runs.partition_point(|run| run.end() <= from.0);
+        let runs = self.runs.range(i..);
+        runs.flat_map(move |run| (run.first.0.max(from.0)..run.end()).map(Slot))
+    }
+
+    /// Bytes on the heap.
+    #[cfg(test)]
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.runs.capacity() * size_of::<Run>() + self.lens.capacity() * size_of::<u32>()
+    }
+
+    /// Whether the runs rise, do not touch, and have a length for each message.
+    pub(super) fn consistent(&self) -> bool {
+        let rising = self.runs.iter().zip(self.runs.iter().skip(1)).all(|(a, b)| a.end() <= b.first.0);
+        let counted: usize = self.runs.iter().map(|run| usize::from(run.len())).sum();
+        rising && counted == self.lens.len() && self.runs.iter().all(|run| run.len() > 0)
+    }
+}
+
+/// Returns memory of a queue that has shrunk to a quarter; amortised over the removals before it.
+fn give_back<T>(queue: &mut VecDeque<T>) {
+    if queue.capacity() > 1024 && queue.len() * 4 < queue.capacity() {
+        queue.shrink_to(queue.len() * 2);
+    }
+}

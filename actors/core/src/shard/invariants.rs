@@ -1,0 +1,92 @@
+//! What always holds between two commands. The tests check it after each one; it walks everything.
+//!
+//! | id | invariant |
+//! |---|---|
+//! | Q1 | accepted = acked + expired + ready + delayed + in flight + dead |
+//! | Q2 | a message is in exactly one place |
+//! | Q3 | every lease, delay and ready TTL is in its time index once, and nothing else is |
+//! | Q4 | a receive waits only while nothing is ready or too much is in flight |
+//! | Q5 | what waits is known under one name, one turn, one end |
+//! | Q6 | room reserved = the sum of what enqueues still owe |
+//! | Q7 | attempt ≤ delivery; in flight means handed out and not settled |
+//! | Q8 | fresh runs rise and have a length for each message |
+
+use super::{Msg, Shard};
+use crate::ids::Slot;
+use crate::message::Settled;
+use crate::time::Millis;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// An invariant that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{id}: {text}")]
+pub struct Violation {
+    /// Which, as in the table of this module.
+    pub id: &'static str,
+    /// What was found.
+    pub text: String,
+}
+
+fn ensure(holds: bool, id: &'static str, text: impl FnOnce() -> String) -> Result<(), Violation> {
+    if holds { Ok(()) } else { Err(Violation { id, text: text() }) }
+}
+
+impl Shard {
+    /// Checks all invariants; O(messages that are not fresh), and O(runs).
+    ///
+    /// # Errors
+    /// The first one that does not hold.
+    pub fn check(&self) -> Result<(), Violation> {
+        let stats = self.stats();
+        let live = stats.ready + stats.delayed + stats.vis + stats.dlq;
+        ensure(self.tally.accepted == self.tally.acked + self.tally.expired + live, "Q1", || {
+            format!("{:?} but {stats:?}", self.tally)
+        })?;
+        self.check_places()?;
+        index_matches("deadlines", &self.leased, &self.deadlines, |msg| Some(msg.at))?;
+        index_matches("dues", &self.delayed, &self.dues, |msg| Some(msg.at))?;
+        let ttl = |msg: &Msg| (msg.expires != Millis::NEVER).then_some(msg.expires);
+        index_matches("expiring", &self.returned, &self.expiring, ttl)?;
+        ensure(self.waiters.is_empty() || stats.ready == 0 || self.room() == 0, "Q4", || {
+            format!("{} receives wait while {} are ready", self.waiters.len(), stats.ready)
+        })?;
+        ensure(self.waiters.consistent(), "Q5", || format!("{:?}", self.waiters))?;
+        let owed: u64 = self.puts.iter().map(|&(_, count)| u64::from(count)).sum();
+        ensure(self.reserved == owed, "Q6", || format!("{} reserved, {owed} owed", self.reserved))?;
+        self.check_counters()?;
+        ensure(self.fresh.consistent(), "Q8", || "fresh runs".to_owned())
+    }
+
+    fn check_places(&self) -> Result<(), Violation> {
+        let mut seen = BTreeSet::new();
+        let maps = [&self.returned, &self.leased, &self.delayed];
+        let slots = maps.into_iter().flat_map(|map| map.keys()).chain(self.dead.keys());
+        for &slot in slots {
+            let once = seen.insert(slot) && !self.fresh.contains(slot);
+            ensure(once, "Q2", || format!("{slot:?} is in two places"))?;
+        }
+        Ok(())
+    }
+
+    fn check_counters(&self) -> Result<(), Violation> {
+        let maps = [&self.returned, &self.leased, &self.delayed];
+        for (slot, msg) in maps.into_iter().flatten() {
+            ensure(msg.attempt <= msg.delivery, "Q7", || format!("{slot:?} {msg:?}"))?;
+        }
+        for (slot, msg) in &self.leased {
+            let out = msg.attempt > 0 && msg.settled == Settled::No;
+            ensure(out, "Q7", || format!("{slot:?} in flight as {msg:?}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn index_matches(
+    name: &str,
+    map: &BTreeMap<Slot, Msg>,
+    index: &BTreeSet<(Millis, Slot)>,
+    time: impl Fn(&Msg) -> Option<Millis>,
+) -> Result<(), Violation> {
+    let expected: BTreeSet<_> = map.iter().filter_map(|(&slot, msg)| Some((time(msg)?, slot))).collect();
+    ensure(&expected == index, "Q3", || format!("{name}: {index:?} instead of {expected:?}"))
+}

@@ -1,0 +1,79 @@
+//! Rebuilding a shard from what the store holds.
+
+use super::{Corpse, Msg, Settings, Shard};
+use crate::message::{Phase, Recovered};
+use crate::time::Millis;
+
+/// Least time a lease has left when the shard is back, if the topic's own visibility is not shorter, ms.
+const LEASE_LEFT_MS: u64 = 5_000;
+
+/// Takes the live messages of a shard one by one, in slot order, and becomes the shard.
+///
+/// Lease clocks stand still while nobody could ack (SPEC §4.2): a lease that was in flight when the shard went
+/// down keeps the time it had left, and at least 5 s or the topic's visibility. The next [`super::Command::Tick`]
+/// writes that down. Delays and TTLs run on.
+#[derive(Debug)]
+pub struct Recovery {
+    shard: Shard,
+    now: Millis,
+    stood_still_ms: u64,
+}
+
+impl Recovery {
+    /// Begins at `now`, after `stood_still_ms` in which the shard could not commit.
+    #[must_use]
+    pub fn new(settings: Settings, now: Millis, stood_still_ms: u64) -> Recovery {
+        let mut shard = Shard::new(settings);
+        shard.recovered_at = now;
+        Recovery { shard, now, stood_still_ms }
+    }
+
+    /// Takes one message; slots rise from call to call.
+    pub fn push(&mut self, found: Recovered) {
+        let slot = found.stored.slot;
+        let mut msg = Msg::new(&found.stored);
+        let Some(state) = found.state else {
+            return self.shard.accept(self.now, &found.stored);
+        };
+        self.shard.tally.accepted += 1;
+        msg.at = state.at;
+        msg.attempt = state.attempt;
+        msg.delivery = state.delivery;
+        msg.settled = state.settled;
+        msg.noted = state.noted;
+        match state.phase {
+            Phase::Leased => self.push_leased(slot, msg),
+            Phase::Delayed if state.at > self.now => self.shard.file_delayed(slot, msg),
+            Phase::Ready | Phase::Delayed => self.shard.file_ready(slot, msg),
+            Phase::Dead => {
+                let corpse =
+                    Corpse { attempt: state.attempt, delivery: state.delivery, settled: state.settled };
+                self.shard.dead.insert(slot, corpse);
+            }
+        }
+    }
+
+    /// The shard. Its first [`Shard::wake_at`] may be now.
+    #[must_use]
+    pub fn finish(self) -> Shard {
+        self.shard
+    }
+
+    fn push_leased(&mut self, slot: crate::ids::Slot, mut msg: Msg) {
+        let went_down = Millis(self.now.0.saturating_sub(self.stood_still_ms));
+        if msg.at > went_down {
+            let left_ms = LEASE_LEFT_MS.min(self.shard.settings.visibility_ms);
+            let deadline = msg.at.plus(self.stood_still_ms).max(self.now.plus(left_ms));
+            if deadline != msg.at {
+                msg.at = deadline;
+                self.shard.moved.push(slot);
+            }
+            self.shard.file_leased(slot, msg);
+        } else if self.shard.exhausted(&msg).is_some() {
+            // stays in flight with its past deadline: the next tick dead-letters it, durably and once
+            self.shard.file_leased(slot, msg);
+        } else {
+            self.shard.file_ready(slot, msg);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What time alone does: deadlines, ends of delays, TTLs, and receives that have waited long enough.
+
+use super::{Msg, STALL_MS, Shard, Step};
+use crate::ids::Slot;
+use crate::message::{Phase, StateOp};
+use crate::time::Millis;
+
+impl Shard {
+    /// The earliest moment at which a [`super::Command::Tick`] does something; it may lie in the past. `None` =
+    /// only a command or a commit can change the shard.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Millis> {
+        let deadline = self.deadlines.first().map(|&(at, _)| at).filter(|&at| at < self.stalls_at());
+        let times = [
+            deadline,
+            self.dues.first().map(|&(at, _)| at),
+            self.expiring.first().map(|&(at, _)| at),
+            self.waiters.next_until(),
+            (!self.moved.is_empty()).then_some(self.recovered_at),
+        ];
+        times.into_iter().flatten().min()
+    }
+
+    /// Whether nothing but ready and dead messages is left: the shard can be dropped and recovered when it is
+    /// next used.
+    #[must_use]
+    pub fn idle(&self) -> bool {
+        self.waiters.is_empty()
+            && self.leased.is_empty()
+            && self.delayed.is_empty()
+            && self.expiring.is_empty()
+            && !self.uncommitted()
+    }
+
+    /// Brings the shard to `now`, then serves the receives that wait.
+    pub(super) fn advance(&mut self, now: Millis, step: &mut Step) {
+        self.write_moved(step);
+        self.time_out(now, step);
+        while let Some(slot) = due(self.dues.first(), now) {
+            self.dues.pop_first();
+            if let Some(msg) = self.delayed.remove(&slot) {
+                self.come_back(now, slot, msg, step);
+            }
+        }
+        while let Some(slot) = due(self.expiring.first(), now) {
+            match self.take_returned(slot) {
+                Some(msg) => self.expire(slot, &msg, step),
+                None => drop(self.expiring.pop_first()),
+            }
+        }
+        self.serve(now, step);
+        self.waiters.give_up(now, &mut step.empty_handed);
+    }
+
+    /// Ends a message, already taken out of its map, by its TTL.
+    pub(super) fn expire(&mut self, slot: Slot, msg: &Msg, step: &mut Step) {
+        step.ops.push(StateOp::Gone { slot, noted: msg.noted });
+        step.counts.expired += 1;
+        self.tally.expired += 1;
+    }
+
+    /// Deadlines from here on wait until the commits that are owed are done; the call of
+    /// [`Shard::committed`] makes up for them.
+    fn stalls_at(&self) -> Millis {
+        self.writes.front().map_or(Millis::NEVER, |&(_, since)| since.plus(STALL_MS))
+    }
+
+    /// Ends the leases whose deadline has come. Writes nothing for those that become ready: their row says
+    /// already all that recovery needs.
+    fn time_out(&mut self, now: Millis, step: &mut Step) {
+        let stalls_at = self.stalls_at();
+        while let Some(slot) = due(self.deadlines.first().filter(|&&(at, _)| at < stalls_at), now) {
+            self.deadlines.pop_first();
+            let Some(msg) = self.leased.remove(&slot) else { continue };
+            step.counts.timeouts += 1;
+            if let Some(reason) = self.exhausted(&msg) {
+                self.bury(now, slot, msg, reason, None, step);
+            } else if self.come_back(now, slot, msg, step) {
+                step.counts.requeued_visibility += 1;
+            }
+        }
+    }
+
+    /// Makes a message ready, unless its TTL has ended by now. Whether it is ready.
+    fn come_back(&mut self, now: Millis, slot: Slot, msg: Msg, step: &mut Step) -> bool {
+        if msg.expires <= now {
+            self.expire(slot, &msg, step);
+            return false;
+        }
+        self.file_ready(slot, msg);
+        true
+    }
+
+    /// Makes durable what recovery gave to the leases it found, so that a second restart does not take it back.
+    fn write_moved(&mut self, step: &mut Step) {
+        for slot in std::mem::take(&mut self.moved) {
+            if let Some(msg) = self.leased.get(&slot) {
+                step.ops.push(StateOp::Set { slot, state: msg.state(Phase::Leased), note: None });
+            }
+        }
+    }
+}
+
+/// The slot of the first entry of a time index, if its time has come.
+fn due(first: Option<&(Millis, Slot)>, now: Millis) -> Option<Slot> {
+    first.filter(|&&(at, _)| at <= now).map(|&(_, slot)| slot)
+}

@@ -1,0 +1,63 @@
+//! Messages on their way to a consumer: leased and committed, but not yet written to a connection. If the
+//! connection goes away first, they are released at once (SPEC §4.2).
+
+use super::directory::Entry;
+use super::shard::ShardMsg;
+use ron_core::envelope::Envelope;
+use ron_core::shard::{DeliveryRef, Leased};
+use std::sync::Arc;
+
+/// Leases that nobody has taken over yet: dropping them gives the messages back.
+#[derive(Debug)]
+pub(crate) struct Granted {
+    entry: Arc<Entry>,
+    messages: Vec<Leased>,
+}
+
+impl Granted {
+    pub(crate) fn new(entry: Arc<Entry>, messages: Vec<Leased>) -> Granted {
+        Granted { entry, messages }
+    }
+
+    pub(crate) fn messages(&self) -> &[Leased] {
+        &self.messages
+    }
+
+    /// The shell has dealt with this one in another way.
+    pub(crate) fn drop_message(&mut self, index: usize) {
+        self.messages.remove(index);
+    }
+
+    fn disarm(mut self) {
+        self.messages.clear();
+    }
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        if self.messages.is_empty() {
+            return;
+        }
+        let name = |message: &Leased| DeliveryRef { slot: message.slot, delivery: message.delivery };
+        let deliveries = self.messages.iter().map(name).collect();
+        // If the actor is down, the lease's own deadline gives them back.
+        let _ = self.entry.handle.cast(ShardMsg::Unwanted { deliveries });
+    }
+}
+
+/// Messages for a caller of `recv`. Dropping it before [`Delivery::written`] releases them.
+#[derive(Debug, Default)]
+pub struct Delivery {
+    /// What goes into the answer.
+    pub messages: Vec<Envelope>,
+    pub(crate) granted: Option<Granted>,
+}
+
+impl Delivery {
+    /// The answer has been handed to the connection: the leases stand.
+    pub fn written(mut self) {
+        if let Some(granted) = self.granted.take() {
+            granted.disarm();
+        }
+    }
+}

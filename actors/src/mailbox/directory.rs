@@ -1,0 +1,189 @@
+//! Where every queue is found: its number, its handle, its admission and its figures. Read on every request,
+//! written when a topic is first used.
+
+use super::MailboxConfig;
+use super::figures::QueueFigures;
+use super::shard::ShardMsg;
+use crate::kernel::admission::Admission;
+use crate::kernel::handle::{Handle, HandlePublisher};
+use crate::store::BootCounts;
+use ron_core::ids::{QueueKey, ShardId, Tenant};
+use ron_core::shard::Stats;
+use ron_core::time::Millis;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// One queue.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its number in the store.
+    pub shard: ShardId,
+    /// Its name.
+    pub key: QueueKey,
+    /// Its figures.
+    pub figures: QueueFigures,
+    pub(crate) publisher: HandlePublisher<ShardMsg>,
+    pub(crate) handle: Handle<ShardMsg>,
+    pub(crate) requests: Admission,
+    pub(crate) settles: Admission,
+    /// Whether the store has its row: a topic exists from its first enqueue.
+    pub(crate) exists: AtomicBool,
+    /// Milliseconds its lease clocks stood still and that is not yet written into its leases.
+    pub(crate) stood_still_ms: AtomicU64,
+    /// Node time since when it cannot commit; 0 = it can.
+    pub(crate) down_since: AtomicU64,
+    next_waiter: AtomicU64,
+}
+
+impl Entry {
+    fn new(shard: ShardId, key: QueueKey, config: &MailboxConfig) -> Entry {
+        let publisher = HandlePublisher::new();
+        Entry {
+            shard,
+            key,
+            figures: QueueFigures::default(),
+            handle: publisher.handle(),
+            publisher,
+            requests: Admission::new(config.shard_requests_max, config.shard_bytes_max),
+            settles: Admission::new(config.shard_settles_max, usize::MAX),
+            exists: AtomicBool::new(false),
+            stood_still_ms: AtomicU64::new(0),
+            down_since: AtomicU64::new(0),
+            next_waiter: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the topic exists in the store.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.exists.load(Ordering::Acquire)
+    }
+
+    /// Whether its actor failed too often and waits for an operator.
+    #[must_use]
+    pub fn is_quarantined(&self) -> bool {
+        self.handle.is_quarantined()
+    }
+
+    /// The name of its actor among its siblings.
+    #[must_use]
+    pub fn child_name(&self) -> String {
+        format!("shard:{}", self.key)
+    }
+
+    pub(crate) fn next_waiter(&self) -> u64 {
+        self.next_waiter.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Its lease clocks stand still from `now` on, unless they do already.
+    pub(crate) fn stands_still_from(&self, now: Millis) {
+        let _ = self.down_since.compare_exchange(0, now.0, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// The clocks go on at `now`. Returns how long they stood still in all since that was last written down.
+    pub(crate) fn goes_on_at(&self, now: Millis) -> u64 {
+        let since = self.down_since.swap(0, Ordering::AcqRel);
+        let ms = if since == 0 { 0 } else { now.since(Millis(since)) };
+        self.stood_still_ms.fetch_add(ms, Ordering::AcqRel) + ms
+    }
+
+    /// The moved deadlines are in the store.
+    pub(crate) fn stillness_written(&self, ms: u64) {
+        self.stood_still_ms.fetch_sub(ms, Ordering::AcqRel);
+    }
+}
+
+/// All queues of a node.
+#[derive(Debug)]
+pub struct Directory {
+    entries: RwLock<BTreeMap<QueueKey, Arc<Entry>>>,
+    next_shard: AtomicU64,
+    config: MailboxConfig,
+}
+
+impl Directory {
+    /// The directory of what a store held when it was opened.
+    #[must_use]
+    pub fn new(
+        topics: Vec<(ShardId, QueueKey, BootCounts)>,
+        stood_still_ms: u64,
+        config: MailboxConfig,
+    ) -> Directory {
+        let next_shard = topics.iter().map(|(shard, _, _)| u64::from(shard.0) + 1).max().unwrap_or(0);
+        let mut entries = BTreeMap::new();
+        for (shard, key, counts) in topics {
+            let entry = Entry::new(shard, key.clone(), &config);
+            entry.exists.store(true, Ordering::Release);
+            entry.stood_still_ms.store(stood_still_ms, Ordering::Release);
+            entry.figures.set_stats(&Stats {
+                ready: counts.ready,
+                delayed: counts.delayed,
+                vis: counts.vis,
+                dlq: counts.dlq,
+                oldest_enqueued: counts.oldest_enqueued,
+                waiters: 0,
+            });
+            entries.insert(key, Arc::new(entry));
+        }
+        Directory { entries: RwLock::new(entries), next_shard: AtomicU64::new(next_shard), config }
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<QueueKey, Arc<Entry>>> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The queue's entry, if it was ever used.
+    #[must_use]
+    pub fn get(&self, key: &QueueKey) -> Option<Arc<Entry>> {
+        self.read().get(key).cloned()
+    }
+
+    /// The queue's entry, made now if it was never used. `None` = the node has as many topics as it may.
+    pub(crate) fn get_or_create(&self, key: &QueueKey) -> Option<Arc<Entry>> {
+        if let Some(entry) = self.get(key) {
+            return Some(entry);
+        }
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get(key) {
+            return Some(entry.clone());
+        }
+        if entries.len() >= self.config.topics_max {
+            return None;
+        }
+        let shard = u32::try_from(self.next_shard.fetch_add(1, Ordering::Relaxed)).ok()?;
+        let entry = Arc::new(Entry::new(ShardId(shard), key.clone(), &self.config));
+        entries.insert(key.clone(), entry.clone());
+        Some(entry)
+    }
+
+    /// All entries, in the order of their names.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Entry>> {
+        self.read().values().cloned().collect()
+    }
+
+    /// A tenant's topics after `after`, at most `limit`.
+    #[must_use]
+    pub fn of_tenant(&self, tenant: &Tenant, after: Option<&QueueKey>, limit: usize) -> Vec<Arc<Entry>> {
+        let entries = self.read();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = entries.range((from, Bound::Unbounded));
+        let of_tenant = range.skip_while(|(key, _)| key.tenant < *tenant);
+        let of_tenant = of_tenant.take_while(|(key, _)| key.tenant == *tenant);
+        of_tenant.filter(|(_, entry)| entry.exists()).take(limit).map(|(_, entry)| entry.clone()).collect()
+    }
+
+    /// How many topics exist.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.read().values().filter(|entry| entry.exists()).count()
+    }
+
+    /// Whether no topic exists.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

@@ -1,0 +1,101 @@
+//! The figures of one queue, readable at any moment without asking its actor.
+
+use ron_core::shard::{Counts, Stats};
+use ron_core::time::Millis;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters of a queue since the node started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueCounters {
+    /// Messages stored.
+    pub enqueued: u64,
+    /// See [`Counts`].
+    pub counts: Counts,
+}
+
+/// Depths and counters, written by the shard's actor.
+#[derive(Debug, Default)]
+pub struct QueueFigures {
+    ready: AtomicU64,
+    delayed: AtomicU64,
+    vis: AtomicU64,
+    dlq: AtomicU64,
+    waiters: AtomicU64,
+    /// Enqueue time of the oldest ready message; 0 = none.
+    oldest: AtomicU64,
+    enqueued: AtomicU64,
+    delivered: AtomicU64,
+    acked: AtomicU64,
+    timeouts: AtomicU64,
+    requeued_visibility: AtomicU64,
+    requeued_release: AtomicU64,
+    requeued_retry: AtomicU64,
+    dead: AtomicU64,
+    expired: AtomicU64,
+}
+
+impl QueueFigures {
+    /// The depths.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let get = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        let oldest = get(&self.oldest);
+        Stats {
+            ready: get(&self.ready),
+            delayed: get(&self.delayed),
+            vis: get(&self.vis),
+            dlq: get(&self.dlq),
+            oldest_enqueued: (oldest > 0).then_some(Millis(oldest)),
+            waiters: get(&self.waiters),
+        }
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn counters(&self) -> QueueCounters {
+        let get = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        QueueCounters {
+            enqueued: get(&self.enqueued),
+            counts: Counts {
+                delivered: get(&self.delivered),
+                acked: get(&self.acked),
+                timeouts: get(&self.timeouts),
+                requeued_visibility: get(&self.requeued_visibility),
+                requeued_release: get(&self.requeued_release),
+                requeued_retry: get(&self.requeued_retry),
+                dead: get(&self.dead),
+                expired: get(&self.expired),
+            },
+        }
+    }
+
+    pub(crate) fn set_stats(&self, stats: &Stats) {
+        let set = |figure: &AtomicU64, value| figure.store(value, Ordering::Relaxed);
+        set(&self.ready, stats.ready);
+        set(&self.delayed, stats.delayed);
+        set(&self.vis, stats.vis);
+        set(&self.dlq, stats.dlq);
+        set(&self.waiters, stats.waiters);
+        set(&self.oldest, stats.oldest_enqueued.map_or(0, |at| at.0));
+    }
+
+    pub(crate) fn count(&self, counts: &Counts) {
+        let add = |figure: &AtomicU64, n| {
+            if n > 0 {
+                figure.fetch_add(n, Ordering::Relaxed);
+            }
+        };
+        add(&self.delivered, counts.delivered);
+        add(&self.acked, counts.acked);
+        add(&self.timeouts, counts.timeouts);
+        add(&self.requeued_visibility, counts.requeued_visibility);
+        add(&self.requeued_release, counts.requeued_release);
+        add(&self.requeued_retry, counts.requeued_retry);
+        add(&self.dead, counts.dead);
+        add(&self.expired, counts.expired);
+    }
+
+    pub(crate) fn count_enqueued(&self, n: u64) {
+        self.enqueued.fetch_add(n, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,131 @@
+//! The router: starts the actor of a queue at its first use. Callers find a running one through the directory
+//! and never come here.
+
+use super::directory::{Directory, Entry};
+use super::shard::{ShardActor, ShardArgs, ShardMsg};
+use super::{MailboxConfig, MailboxObserver};
+use crate::kernel::child::{ChildKind, ChildSpec, ChildStatus, ServiceLabel};
+use crate::kernel::supervisor::{StartError, SupervisorRef};
+use crate::store::Store;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ron_core::time::Clock;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// The address of the router.
+pub type RouterRef = ActorRef<RouterMsg>;
+
+/// What the router is told.
+#[derive(Debug)]
+pub enum RouterMsg {
+    /// Start the queue's actor, if it has none. Answered when it is up, or has failed its first start.
+    Wake(Arc<Entry>, oneshot::Sender<()>),
+    /// Start the actors of all queues that have leases or delays: their clocks run.
+    WakeAllWithTimers,
+    /// The node drains: long polls end, empty.
+    EndWaits,
+}
+
+/// What the router needs.
+#[derive(Debug, Clone)]
+pub struct RouterArgs {
+    /// All queues.
+    pub directory: Arc<Directory>,
+    /// Under whom shards run.
+    pub shards: SupervisorRef,
+    /// Where they commit.
+    pub store: Store,
+    /// Node time.
+    pub clock: Arc<dyn Clock>,
+    /// Limits and settings.
+    pub config: Arc<MailboxConfig>,
+    /// Who is told.
+    pub observer: Arc<dyn MailboxObserver>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Router;
+
+impl Actor for Router {
+    type Msg = RouterMsg;
+    type State = RouterArgs;
+    type Arguments = Option<RouterArgs>;
+
+    async fn pre_start(
+        &self,
+        myself: RouterRef,
+        args: Option<RouterArgs>,
+    ) -> Result<RouterArgs, ActorProcessingErr> {
+        let args = args.ok_or("the router's supervisor is not known yet")?;
+        myself.cast(RouterMsg::WakeAllWithTimers)?;
+        Ok(args)
+    }
+
+    async fn handle(
+        &self,
+        _: RouterRef,
+        message: RouterMsg,
+        state: &mut RouterArgs,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            RouterMsg::Wake(entry, reply) => {
+                let router = state.clone();
+                tokio::spawn(async move {
+                    router.start(&entry).await;
+                    // Nobody waits any more: the actor is up all the same.
+                    let _ = reply.send(());
+                });
+            }
+            RouterMsg::WakeAllWithTimers => {
+                let router = state.clone();
+                tokio::spawn(async move {
+                    for entry in router.directory.all() {
+                        let stats = entry.figures.stats();
+                        if stats.vis > 0 || stats.delayed > 0 {
+                            router.start(&entry).await;
+                        }
+                    }
+                });
+            }
+            RouterMsg::EndWaits => {
+                for entry in state.directory.all() {
+                    // A queue without an actor has nobody waiting.
+                    let _ = entry.handle.cast(ShardMsg::EndWaits);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RouterArgs {
+    async fn start(&self, entry: &Arc<Entry>) {
+        let spec = self.spec(entry);
+        match self.shards.start_child(spec).await {
+            // Another caller was faster, or it is being restarted.
+            Ok(()) | Err(StartError::Exists) => {}
+            Err(error) => tracing::warn!(%error, queue = %entry.key, "a queue's actor did not start"),
+        }
+    }
+
+    fn spec(&self, entry: &Arc<Entry>) -> ChildSpec {
+        let args = ShardArgs {
+            entry: entry.clone(),
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            config: self.config.clone(),
+            observer: self.observer.clone(),
+        };
+        let (clock, stilled) = (self.clock.clone(), entry.clone());
+        let make = move || (ShardActor, args.clone());
+        ChildSpec::actor(ChildKind::Dynamic, entry.child_name(), ServiceLabel::Shard, &entry.publisher, make)
+            .on_status(Arc::new(move |status| match status {
+                // Nobody can ack while it is down: lease clocks stand still.
+                ChildStatus::Restarting { .. } | ChildStatus::Quarantined => {
+                    stilled.stands_still_from(clock.now());
+                }
+                ChildStatus::Starting | ChildStatus::Up | ChildStatus::Stopping | ChildStatus::Stopped => {}
+            }))
+    }
+}

@@ -1,0 +1,64 @@
+//! Receives that wait for an answer, as the shard's actor keeps them.
+
+use super::delivery::Granted;
+use super::directory::Entry;
+use crate::kernel::admission::Permit;
+use ron_core::reason::Refusal;
+use ron_core::shard::{Grant, WaiterId};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Where a receive's answer goes: messages, or `None` when there are none.
+pub type RecvReply = oneshot::Sender<Result<Option<GrantedBox>, Refusal>>;
+
+/// Leases that travel to a caller; released if they do not arrive.
+#[derive(Debug)]
+pub struct GrantedBox(pub(crate) Granted);
+
+/// The receives that have not been answered.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    receives: HashMap<WaiterId, (RecvReply, Permit)>,
+}
+
+impl Waiting {
+    pub(crate) fn insert(&mut self, waiter: WaiterId, reply: RecvReply, permit: Permit) {
+        self.receives.insert(waiter, (reply, permit));
+    }
+
+    pub(crate) fn remove(&mut self, waiter: WaiterId) -> Option<RecvReply> {
+        self.receives.remove(&waiter).map(|(reply, _)| reply)
+    }
+
+    /// Answers those whose time ran out.
+    pub(crate) fn answer_empty(&mut self, waiters: &[WaiterId]) {
+        for waiter in waiters {
+            if let Some(reply) = self.remove(*waiter) {
+                let _ = reply.send(Ok(None));
+            }
+        }
+    }
+
+    /// Answers all of them with a refusal.
+    pub(crate) fn refuse_all(&mut self, refusal: &Refusal) {
+        for (_, (reply, _)) in self.receives.drain() {
+            let _ = reply.send(Err(refusal.clone()));
+        }
+    }
+
+    /// Answers all of them empty: the node drains.
+    pub(crate) fn take_all(&mut self) -> Vec<WaiterId> {
+        self.receives.keys().copied().collect()
+    }
+
+    /// Pairs grants with their receives, to be answered after the commit.
+    pub(crate) fn match_grants(&mut self, entry: &Arc<Entry>, grants: Vec<Grant>) -> Vec<(RecvReply, GrantedBox)> {
+        let pair = |grant: Grant| {
+            let granted = GrantedBox(Granted::new(entry.clone(), grant.messages));
+            // Without a receive the leases are dropped here, and so released.
+            Some((self.remove(grant.waiter)?, granted))
+        };
+        grants.into_iter().filter_map(pair).collect()
+    }
+}

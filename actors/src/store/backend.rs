@@ -1,0 +1,199 @@
+//! Where redb keeps its bytes: a file, RAM blocks of our own, or whatever a test brings. This is the seam that
+//! the simulator and the fault-injecting backends use.
+
+use super::error::StoreError;
+use redb::backends::FileBackend;
+use redb::{Builder, Database, StorageBackend};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+use zeroize::Zeroize;
+
+/// Opens the bytes of a store, at start and again after every failure.
+pub trait Medium: Send + Sync + fmt::Debug {
+    /// Opens or creates the database.
+    ///
+    /// # Errors
+    /// What the device or the engine says.
+    fn open(&self, builder: &mut Builder) -> Result<Database, StoreError>;
+
+    /// Whether a commit survives the end of the process.
+    fn durable(&self) -> bool;
+}
+
+/// A file on disk, mode 0600.
+#[derive(Debug)]
+pub struct FileMedium {
+    path: PathBuf,
+}
+
+impl FileMedium {
+    /// The store in `path`; its directory must exist.
+    pub fn new(path: impl Into<PathBuf>) -> FileMedium {
+        FileMedium { path: path.into() }
+    }
+
+    fn io_error(path: &Path, error: io::Error) -> StoreError {
+        StoreError::Io { path: path.display().to_string(), error }
+    }
+}
+
+impl Medium for FileMedium {
+    fn open(&self, builder: &mut Builder) -> Result<Database, StoreError> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let created = !self.path.exists();
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&self.path)
+            .map_err(|error| FileMedium::io_error(&self.path, error))?;
+        let db = builder.create_with_backend(FileBackend::new(file)?)?;
+        if created && let Some(dir) = self.path.parent() {
+            // A new file is durable only once its directory entry is.
+            let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+            std::fs::File::open(dir)
+                .and_then(|handle| handle.sync_all())
+                .map_err(|error| FileMedium::io_error(dir, error))?;
+        }
+        Ok(db)
+    }
+
+    fn durable(&self) -> bool {
+        true
+    }
+}
+
+/// RAM only: the bytes outlive a reopen inside the process, never the process.
+#[derive(Debug, Default)]
+pub struct RamMedium {
+    blocks: RamBackend,
+}
+
+impl Medium for RamMedium {
+    fn open(&self, builder: &mut Builder) -> Result<Database, StoreError> {
+        Ok(builder.create_with_backend(self.blocks.clone())?)
+    }
+
+    fn durable(&self) -> bool {
+        false
+    }
+}
+
+const BLOCK_BYTES: usize = 1024 * 1024;
+
+/// A `StorageBackend` of zeroed 1 MiB blocks: grows without copying, wiped when released.
+#[derive(Debug, Clone, Default)]
+pub struct RamBackend(Arc<RwLock<Blocks>>);
+
+#[derive(Default)]
+struct Blocks {
+    len: u64,
+    blocks: Vec<Box<[u8]>>,
+}
+
+impl fmt::Debug for Blocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Blocks").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        self.blocks.iter_mut().for_each(|block| block.zeroize());
+    }
+}
+
+impl Blocks {
+    fn set_len(&mut self, len: u64) {
+        let wanted = (len as usize).div_ceil(BLOCK_BYTES);
+        while self.blocks.len() > wanted {
+            if let Some(mut block) = self.blocks.pop() {
+                block.zeroize();
+            }
+        }
+        self.blocks.resize_with(wanted, || vec![0; BLOCK_BYTES].into_boxed_slice());
+        // Bytes beyond a shorter end must read as zero if the end moves out again.
+        if len < self.len && !(len as usize).is_multiple_of(BLOCK_BYTES) {
+            if let Some(last) = self.blocks.last_mut() {
+                last[len as usize % BLOCK_BYTES..].zeroize();
+            }
+        }
+        self.len = len;
+    }
+
+    /// Calls `each` with every (block range, range of the caller's buffer) that `offset..offset + len` covers.
+    fn walk(offset: u64, len: usize, mut each: impl FnMut(usize, std::ops::Range<usize>, std::ops::Range<usize>)) {
+        let (mut at, mut done) = (offset as usize, 0);
+        while done < len {
+            let within = at % BLOCK_BYTES;
+            let n = (BLOCK_BYTES - within).min(len - done);
+            each(at / BLOCK_BYTES, within..within + n, done..done + n);
+            at += n;
+            done += n;
+        }
+    }
+}
+
+fn poisoned() -> io::Error {
+    io::Error::other("a writer of the RAM store panicked")
+}
+
+impl StorageBackend for RamBackend {
+    fn len(&self) -> Result<u64, io::Error> {
+        Ok(self.0.read().map_err(|_| poisoned())?.len)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        let blocks = self.0.read().map_err(|_| poisoned())?;
+        if offset + out.len() as u64 > blocks.len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Blocks::walk(offset, out.len(), |block, from, to| out[to].copy_from_slice(&blocks.blocks[block][from]));
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.0.write().map_err(|_| poisoned())?.set_len(len);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        let mut blocks = self.0.write().map_err(|_| poisoned())?;
+        let end = offset + data.len() as u64;
+        if end > blocks.len {
+            blocks.set_len(end);
+        }
+        Blocks::walk(offset, data.len(), |block, to, from| blocks.blocks[block][to].copy_from_slice(&data[from]));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_read_back_across_their_edges_and_zero_after_shrinking() {
+        let ram = RamBackend::default();
+        ram.set_len(3 * BLOCK_BYTES as u64).unwrap();
+        let data: Vec<u8> = (0..2 * BLOCK_BYTES).map(|i| (i % 251) as u8 + 1).collect();
+        ram.write(1000, &data).unwrap();
+        let mut back = vec![0; data.len()];
+        ram.read(1000, &mut back).unwrap();
+        assert!(back == data);
+        ram.set_len(5000).unwrap();
+        ram.set_len(10_000).unwrap();
+        let mut tail = vec![9; 5000];
+        ram.read(5000, &mut tail).unwrap();
+        assert!(tail.iter().all(|&byte| byte == 0));
+        assert!(ram.read(9_999, &mut [0; 2]).is_err());
+    }
+}

@@ -1,0 +1,280 @@
+//! The engine behind a lock, outliving the actor that drives it: a killed store actor leaves a commit running,
+//! and its successor waits for that one instead of racing it. Also where a failed store is closed and reopened.
+
+use super::backend::Medium;
+use super::engine::{Engine, Identity, Work};
+use super::error::{StoreError, UnitFailure};
+use super::load::LoadJob;
+use super::read::Reader;
+use super::recover::{BootCounts, ClockFrom};
+use super::unit::Unit;
+use super::{ShardEpoch, StoreConfig, StoreObserver};
+use redb::Database;
+use ron_core::ids::{QueueKey, ShardId};
+use ron_core::time::Clock;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::oneshot;
+
+/// A question to the engine, answered after the commits before it.
+pub type Ask = Box<dyn FnOnce(Result<&Engine, UnitFailure>) + Send>;
+
+/// A shard that wants a snapshot.
+pub struct LoadRequest {
+    /// Which shard.
+    pub shard: ShardId,
+    /// Where the snapshot goes.
+    pub reply: oneshot::Sender<Result<LoadJob, StoreError>>,
+}
+
+/// What one turn of the store does, in this order.
+#[derive(Default)]
+pub(crate) struct Turn {
+    pub(crate) units: Vec<Unit>,
+    pub(crate) asks: Vec<Ask>,
+    pub(crate) loads: Vec<LoadRequest>,
+}
+
+struct State {
+    engine: Option<Engine>,
+    /// Outlives the engine, so that a ghost's epoch is never given again.
+    epochs: HashMap<ShardId, ShardEpoch>,
+}
+
+/// The store of a node. See the module.
+pub struct EngineCell {
+    state: Mutex<State>,
+    medium: Arc<dyn Medium>,
+    config: StoreConfig,
+    clock: Arc<dyn Clock>,
+    reader: Reader,
+    identity: Identity,
+    observer: Arc<dyn StoreObserver>,
+    healthy: AtomicBool,
+}
+
+impl std::fmt::Debug for EngineCell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineCell").field("medium", &self.medium).finish_non_exhaustive()
+    }
+}
+
+/// What opening a store finds out for the rest of the node.
+#[derive(Debug)]
+pub struct Opened {
+    /// The store itself.
+    pub cell: Arc<EngineCell>,
+    /// Every topic and what it holds.
+    pub topics: Vec<(ShardId, QueueKey, BootCounts)>,
+    /// Milliseconds that lease clocks stood still: from the last sign of life until now.
+    pub stood_still_ms: u64,
+    /// The clock to use, floored at what the store had seen.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl EngineCell {
+    /// Opens the store for the first time. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the node then ends with exit code 74 (75 if it is locked).
+    pub fn open(
+        medium: Arc<dyn Medium>,
+        config: StoreConfig,
+        clock_from: ClockFrom<'_>,
+        entropy: [u8; 40],
+        observer: Arc<dyn StoreObserver>,
+    ) -> Result<Opened, StoreError> {
+        let reader = Reader::new(config.body_cache_bytes);
+        let (engine, counts) = Engine::open(medium.as_ref(), &config, clock_from, entropy, &reader)?;
+        let clock = engine.clock.clone();
+        let counts_of = |shard| counts.get(&shard).copied().unwrap_or_default();
+        let topics = engine.topics().map(|(shard, key)| (shard, key.clone(), counts_of(shard))).collect();
+        let stood_still_ms = clock.now().since(engine.last_alive);
+        let identity = engine.identity().clone();
+        let state = Mutex::new(State { engine: Some(engine), epochs: HashMap::new() });
+        let healthy = AtomicBool::new(true);
+        let cell = EngineCell {
+            state,
+            medium,
+            config,
+            clock: clock.clone(),
+            reader,
+            identity,
+            observer,
+            healthy,
+        };
+        Ok(Opened { cell: Arc::new(cell), topics, stood_still_ms, clock })
+    }
+
+    /// Facts that receipts and ids need.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Reads bodies.
+    #[must_use]
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// Whether an answered commit survives the process.
+    #[must_use]
+    pub fn durable(&self) -> bool {
+        self.medium.durable()
+    }
+
+    /// Whether the last commit or reopening went well.
+    #[must_use]
+    pub fn healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn inline(&self) -> bool {
+        self.config.inline
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // A panic inside a commit leaves the engine poisoned by its own flag, and the next use reopens it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Commits, asks, loads. Blocks.
+    pub(crate) fn turn(&self, turn: Turn) {
+        let mut state = self.lock();
+        let opened = self.engine(&mut state).map(|_| ());
+        let committed = match &opened {
+            Ok(()) => self.commit(&mut state, turn.units),
+            Err(_) => {
+                turn.units.into_iter().for_each(|unit| unit.refuse(UnitFailure::NotTried));
+                false
+            }
+        };
+        for ask in turn.asks {
+            match state.engine.as_ref().filter(|_| committed) {
+                Some(engine) => ask(Ok(engine)),
+                None => ask(Err(UnitFailure::NotTried)),
+            }
+        }
+        for load in turn.loads {
+            let job = self.engine(&mut state).and_then(|engine| engine.snapshot(load.shard));
+            // A shard that is gone meanwhile needs no snapshot.
+            let _ = load.reply.send(job);
+        }
+        if let Some(engine) = &state.engine {
+            let epochs = engine.epochs.clone();
+            state.epochs = epochs;
+        }
+    }
+
+    /// The engine, reopened if it must be.
+    fn engine<'a>(&self, state: &'a mut State) -> Result<&'a mut Engine, StoreError> {
+        if state.engine.as_ref().is_some_and(|engine| engine.poisoned) {
+            self.close(state);
+        }
+        if state.engine.is_none() {
+            let clock = self.clock.clone();
+            let clock_from = move |_| clock.clone();
+            // The identity is in the file already; in RAM the blocks outlived the engine.
+            let opened = Engine::open(self.medium.as_ref(), &self.config, &clock_from, [0; 40], &self.reader);
+            match opened {
+                Ok((mut engine, _)) => {
+                    engine.epochs = state.epochs.clone();
+                    tracing::info!("store reopened");
+                    self.healthy.store(true, Ordering::Relaxed);
+                    state.engine = Some(engine);
+                }
+                Err(error) => {
+                    self.observer.failed();
+                    tracing::error!(%error, "store cannot be reopened yet");
+                    return Err(error);
+                }
+            }
+        }
+        state.engine.as_mut().ok_or(StoreError::Reopening)
+    }
+
+    /// Commits the units and tells everyone. Returns whether it went well.
+    fn commit(&self, state: &mut State, mut units: Vec<Unit>) -> bool {
+        if units.is_empty() {
+            return true;
+        }
+        let Some(engine) = state.engine.as_mut() else { return false };
+        let mut work: Vec<(ShardId, Work)> = units.iter_mut().map(Unit::take_work).collect();
+        #[allow(clippy::disallowed_methods, reason = "measures a duration for a metric; decides nothing")]
+        let started = std::time::Instant::now();
+        match engine.commit(&mut work) {
+            Ok(committed) => {
+                if committed.size > 0 {
+                    self.observer.committed(started.elapsed().as_secs_f64(), committed.size);
+                }
+                // Shards first: a client that sends and then receives must find its message.
+                for (unit, result) in units.iter_mut().zip(&committed.results) {
+                    unit.tell_shard(result.as_deref().map_err(|failure| *failure));
+                }
+                for (unit, result) in units.iter_mut().zip(&committed.results) {
+                    unit.answer(result.as_deref().map_err(|failure| *failure));
+                }
+                true
+            }
+            Err(error) => {
+                self.observer.failed();
+                tracing::error!(%error, "commit failed: its outcome is unknown, the store is reopened");
+                state.epochs = engine.epochs.clone();
+                for (shard, _) in &work {
+                    let epoch = state.epochs.entry(*shard).or_default();
+                    *epoch = epoch.next();
+                }
+                self.close(state);
+                drop(units); // tells everyone: indeterminate
+                false
+            }
+        }
+    }
+
+    /// Drops the engine and waits until nobody reads the old file any more.
+    fn close(&self, state: &mut State) {
+        self.healthy.store(false, Ordering::Relaxed);
+        self.reader.attach(None);
+        self.reader.clear();
+        if let Some(engine) = state.engine.take() {
+            let mut db: Arc<Database> = engine.db;
+            // Readers hold the database for one short transaction.
+            loop {
+                match Arc::try_unwrap(db) {
+                    Ok(last) => return drop(last),
+                    Err(shared) => db = shared,
+                }
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// One commit of background work, if some is due. Blocks. Returns whether there was some.
+    pub(crate) fn idle(&self) -> bool {
+        let mut state = self.lock();
+        let Ok(engine) = self.engine(&mut state) else { return false };
+        match engine.idle_work() {
+            Ok(more) => more,
+            Err(error) => {
+                self.observer.failed();
+                tracing::error!(%error, "background commit failed, the store is reopened");
+                state.epochs = engine.epochs.clone();
+                self.close(&mut state);
+                false
+            }
+        }
+    }
+
+    /// Ends the store in good order: everything folded, marks saved. Blocks.
+    pub fn shut(&self) {
+        let mut state = self.lock();
+        if let Some(engine) = state.engine.as_mut() {
+            if let Err(error) = engine.settle_for_good() {
+                tracing::warn!(%error, "the store could not be tidied at shutdown; the next start does it");
+            }
+        }
+        self.close(&mut state);
+    }
+}

@@ -1,0 +1,479 @@
+//! The store itself, synchronous: one redb file, what RAM knows about it, and one commit for all that waits.
+//!
+//! RAM is changed first and the transaction committed after; an engine whose commit failed is poisoned and must
+//! be dropped and opened anew. Nothing here knows actors.
+
+use super::backend::Medium;
+use super::codec::{ChunkStates, Delta, open_value, seal, seal_value};
+use super::cut::{CutChunk, Cutter, part_count, parts};
+use super::error::{StoreError, UnitFailure};
+use super::read::{ChunkImage, Reader};
+use super::recover::{BootCounts, ClockFrom};
+use super::schema::{BODY, DEDUP, DEDUP_BUCKET_MS, DELTA, DLQ, HEAD, META, NOTE, STATE, TOPIC, body_key};
+use super::{ShardEpoch, StoreConfig};
+use redb::{Database, ReadableTable, WriteTransaction};
+use ron_core::dedup::{Dedup, DedupRow, Verdict};
+use ron_core::ids::{Incarnation, QueueKey, ShardId, Slot};
+use ron_core::message::{DedupClaim, DeadLetter, MsgState, NewMessage, PutOutcome, StateOp, StoredAt};
+use ron_core::receipt::ReceiptKey;
+use ron_core::time::{Clock, Millis};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// What one shard wants committed, without who is told.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// Whose work it is; must be the epoch of the shard's last load.
+    pub epoch: ShardEpoch,
+    /// The topic's row, at its first use.
+    pub create: Option<QueueKey>,
+    /// Messages to store.
+    pub puts: Vec<NewMessage>,
+    /// State changes.
+    pub ops: Vec<StateOp>,
+}
+
+impl Work {
+    fn is_empty(&self) -> bool {
+        self.puts.is_empty() && self.ops.is_empty()
+    }
+}
+
+/// What RAM knows of a chunk.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ChunkInfo {
+    /// Messages that still exist.
+    pub(crate) live: u16,
+    /// Records in its body, gone ones not yet rewritten away included.
+    pub(crate) kept: u16,
+    /// Bytes of its body.
+    pub(crate) body_len: u32,
+}
+
+/// The chunks that may hold messages of a shard, ascending. Chunks die without telling this list: it forgets
+/// them whenever it has doubled.
+#[derive(Debug, Default)]
+pub(crate) struct ShardChunks {
+    chunks: Vec<u64>,
+    prune_at: usize,
+}
+
+impl ShardChunks {
+    pub(crate) fn push(&mut self, chunk: u64, alive: impl Fn(u64) -> bool) {
+        if self.chunks.last() == Some(&chunk) {
+            return;
+        }
+        self.chunks.push(chunk);
+        if self.chunks.len() >= self.prune_at.max(64) {
+            self.chunks.retain(|chunk| alive(*chunk));
+            self.prune_at = self.chunks.len() * 2;
+        }
+    }
+
+    pub(crate) fn alive(&self, alive: impl Fn(u64) -> bool) -> Vec<u64> {
+        self.chunks.iter().copied().filter(|chunk| alive(*chunk)).collect()
+    }
+}
+
+/// States that differ from the chunk's `STATE` row; `None` = gone.
+pub(crate) type Dirty = BTreeMap<u16, Option<MsgState>>;
+
+/// Facts of a store that never change while it is open.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// New at creation, at restore, and at every start in RAM mode.
+    pub incarnation: Incarnation,
+    /// What receipts are tagged with.
+    pub receipt_key: Arc<ReceiptKey>,
+}
+
+/// Figures of the store, for operators.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreFigures {
+    /// Chunks with at least one live message.
+    pub chunks: u64,
+    /// Live messages, dead letters included.
+    pub live: u64,
+    /// Bytes of the bodies kept.
+    pub body_bytes: u64,
+    /// Live idempotency keys.
+    pub dedup_keys: u64,
+    /// Commits since it was opened.
+    pub commits: u64,
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) db: Arc<Database>,
+    pub(crate) reader: Reader,
+    pub(crate) config: StoreConfig,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) durable: bool,
+    pub(crate) identity: Identity,
+    pub(crate) topics: BTreeMap<ShardId, QueueKey>,
+    pub(crate) epochs: HashMap<ShardId, ShardEpoch>,
+    pub(crate) chunks: HashMap<u64, ChunkInfo>,
+    pub(crate) by_shard: HashMap<ShardId, ShardChunks>,
+    pub(crate) dedup: Dedup,
+    pub(crate) next_chunk: u64,
+    pub(crate) next_delta: u64,
+    /// Node time of the newest commit; enqueue times never fall below it.
+    pub(crate) last_commit: Millis,
+    /// Node time the store was last alive before this opening.
+    pub(crate) last_alive: Millis,
+    pub(crate) delta_bytes: usize,
+    pub(crate) dirty: BTreeMap<u64, Dirty>,
+    pub(crate) dirty_len: usize,
+    pub(crate) folding: BTreeMap<u64, Dirty>,
+    pub(crate) folding_upto: u64,
+    pub(crate) oldest_unfolded: Option<Millis>,
+    pub(crate) stragglers: BTreeSet<u64>,
+    pub(crate) latest_deadline: Millis,
+    pub(crate) dedup_swept: Millis,
+    pub(crate) commits: u64,
+    pub(crate) poisoned: bool,
+}
+
+/// What one commit did, for the metrics and the caller.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    /// One result a work, in the order given.
+    pub(crate) results: Vec<Result<Vec<PutOutcome>, UnitFailure>>,
+    /// Messages and changes in it; 0 = nothing had to be written.
+    pub(crate) size: usize,
+}
+
+impl Engine {
+    /// Opens the store, repairs it if it must, and rebuilds what RAM knows. Reads no bodies.
+    ///
+    /// # Errors
+    /// [`StoreError`]; a damaged head, state or delta row is named and never passed over.
+    pub fn open(
+        medium: &dyn Medium,
+        config: &StoreConfig,
+        clock_from: ClockFrom<'_>,
+        entropy: [u8; 40],
+        reader: &Reader,
+    ) -> Result<(Engine, HashMap<ShardId, BootCounts>), StoreError> {
+        super::recover::open(medium, config, clock_from, entropy, reader)
+    }
+
+    /// The facts that receipts and ids need.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Every topic that exists.
+    pub fn topics(&self) -> impl Iterator<Item = (ShardId, &QueueKey)> {
+        self.topics.iter().map(|(shard, key)| (*shard, key))
+    }
+
+    /// The store's figures.
+    #[must_use]
+    pub fn figures(&self) -> StoreFigures {
+        StoreFigures {
+            chunks: self.chunks.len() as u64,
+            live: self.chunks.values().map(|info| u64::from(info.live)).sum(),
+            body_bytes: self.chunks.values().map(|info| u64::from(info.body_len)).sum(),
+            dedup_keys: self.dedup.len() as u64,
+            commits: self.commits,
+        }
+    }
+
+    /// Whether an answered commit survives the end of the process.
+    #[must_use]
+    pub fn durable(&self) -> bool {
+        self.durable
+    }
+
+    /// Live idempotency keys of a topic.
+    #[must_use]
+    pub fn dedup_keys(&self, shard: ShardId) -> u64 {
+        self.dedup.live(shard)
+    }
+
+    /// Commits all of `work` in one transaction. Results come in the order given.
+    ///
+    /// # Errors
+    /// After an error nothing is known about any of them, and this engine must be dropped.
+    pub(crate) fn commit(&mut self, work: &mut [(ShardId, Work)]) -> Result<Committed, StoreError> {
+        if self.poisoned {
+            return Err(StoreError::Reopening);
+        }
+        let mut results: Vec<Result<Vec<PutOutcome>, UnitFailure>> = Vec::with_capacity(work.len());
+        for (shard, work) in work.iter() {
+            let current = self.epochs.get(shard).copied();
+            let fresh = current == Some(work.epoch);
+            results.push(if fresh { Ok(Vec::new()) } else { Err(UnitFailure::StaleEpoch) });
+        }
+        let busy = |(index, (_, work)): &(usize, &(ShardId, Work))| results[*index].is_ok() && !work.is_empty();
+        if !work.iter().enumerate().any(|item| busy(&item)) {
+            return Ok(Committed { results, size: 0 });
+        }
+        self.poisoned = true; // until the transaction is through
+        let mut batch = self.prepare(work, &mut results);
+        self.write(&mut batch, work, &results)?;
+        self.settle_ram(batch.chunks);
+        self.commits += 1;
+        self.poisoned = false;
+        Ok(Committed { results, size: batch.size })
+    }
+
+    /// Decides duplicates, gives slots, and gathers what must be written.
+    fn prepare(
+        &mut self,
+        work: &[(ShardId, Work)],
+        results: &mut [Result<Vec<PutOutcome>, UnitFailure>],
+    ) -> Batch {
+        let now = self.clock.now().max(self.last_commit);
+        self.last_commit = now;
+        let mut order: Vec<usize> = (0..work.len()).filter(|&i| results[i].is_ok()).collect();
+        order.sort_by_key(|&i| work[i].0); // stable: a shard's own order stays
+        let mut cutter = Cutter::new(now, self.next_chunk);
+        let mut keys = BTreeMap::new();
+        let mut size = 0;
+        for &i in &order {
+            let (shard, work) = &work[i];
+            let outcomes = work.puts.iter().map(|message| self.put(&mut cutter, &mut keys, now, *shard, message));
+            let outcomes: Vec<PutOutcome> = outcomes.collect();
+            size += outcomes.len() + work.ops.len();
+            results[i] = Ok(outcomes);
+        }
+        let (chunks, next_chunk) = cutter.finish();
+        self.next_chunk = next_chunk;
+        let mut delta = Delta { now, next_chunk, runs: Vec::new() };
+        for &i in &order {
+            work[i].1.ops.iter().for_each(|op| delta.push(op));
+        }
+        Batch { now, chunks, keys, delta, dead_chunks: Vec::new(), size }
+    }
+
+    fn put(
+        &mut self,
+        cutter: &mut Cutter,
+        keys: &mut BTreeMap<(u64, u64), Vec<DedupRow>>,
+        now: Millis,
+        shard: ShardId,
+        message: &NewMessage,
+    ) -> PutOutcome {
+        let Some(claim) = &message.dedup else {
+            return PutOutcome::Stored(cutter.push(shard, message));
+        };
+        match self.dedup.check(now, shard, claim) {
+            Verdict::Duplicate { slot, enqueued, other_body } => {
+                PutOutcome::Duplicate { slot, enqueued, other_body }
+            }
+            Verdict::Conflict => PutOutcome::Conflict,
+            Verdict::Full => PutOutcome::DedupFull,
+            Verdict::New => {
+                let stored = cutter.push(shard, message);
+                let row = self.remember(now, shard, claim, &stored);
+                let bucket = row.expires.0 / DEDUP_BUCKET_MS;
+                keys.entry((bucket, stored.slot.chunk())).or_default().push(row);
+                PutOutcome::Stored(stored)
+            }
+        }
+    }
+
+    fn remember(&mut self, now: Millis, shard: ShardId, claim: &DedupClaim, stored: &StoredAt) -> DedupRow {
+        let expires = now.plus(claim.window_ms);
+        self.dedup.insert(shard, claim, stored.slot, stored.enqueued, expires);
+        DedupRow {
+            shard,
+            key: claim.key,
+            body: claim.body,
+            slot: stored.slot,
+            enqueued: stored.enqueued,
+            expires,
+        }
+    }
+
+    fn write(
+        &mut self,
+        batch: &mut Batch,
+        work: &[(ShardId, Work)],
+        results: &[Result<Vec<PutOutcome>, UnitFailure>],
+    ) -> Result<(), StoreError> {
+        let txn = self.begin()?;
+        let accepted = || work.iter().zip(results).filter(|(_, result)| result.is_ok()).map(|(item, _)| item);
+        for (shard, work) in accepted() {
+            if let Some(key) = work.create.as_ref().filter(|_| !self.topics.contains_key(shard)) {
+                txn.open_table(TOPIC)?.insert(shard.0, seal_value(key).as_slice())?;
+                self.topics.insert(*shard, key.clone());
+            }
+        }
+        write_chunks(&txn, &batch.chunks)?;
+        if !batch.keys.is_empty() {
+            let mut table = txn.open_table(DEDUP)?;
+            for (key, rows) in &batch.keys {
+                table.insert(*key, seal_value(rows).as_slice())?;
+            }
+        }
+        if !batch.delta.runs.is_empty() {
+            let row = seal_value(&batch.delta);
+            self.delta_bytes += row.len();
+            txn.open_table(DELTA)?.insert(self.next_delta, row.as_slice())?;
+            self.next_delta += 1;
+            self.oldest_unfolded.get_or_insert(batch.now);
+            for (shard, work) in accepted() {
+                write_letters(&txn, *shard, &work.ops)?;
+            }
+            batch.dead_chunks = self.apply_delta(&batch.delta);
+            self.remove_chunks(&txn, &batch.dead_chunks)?;
+        }
+        if self.fold_is_due_now() {
+            self.fold_slice(&txn)?;
+        }
+        txn.commit()?;
+        Ok(())
+    }
+
+    /// A write transaction with the store's durability.
+    pub(crate) fn begin(&self) -> Result<WriteTransaction, StoreError> {
+        let mut txn = self.db.begin_write()?;
+        txn.set_two_phase_commit(self.durable && self.config.two_phase_commit);
+        Ok(txn)
+    }
+
+    /// Brings the state changes into RAM; returns the chunks that have no live message left.
+    fn apply_delta(&mut self, delta: &Delta) -> Vec<u64> {
+        let mut dead = Vec::new();
+        for run in &delta.runs {
+            let chunk = run.first.chunk();
+            let Some(info) = self.chunks.get_mut(&chunk) else { continue };
+            if let Some(state) = run.state {
+                if state.phase == ron_core::message::Phase::Leased {
+                    self.latest_deadline = self.latest_deadline.max(state.at);
+                }
+            } else {
+                info.live = info.live.saturating_sub(run.count);
+                if info.live == 0 {
+                    dead.push(chunk);
+                    self.stragglers.remove(&chunk);
+                } else if u32::from(info.live) * 4 < u32::from(info.kept) {
+                    self.stragglers.insert(chunk);
+                }
+            }
+            let dirty = self.dirty.entry(chunk).or_default();
+            let before = dirty.len();
+            let first = run.first.idx();
+            dirty.extend((first..first + run.count).map(|idx| (idx, run.state)));
+            self.dirty_len += dirty.len() - before;
+        }
+        dead
+    }
+
+    /// Removes chunks from the tables and from RAM.
+    fn remove_chunks(&mut self, txn: &WriteTransaction, dead: &[u64]) -> Result<(), StoreError> {
+        if dead.is_empty() {
+            return Ok(());
+        }
+        let mut head = txn.open_table(HEAD)?;
+        let mut body = txn.open_table(BODY)?;
+        let mut state = txn.open_table(STATE)?;
+        for chunk in dead {
+            head.remove(chunk)?;
+            state.remove(chunk)?;
+            if let Some(info) = self.chunks.remove(chunk) {
+                for part in 0..part_count(info.body_len) {
+                    body.remove(body_key(*chunk, part))?;
+                }
+            }
+            if let Some(dirty) = self.dirty.remove(chunk) {
+                self.dirty_len -= dirty.len();
+            }
+            self.folding.remove(chunk);
+        }
+        Ok(())
+    }
+
+    /// After the transaction: what was written is known, and its bodies are in the cache.
+    fn settle_ram(&mut self, chunks: Vec<CutChunk>) {
+        for CutChunk { chunk, head, body } in chunks {
+            let count = head.entries.len() as u16;
+            self.chunks.insert(chunk, ChunkInfo { live: count, kept: count, body_len: head.body_len });
+            for run in &head.runs {
+                let known = self.by_shard.entry(run.shard).or_default();
+                known.push(chunk, |chunk| self.chunks.contains_key(&chunk));
+            }
+            self.reader.remember(chunk, ChunkImage::new(&head, body));
+        }
+    }
+}
+
+/// Everything one transaction writes.
+struct Batch {
+    now: Millis,
+    chunks: Vec<CutChunk>,
+    keys: BTreeMap<(u64, u64), Vec<DedupRow>>,
+    delta: Delta,
+    dead_chunks: Vec<u64>,
+    size: usize,
+}
+
+fn write_chunks(txn: &WriteTransaction, chunks: &[CutChunk]) -> Result<(), StoreError> {
+    if chunks.is_empty() {
+        return Ok(());
+    }
+    let mut heads = txn.open_table(HEAD)?;
+    let mut bodies = txn.open_table(BODY)?;
+    for cut in chunks {
+        heads.insert(cut.chunk, cut.head.encode().as_slice())?;
+        for (part, bytes) in parts(&cut.body) {
+            bodies.insert(body_key(cut.chunk, part), bytes)?;
+        }
+    }
+    Ok(())
+}
+
+/// The rows beside the delta: last errors and dead letters.
+fn write_letters(txn: &WriteTransaction, shard: ShardId, ops: &[StateOp]) -> Result<(), StoreError> {
+    for op in ops {
+        match op {
+            StateOp::Set { slot, note: Some(note), .. } => {
+                txn.open_table(NOTE)?.insert(slot.0, seal(note.as_bytes()).as_slice())?;
+            }
+            StateOp::Set { note: None, .. } | StateOp::Gone { noted: false, .. } => {}
+            StateOp::Dead { slot, state, letter } => {
+                let mut letter = letter.clone();
+                if letter.last_error.is_none() && state.noted {
+                    letter.last_error = read_note(txn, *slot)?;
+                }
+                txn.open_table(DLQ)?.insert((shard.0, slot.0), seal_value(&letter).as_slice())?;
+            }
+            StateOp::Gone { slot, noted: true } => {
+                txn.open_table(NOTE)?.remove(slot.0)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read_note(txn: &WriteTransaction, slot: Slot) -> Result<Option<String>, StoreError> {
+    let notes = txn.open_table(NOTE)?;
+    let Some(row) = notes.get(slot.0)? else { return Ok(None) };
+    // A rotted note is no reason to keep a message out of the DLQ.
+    Ok(super::codec::open(row.value()).ok().map(|text| String::from_utf8_lossy(text).into_owned()))
+}
+
+/// Reads a dead letter's row.
+pub(crate) fn dead_letter(row: &[u8]) -> Option<DeadLetter> {
+    open_value(row).ok()
+}
+
+/// Reads a chunk's folded states.
+pub(crate) fn chunk_states(chunk: u64, row: &[u8]) -> Result<ChunkStates, StoreError> {
+    open_value(row).map_err(|why| StoreError::damaged("state", chunk, why))
+}
+
+/// Writes one value of `META`.
+pub(crate) fn write_meta<T: serde::Serialize>(
+    txn: &WriteTransaction,
+    name: &str,
+    value: &T,
+) -> Result<(), StoreError> {
+    txn.open_table(META)?.insert(name, seal_value(value).as_slice())?;
+    Ok(())
+}

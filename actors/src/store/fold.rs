@@ -1,0 +1,223 @@
+//! Background work between commits: folding delta rows into states, rewriting chunks that a few stragglers
+//! keep alive, dropping expired idempotency keys. Small slices, so that a send never waits for long.
+
+use super::codec::{ChunkStates, Head, HeadEntry, seal_value};
+use super::engine::{Dirty, Engine, chunk_states, write_meta};
+use super::error::StoreError;
+use super::schema::{BODY, DEDUP, DEDUP_BUCKET_MS, DELTA, HEAD, STATE, body_key};
+use redb::{ReadableTable, WriteTransaction};
+use ron_core::time::Millis;
+
+/// States folded in one commit.
+const FOLD_ROWS_MAX: usize = 64;
+/// Unfolded deltas that start a fold at the next idle moment.
+const FOLD_BYTES: usize = 1024 * 1024;
+/// Messages with unfolded states that start a fold: they are what an unfolded delta costs in RAM.
+const FOLD_STATES: usize = 100_000;
+/// Age of an unfolded delta that starts a fold.
+const FOLD_AGE_MS: u64 = 5_000;
+/// Beyond this multiple of the limits, folding rides in the commits themselves: it must not starve under load.
+const FOLD_FORCED: usize = 4;
+/// Chunks rewritten in one commit.
+const REWRITE_CHUNKS_MAX: usize = 4;
+/// How often node time is saved while leases are out, ms: what a restart knows of the time it lost.
+const HEARTBEAT_MS: u64 = 5_000;
+
+impl Engine {
+    /// Whether the fold must ride in the next commit.
+    pub(crate) fn fold_is_due_now(&self) -> bool {
+        !self.folding.is_empty()
+            || self.delta_bytes > FOLD_BYTES * FOLD_FORCED
+            || self.dirty_len > FOLD_STATES * FOLD_FORCED
+    }
+
+    fn fold_is_due(&self, now: Millis) -> bool {
+        let old = self.oldest_unfolded.is_some_and(|since| now.since(since) >= FOLD_AGE_MS);
+        !self.folding.is_empty() || self.delta_bytes > FOLD_BYTES || self.dirty_len > FOLD_STATES || old
+    }
+
+    /// Folds the states of up to [`FOLD_ROWS_MAX`] chunks. When all that a fold began with is done, the delta
+    /// rows it covers go.
+    pub(crate) fn fold_slice(&mut self, txn: &WriteTransaction) -> Result<(), StoreError> {
+        if self.folding.is_empty() {
+            self.folding = std::mem::take(&mut self.dirty);
+            self.folding_upto = self.next_delta;
+            self.delta_bytes = 0;
+            self.dirty_len = 0;
+            self.oldest_unfolded = None;
+        }
+        {
+            let mut table = txn.open_table(STATE)?;
+            for _ in 0..FOLD_ROWS_MAX {
+                let Some((chunk, changes)) = self.folding.pop_first() else { break };
+                if !self.chunks.contains_key(&chunk) {
+                    continue;
+                }
+                let before = match table.get(chunk)? {
+                    Some(row) => chunk_states(chunk, row.value())?,
+                    None => ChunkStates::default(),
+                };
+                let folded = merge(&before, &changes);
+                table.insert(chunk, seal_value(&folded).as_slice())?;
+            }
+        }
+        if self.folding.is_empty() {
+            txn.open_table(DELTA)?.retain_in(..self.folding_upto, |_, _| false)?;
+            self.save_marks(txn)?;
+        }
+        Ok(())
+    }
+
+    /// Saves what is otherwise proven only by rows that may vanish.
+    pub(crate) fn save_marks(&self, txn: &WriteTransaction) -> Result<(), StoreError> {
+        write_meta(txn, "next_chunk", &self.next_chunk)?;
+        write_meta(txn, "node_time", &self.last_commit)
+    }
+
+    /// One commit of background work, if any is due. Returns whether there was some: then ask again.
+    ///
+    /// # Errors
+    /// As for a commit: the engine must be dropped.
+    pub(crate) fn idle_work(&mut self) -> Result<bool, StoreError> {
+        if self.poisoned {
+            return Err(StoreError::Reopening);
+        }
+        let now = self.clock.now().max(self.last_commit);
+        let fold = self.fold_is_due(now);
+        let rewrite = !fold && !self.stragglers.is_empty();
+        let sweep = now.since(self.dedup_swept) >= DEDUP_BUCKET_MS;
+        let heartbeat = now < self.latest_deadline && now.since(self.last_commit) >= HEARTBEAT_MS;
+        if !(fold || rewrite || sweep || heartbeat) {
+            return Ok(false);
+        }
+        self.poisoned = true;
+        self.last_commit = now;
+        let txn = self.begin()?;
+        let mut rewritten = Vec::new();
+        if fold {
+            self.fold_slice(&txn)?;
+        } else if rewrite {
+            rewritten = self.rewrite_slice(&txn)?;
+        }
+        if sweep {
+            self.sweep_dedup(&txn, now)?;
+        }
+        self.save_marks(&txn)?;
+        txn.commit()?;
+        self.reader.forget(rewritten);
+        self.poisoned = false;
+        Ok(true)
+    }
+
+    /// Folds everything and saves the marks: the last commit before closing.
+    pub(crate) fn settle_for_good(&mut self) -> Result<(), StoreError> {
+        if self.poisoned {
+            return Err(StoreError::Reopening);
+        }
+        self.poisoned = true;
+        self.last_commit = self.clock.now().max(self.last_commit);
+        let txn = self.begin()?;
+        while !(self.dirty.is_empty() && self.folding.is_empty()) {
+            self.fold_slice(&txn)?;
+        }
+        self.save_marks(&txn)?;
+        txn.commit()?;
+        self.poisoned = false;
+        Ok(())
+    }
+
+    /// Drops the keys of expiry buckets that have passed.
+    pub(crate) fn sweep_dedup(&mut self, txn: &WriteTransaction, now: Millis) -> Result<(), StoreError> {
+        self.dedup_swept = now;
+        self.dedup.forget_before(now);
+        let bucket = now.0 / DEDUP_BUCKET_MS;
+        txn.open_table(DEDUP)?.retain_in(..(bucket, 0), |_, _| false)?;
+        Ok(())
+    }
+
+    /// Rewrites up to [`REWRITE_CHUNKS_MAX`] chunks in place, survivors only: a message keeps its place for ever.
+    fn rewrite_slice(&mut self, txn: &WriteTransaction) -> Result<Vec<u64>, StoreError> {
+        let mut heads = txn.open_table(HEAD)?;
+        let mut bodies = txn.open_table(BODY)?;
+        let states = txn.open_table(STATE)?;
+        let mut rewritten = Vec::new();
+        while rewritten.len() < REWRITE_CHUNKS_MAX {
+            let Some(chunk) = self.stragglers.pop_first() else { break };
+            let Some(head) = heads.get(chunk)?.map(|row| Head::decode(chunk, row.value())).transpose()? else {
+                continue;
+            };
+            let key = body_key(chunk, 0);
+            let Some(body) = bodies.get(key)?.map(|row| row.value().to_vec()) else { continue };
+            if body.len() != head.body_len as usize {
+                continue; // more than one part: one large message, nothing to gain
+            }
+            let folded = match states.get(chunk)? {
+                Some(row) => chunk_states(chunk, row.value())?,
+                None => ChunkStates::default(),
+            };
+            let folded = merge(&folded, &self.unfolded(chunk));
+            let (head, body) = survivors(&head, &body, &folded);
+            heads.insert(chunk, head.encode().as_slice())?;
+            bodies.insert(key, body.as_slice())?;
+            if let Some(info) = self.chunks.get_mut(&chunk) {
+                info.kept = info.live;
+                info.body_len = head.body_len;
+            }
+            rewritten.push(chunk);
+        }
+        Ok(rewritten)
+    }
+
+    /// What is not yet in the chunk's `STATE` row.
+    pub(crate) fn unfolded(&self, chunk: u64) -> Dirty {
+        let mut all = self.folding.get(&chunk).cloned().unwrap_or_default();
+        if let Some(newer) = self.dirty.get(&chunk) {
+            all.extend(newer);
+        }
+        all
+    }
+}
+
+/// The folded states with newer changes on top.
+pub(crate) fn merge(before: &ChunkStates, changes: &Dirty) -> ChunkStates {
+    let mut all = by_place(before);
+    all.extend(changes);
+    let mut merged = ChunkStates::default();
+    for (idx, state) in all {
+        match (state, merged.gone.last_mut()) {
+            (Some(state), _) => merged.states.push((idx, state)),
+            (None, Some((first, count))) if *first + *count == idx => *count += 1,
+            (None, _) => merged.gone.push((idx, 1)),
+        }
+    }
+    merged
+}
+
+/// The states of a chunk by place; `None` = gone.
+pub(crate) fn by_place(states: &ChunkStates) -> Dirty {
+    let mut all: Dirty = states.states.iter().map(|(idx, state)| (*idx, Some(*state))).collect();
+    for (first, count) in &states.gone {
+        all.extend((*first..*first + *count).map(|idx| (idx, None)));
+    }
+    all
+}
+
+fn survivors(head: &Head, body: &[u8], states: &ChunkStates) -> (Head, Vec<u8>) {
+    let fate = by_place(states);
+    let mut kept = Vec::new();
+    let mut entries = Vec::with_capacity(head.entries.len());
+    for (idx, entry) in head.entries.iter().enumerate() {
+        let gone = matches!(fate.get(&(idx as u16)), Some(None));
+        let (from, to) = (entry.offset as usize, (entry.offset + entry.len) as usize);
+        // A record that rotted out of its bounds stays as it is, to be found on delivery.
+        match body.get(from..to) {
+            Some(record) if !gone && entry.len > 0 => {
+                entries.push(HeadEntry { offset: kept.len() as u32, ..*entry });
+                kept.extend_from_slice(record);
+            }
+            Some(_) | None => entries.push(HeadEntry { offset: 0, len: 0, ..*entry }),
+        }
+    }
+    let body_len = kept.len() as u32;
+    (Head { enqueued: head.enqueued, body_len, runs: head.runs.clone(), entries }, kept)
+}

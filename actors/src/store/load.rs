@@ -1,0 +1,80 @@
+//! Loading one shard: a snapshot taken at its place in the store's queue, scanned off the queue.
+//!
+//! The load goes through the queue so that a commit left behind by the shard's killed predecessor lands before
+//! the snapshot, or is refused by the new epoch.
+
+use super::ShardEpoch;
+use super::codec::{ChunkStates, Head};
+use super::engine::{Dirty, Engine, chunk_states};
+use super::error::StoreError;
+use super::fold::by_place;
+use super::schema::{HEAD, STATE};
+use redb::{ReadTransaction, ReadableDatabase};
+use ron_core::ids::ShardId;
+use ron_core::message::Recovered;
+
+/// A snapshot to load one shard from.
+#[derive(Debug)]
+pub struct LoadJob {
+    txn: ReadTransaction,
+    shard: ShardId,
+    /// What the shard must sign its work with from now on.
+    pub epoch: ShardEpoch,
+    /// (chunk, changes that its state row does not have yet), ascending.
+    chunks: Vec<(u64, Dirty)>,
+    /// Live idempotency keys.
+    pub dedup_keys: u64,
+    /// Whether the topic has a row already.
+    pub exists: bool,
+}
+
+impl Engine {
+    /// Opens a snapshot for `shard` and makes its older writers ghosts.
+    ///
+    /// # Errors
+    /// The database's.
+    pub(crate) fn snapshot(&mut self, shard: ShardId) -> Result<LoadJob, StoreError> {
+        let epoch = self.epochs.get(&shard).copied().unwrap_or_default().next();
+        self.epochs.insert(shard, epoch);
+        let known = self.by_shard.get(&shard).map(|known| known.alive(|chunk| self.chunks.contains_key(&chunk)));
+        let chunks = known.unwrap_or_default().into_iter().map(|chunk| (chunk, self.unfolded(chunk))).collect();
+        let txn = self.db.begin_read()?;
+        let dedup_keys = self.dedup.live(shard);
+        let exists = self.topics.contains_key(&shard);
+        Ok(LoadJob { txn, shard, epoch, chunks, dedup_keys, exists })
+    }
+}
+
+impl LoadJob {
+    /// Calls `each` with every live message of the shard, in the order of their places. Blocks.
+    ///
+    /// # Errors
+    /// The database's, or a damaged row.
+    pub fn run(self, each: &mut dyn FnMut(Recovered)) -> Result<(), StoreError> {
+        let heads = self.txn.open_table(HEAD)?;
+        let states = self.txn.open_table(STATE)?;
+        for (chunk, unfolded) in self.chunks {
+            let Some(row) = heads.get(chunk)? else { continue };
+            let head = Head::decode(chunk, row.value())?;
+            let folded = match states.get(chunk)? {
+                Some(row) => chunk_states(chunk, row.value())?,
+                None => ChunkStates::default(),
+            };
+            let mut fate = by_place(&folded);
+            fate.extend(unfolded);
+            for run in head.runs.iter().filter(|run| run.shard == self.shard) {
+                for idx in run.first..run.first.saturating_add(run.count) {
+                    let state = match fate.get(&idx) {
+                        Some(None) => continue,
+                        Some(Some(state)) => Some(*state),
+                        None => None,
+                    };
+                    if let Some(message) = head.recovered(chunk, idx, state) {
+                        each(message);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! The durable store: one redb file, group commit, chunks and delta rows (ARCHITECTURE.md, "The store").
+//!
+//! The only place that names redb. Memory elsewhere is a cache of what is in here, never the truth.
+
+pub mod actor;
+pub mod backend;
+pub mod cell;
+mod codec;
+mod cut;
+mod engine;
+mod error;
+mod fold;
+mod load;
+mod read;
+mod recover;
+mod schema;
+#[cfg(test)]
+mod tests;
+pub mod unit;
+
+pub use actor::{Store, StoreActor, StoreArgs};
+pub use backend::{FileMedium, Medium, RamBackend, RamMedium};
+pub use cell::EngineCell;
+pub use engine::{Engine, Identity, StoreFigures, Work};
+pub use error::{StoreError, UnitFailure};
+pub use load::LoadJob;
+pub use read::{ReadFailure, Reader};
+pub use recover::{BootCounts, ClockFrom};
+pub use unit::{ShardSink, Unit, UnitResult};
+
+use std::fmt;
+
+/// How a store is run.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// redb's page cache, bytes. Its own default is 1 GiB.
+    pub cache_bytes: usize,
+    /// The cache of the newest bodies, bytes.
+    pub body_cache_bytes: usize,
+    /// Two fsyncs a commit: protects against torn commits whose checksum an attacker could craft, since bodies
+    /// are attacker data. Ignored in RAM.
+    pub two_phase_commit: bool,
+    /// Live idempotency keys of the whole node.
+    pub dedup_keys_max: usize,
+    /// Live idempotency keys of one topic.
+    pub dedup_keys_topic_max: usize,
+    /// Commit inside the actor instead of on the blocking pool: what makes a simulation repeatable.
+    pub inline: bool,
+}
+
+impl Default for StoreConfig {
+    fn default() -> StoreConfig {
+        StoreConfig {
+            cache_bytes: 16 << 20,
+            body_cache_bytes: 16 << 20,
+            two_phase_commit: true,
+            dedup_keys_max: 8_000_000,
+            dedup_keys_topic_max: 1_000_000,
+            inline: false,
+        }
+    }
+}
+
+/// Counts the loads of a shard: work signed with an older one is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ShardEpoch(u64);
+
+impl ShardEpoch {
+    pub(crate) fn next(self) -> ShardEpoch {
+        ShardEpoch(self.0 + 1)
+    }
+}
+
+impl fmt::Display for ShardEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Who is told of every commit, for the metrics.
+pub trait StoreObserver: Send + Sync + fmt::Debug {
+    /// A commit took `seconds` and held `size` messages and changes.
+    fn committed(&self, seconds: f64, size: usize);
+    /// A commit, or a reopening, failed.
+    fn failed(&self);
+}

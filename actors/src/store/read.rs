@@ -1,0 +1,229 @@
+//! Reading bodies: the newest chunks from a bounded cache, the rest from short read transactions on the
+//! blocking pool.
+
+use super::codec::{Head, read_record};
+use super::cut::part_count;
+use super::engine::dead_letter;
+use super::error::StoreError;
+use super::schema::{BODY, DLQ, HEAD, body_key};
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use redb::{Database, ReadableDatabase};
+use ron_core::ids::{ShardId, Slot};
+use ron_core::message::{DeadLetter, StoredMessage};
+use ron_core::time::Millis;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A chunk's records, decoded no further than their places.
+#[derive(Debug)]
+pub(crate) struct ChunkImage {
+    enqueued: Millis,
+    /// (offset, length) by place; length 0 = gone.
+    places: Vec<(u32, u32)>,
+    body: Bytes,
+}
+
+impl ChunkImage {
+    pub(crate) fn new(head: &Head, body: Bytes) -> ChunkImage {
+        let places = head.entries.iter().map(|entry| (entry.offset, entry.len)).collect();
+        ChunkImage { enqueued: head.enqueued, places, body }
+    }
+
+    fn cost(&self) -> usize {
+        self.body.len() + self.places.len() * 8 + 128
+    }
+
+    fn read(&self, slot: Slot) -> Result<StoredMessage, ReadFailure> {
+        let &(offset, len) = self.places.get(usize::from(slot.idx())).ok_or(ReadFailure::Gone)?;
+        let (from, to) = (offset as usize, offset as usize + len as usize);
+        if len == 0 {
+            return Err(ReadFailure::Gone);
+        }
+        if to > self.body.len() {
+            return Err(ReadFailure::Damaged);
+        }
+        read_record(slot, self.enqueued, &self.body.slice(from..to)).map_err(|_| ReadFailure::Damaged)
+    }
+}
+
+/// Why one message could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadFailure {
+    /// It no longer exists.
+    Gone,
+    /// Its record failed a checksum: it must never reach a consumer.
+    Damaged,
+    /// The store is not readable now.
+    Store,
+}
+
+/// The newest chunks, oldest dropped first, bounded by bytes.
+#[derive(Debug, Default)]
+struct Cache {
+    chunks: HashMap<u64, Arc<ChunkImage>>,
+    order: VecDeque<u64>,
+    bytes: usize,
+}
+
+impl Cache {
+    fn insert(&mut self, chunk: u64, image: Arc<ChunkImage>, bytes_max: usize) {
+        self.bytes += image.cost();
+        if let Some(old) = self.chunks.insert(chunk, image) {
+            self.bytes -= old.cost();
+        } else {
+            self.order.push_back(chunk);
+        }
+        while self.bytes > bytes_max {
+            let Some(oldest) = self.order.pop_front() else { break };
+            self.forget(oldest);
+        }
+    }
+
+    fn forget(&mut self, chunk: u64) {
+        if let Some(old) = self.chunks.remove(&chunk) {
+            self.bytes -= old.cost();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    db: ArcSwapOption<Database>,
+    cache: Mutex<Cache>,
+    cache_bytes_max: usize,
+}
+
+/// Reads messages out of the store. Cheap to clone; survives a reopening.
+#[derive(Debug, Clone)]
+pub struct Reader(Arc<Shared>);
+
+impl Reader {
+    /// A reader whose cache holds at most this many bytes.
+    #[must_use]
+    pub fn new(cache_bytes_max: usize) -> Reader {
+        let (db, cache) = (ArcSwapOption::empty(), Mutex::default());
+        Reader(Arc::new(Shared { db, cache, cache_bytes_max }))
+    }
+
+    pub(crate) fn attach(&self, db: Option<Arc<Database>>) {
+        self.0.db.store(db);
+    }
+
+    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
+        // A panic while it was held leaves a cache that is at worst incomplete.
+        self.0.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn remember(&self, chunk: u64, image: ChunkImage) {
+        self.cache().insert(chunk, Arc::new(image), self.0.cache_bytes_max);
+    }
+
+    pub(crate) fn forget(&self, chunks: impl IntoIterator<Item = u64>) {
+        let mut cache = self.cache();
+        chunks.into_iter().for_each(|chunk| cache.forget(chunk));
+    }
+
+    pub(crate) fn clear(&self) {
+        *self.cache() = Cache::default();
+    }
+
+    /// The messages in `slots`, in order. Does not block an async worker: what is not cached is read on the
+    /// blocking pool.
+    pub async fn fetch(&self, slots: Vec<Slot>) -> Vec<Result<StoredMessage, ReadFailure>> {
+        if let Some(all) = self.fetch_cached(&slots) {
+            return all;
+        }
+        let reader = self.clone();
+        let n = slots.len();
+        let read = tokio::task::spawn_blocking(move || reader.fetch_blocking(&slots)).await;
+        read.unwrap_or_else(|_| vec![Err(ReadFailure::Store); n])
+    }
+
+    fn fetch_cached(&self, slots: &[Slot]) -> Option<Vec<Result<StoredMessage, ReadFailure>>> {
+        let images: Option<Vec<_>> = {
+            let cache = self.cache();
+            slots.iter().map(|slot| cache.chunks.get(&slot.chunk()).cloned()).collect()
+        };
+        Some(images?.iter().zip(slots).map(|(image, slot)| image.read(*slot)).collect())
+    }
+
+    /// [`Reader::fetch`] for a thread that may block.
+    #[must_use]
+    pub fn fetch_blocking(&self, slots: &[Slot]) -> Vec<Result<StoredMessage, ReadFailure>> {
+        let mut local: HashMap<u64, Result<Arc<ChunkImage>, ReadFailure>> = HashMap::new();
+        let mut read = |slot: &Slot| {
+            let image = local.entry(slot.chunk()).or_insert_with(|| self.image(slot.chunk()));
+            image.as_ref().map_err(|failure| *failure)?.read(*slot)
+        };
+        slots.iter().map(&mut read).collect()
+    }
+
+    fn image(&self, chunk: u64) -> Result<Arc<ChunkImage>, ReadFailure> {
+        if let Some(image) = self.cache().chunks.get(&chunk) {
+            return Ok(image.clone());
+        }
+        let db = self.0.db.load_full().ok_or(ReadFailure::Store)?;
+        match read_image(&db, chunk) {
+            Ok(Some(image)) => Ok(Arc::new(image)),
+            Ok(None) => Err(ReadFailure::Gone),
+            Err(StoreError::Damaged { .. }) => Err(ReadFailure::Damaged),
+            Err(error) => {
+                tracing::warn!(%error, chunk, "reading a chunk failed");
+                Err(ReadFailure::Store)
+            }
+        }
+    }
+
+    /// The dead letters of `slots`, in order; `None` where there is none.
+    pub async fn letters(&self, shard: ShardId, slots: Vec<Slot>) -> Vec<Option<DeadLetter>> {
+        let reader = self.clone();
+        let n = slots.len();
+        let read = tokio::task::spawn_blocking(move || reader.letters_blocking(shard, &slots)).await;
+        read.ok().and_then(Result::ok).unwrap_or_else(|| vec![None; n])
+    }
+
+    fn letters_blocking(&self, shard: ShardId, slots: &[Slot]) -> Result<Vec<Option<DeadLetter>>, StoreError> {
+        let db = self.0.db.load_full().ok_or(StoreError::Reopening)?;
+        let table = db.begin_read()?.open_table(DLQ)?;
+        let read = |slot: &Slot| {
+            let row = table.get((shard.0, slot.0))?;
+            Ok(row.and_then(|row| dead_letter(row.value())))
+        };
+        slots.iter().map(read).collect()
+    }
+}
+
+fn read_image(db: &Database, chunk: u64) -> Result<Option<ChunkImage>, StoreError> {
+    let txn = db.begin_read()?;
+    let Some(row) = txn.open_table(HEAD)?.get(chunk)? else { return Ok(None) };
+    let head = Head::decode(chunk, row.value())?;
+    let bodies = txn.open_table(BODY)?;
+    let mut body = Vec::with_capacity(head.body_len as usize);
+    for part in 0..part_count(head.body_len) {
+        let key = body_key(chunk, part);
+        let row = bodies.get(key)?.ok_or_else(|| StoreError::damaged("body", key, "missing"))?;
+        body.extend_from_slice(row.value());
+    }
+    Ok(Some(ChunkImage::new(&head, body.into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_is_bounded_by_bytes_and_drops_the_oldest() {
+        let image = |len: usize| {
+            Arc::new(ChunkImage { enqueued: Millis(0), places: Vec::new(), body: vec![0; len].into() })
+        };
+        let mut cache = Cache::default();
+        for chunk in 0..10 {
+            cache.insert(chunk, image(1000), 4 * 1128);
+        }
+        assert_eq!(cache.bytes, 4 * 1128);
+        assert!(cache.chunks.contains_key(&9) && !cache.chunks.contains_key(&5));
+        cache.forget(9);
+        assert_eq!(cache.bytes, 3 * 1128);
+    }
+}

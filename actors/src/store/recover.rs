@@ -1,0 +1,260 @@
+//! Opening a store: repair, identity, and what RAM must know, rebuilt from heads, states and deltas. No body is
+//! read, so it takes as long as the number of chunks, not of bytes.
+
+use super::StoreConfig;
+use super::backend::Medium;
+use super::codec::{ChunkStates, Delta, Head, open_value};
+use super::engine::{ChunkInfo, Dirty, Engine, Identity, ShardChunks, chunk_states, write_meta};
+use super::error::StoreError;
+use super::fold::by_place;
+use super::read::Reader;
+use super::schema::{BODY, DEDUP, DELTA, DLQ, FORMAT, HEAD, META, NOTE, STATE, TOPIC};
+use redb::{Database, ReadableTable, WriteTransaction};
+use ron_core::dedup::{Dedup, DedupRow};
+use ron_core::ids::{Incarnation, QueueKey, ShardId};
+use ron_core::message::{MsgState, Phase};
+use ron_core::receipt::ReceiptKey;
+use ron_core::time::{Clock, Millis};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// What a topic held when the store was opened, so that figures need no load.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BootCounts {
+    /// Never handed out, or handed back.
+    pub ready: u64,
+    /// Not before their time.
+    pub delayed: u64,
+    /// Leased when the store closed.
+    pub vis: u64,
+    /// Dead letters.
+    pub dlq: u64,
+    /// When the oldest live message was enqueued.
+    pub oldest_enqueued: Option<Millis>,
+}
+
+/// Where the clock of a store comes from: the argument is the node time it was last alive.
+pub type ClockFrom<'a> = &'a dyn Fn(Millis) -> Arc<dyn Clock>;
+
+pub(crate) fn open(
+    medium: &dyn Medium,
+    config: &StoreConfig,
+    clock_from: ClockFrom<'_>,
+    entropy: [u8; 40],
+    reader: &Reader,
+) -> Result<(Engine, HashMap<ShardId, BootCounts>), StoreError> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(config.cache_bytes);
+    // redb may panic on a file that something else has damaged.
+    let db = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| medium.open(&mut builder)))
+        .unwrap_or_else(|_| Err(StoreError::damaged("file", "-", "the engine panicked while opening it")))?;
+    let txn = db.begin_write()?;
+    let identity = create_tables(&txn, entropy)?;
+    let mut found = Found::default();
+    found.read_deltas(&txn)?;
+    found.read_heads(&txn)?;
+    let next_chunk = read_meta(&txn, "next_chunk")?.unwrap_or(0).max(found.next_chunk);
+    let last_alive = read_meta::<Millis>(&txn, "node_time")?.unwrap_or_default().max(found.last_alive);
+    let topics = read_topics(&txn)?;
+    let clock = clock_from(last_alive);
+    let now = clock.now().max(last_alive);
+    let mut engine = Engine {
+        db: Arc::new(db),
+        reader: reader.clone(),
+        config: config.clone(),
+        clock,
+        durable: medium.durable(),
+        identity,
+        topics,
+        epochs: HashMap::new(),
+        chunks: found.chunks,
+        by_shard: found.by_shard,
+        dedup: Dedup::new(config.dedup_keys_max, config.dedup_keys_topic_max),
+        next_chunk,
+        next_delta: found.next_delta,
+        last_commit: now,
+        last_alive,
+        delta_bytes: 0,
+        dirty_len: found.dirty.values().map(Dirty::len).sum(),
+        dirty: found.dirty,
+        folding: BTreeMap::new(),
+        folding_upto: 0,
+        oldest_unfolded: None,
+        stragglers: found.stragglers,
+        latest_deadline: found.latest_deadline,
+        dedup_swept: now,
+        commits: 0,
+        poisoned: false,
+    };
+    engine.sweep_dedup(&txn, now)?;
+    engine.read_dedup(&txn, now)?;
+    // Everything folded: each shard's load then replays nothing.
+    while !(engine.dirty.is_empty() && engine.folding.is_empty()) {
+        engine.fold_slice(&txn)?;
+    }
+    engine.save_marks(&txn)?;
+    txn.commit()?;
+    reader.clear();
+    reader.attach(Some(engine.db.clone()));
+    Ok((engine, found.counts))
+}
+
+fn create_tables(txn: &WriteTransaction, entropy: [u8; 40]) -> Result<Identity, StoreError> {
+    txn.open_table(HEAD)?;
+    txn.open_table(BODY)?;
+    txn.open_table(DELTA)?;
+    txn.open_table(STATE)?;
+    txn.open_table(NOTE)?;
+    txn.open_table(DLQ)?;
+    txn.open_table(DEDUP)?;
+    txn.open_table(TOPIC)?;
+    let format: Option<u32> = read_meta(txn, "format")?;
+    match format {
+        None => {
+            let (incarnation, key) = entropy.split_at(8);
+            let incarnation: [u8; 8] = incarnation.try_into().unwrap_or_default();
+            let key: [u8; 32] = key.try_into().unwrap_or_default();
+            write_meta(txn, "format", &FORMAT)?;
+            write_meta(txn, "incarnation", &u64::from_le_bytes(incarnation))?;
+            write_meta(txn, "receipt_key", &key)?;
+        }
+        Some(found) if found > FORMAT => return Err(StoreError::NewerFormat { found, known: FORMAT }),
+        Some(_) => {}
+    }
+    let missing = |name: &'static str| move || StoreError::damaged("meta", name, "missing");
+    let incarnation: u64 = read_meta(txn, "incarnation")?.ok_or_else(missing("incarnation"))?;
+    let receipt_key: [u8; 32] = read_meta(txn, "receipt_key")?.ok_or_else(missing("receipt_key"))?;
+    Ok(Identity {
+        incarnation: Incarnation(incarnation),
+        receipt_key: Arc::new(ReceiptKey::new(receipt_key)),
+    })
+}
+
+fn read_meta<T: serde::de::DeserializeOwned>(
+    txn: &WriteTransaction,
+    name: &'static str,
+) -> Result<Option<T>, StoreError> {
+    let table = txn.open_table(META)?;
+    let row = table.get(name)?;
+    row.map(|row| open_value(row.value()).map_err(|why| StoreError::damaged("meta", name, why))).transpose()
+}
+
+fn read_topics(txn: &WriteTransaction) -> Result<BTreeMap<ShardId, QueueKey>, StoreError> {
+    let mut topics = BTreeMap::new();
+    for row in txn.open_table(TOPIC)?.iter()? {
+        let (shard, value) = row?;
+        let shard = shard.value();
+        let key = open_value(value.value()).map_err(|why| StoreError::damaged("topic", shard, why))?;
+        topics.insert(ShardId(shard), key);
+    }
+    Ok(topics)
+}
+
+impl Engine {
+    fn read_dedup(&mut self, txn: &WriteTransaction, now: Millis) -> Result<(), StoreError> {
+        for row in txn.open_table(DEDUP)?.iter()? {
+            let (key, value) = row?;
+            let damaged = |why| StoreError::damaged("dedup", format!("{:?}", key.value()), why);
+            let rows: Vec<DedupRow> = open_value(value.value()).map_err(damaged)?;
+            rows.into_iter().filter(|row| row.expires > now).for_each(|row| self.dedup.restore(row));
+        }
+        Ok(())
+    }
+}
+
+/// What the tables say, gathered row by row.
+#[derive(Default)]
+struct Found {
+    dirty: BTreeMap<u64, Dirty>,
+    chunks: HashMap<u64, ChunkInfo>,
+    by_shard: HashMap<ShardId, ShardChunks>,
+    stragglers: BTreeSet<u64>,
+    counts: HashMap<ShardId, BootCounts>,
+    next_chunk: u64,
+    next_delta: u64,
+    last_alive: Millis,
+    latest_deadline: Millis,
+}
+
+impl Found {
+    fn read_deltas(&mut self, txn: &WriteTransaction) -> Result<(), StoreError> {
+        for row in txn.open_table(DELTA)?.iter()? {
+            let (key, value) = row?;
+            let key = key.value();
+            let delta: Delta =
+                open_value(value.value()).map_err(|why| StoreError::damaged("delta", key, why))?;
+            self.next_delta = key + 1;
+            self.next_chunk = self.next_chunk.max(delta.next_chunk);
+            self.last_alive = self.last_alive.max(delta.now);
+            for run in delta.runs {
+                let first = run.first.idx();
+                let changes = (first..first + run.count).map(|idx| (idx, run.state));
+                self.dirty.entry(run.first.chunk()).or_default().extend(changes);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_heads(&mut self, txn: &WriteTransaction) -> Result<(), StoreError> {
+        let states = txn.open_table(STATE)?;
+        for row in txn.open_table(HEAD)?.iter()? {
+            let (chunk, value) = row?;
+            let chunk = chunk.value();
+            let head = Head::decode(chunk, value.value())?;
+            let folded = match states.get(chunk)? {
+                Some(row) => chunk_states(chunk, row.value())?,
+                None => ChunkStates::default(),
+            };
+            let mut fate = by_place(&folded);
+            if let Some(newer) = self.dirty.get(&chunk) {
+                fate.extend(newer);
+            }
+            self.next_chunk = self.next_chunk.max(chunk + 1);
+            self.last_alive = self.last_alive.max(head.enqueued);
+            self.take_chunk(chunk, &head, &fate);
+        }
+        // Deltas of chunks that have gone since.
+        self.dirty.retain(|chunk, _| self.chunks.contains_key(chunk));
+        Ok(())
+    }
+
+    fn take_chunk(&mut self, chunk: u64, head: &Head, fate: &Dirty) {
+        let mut info = ChunkInfo { live: 0, kept: 0, body_len: head.body_len };
+        for run in &head.runs {
+            let counts = self.counts.entry(run.shard).or_default();
+            for idx in run.first..run.first.saturating_add(run.count) {
+                let Some(entry) = head.entries.get(usize::from(idx)).filter(|entry| entry.len > 0) else {
+                    continue;
+                };
+                info.kept += 1;
+                let state = match fate.get(&idx) {
+                    Some(None) => continue,
+                    Some(Some(state)) => Some(state),
+                    None => None,
+                };
+                info.live += 1;
+                count(counts, state, entry.due.is_some_and(|due| due > self.last_alive));
+                counts.oldest_enqueued.get_or_insert(head.enqueued);
+                if let Some(leased) = state.filter(|state| state.phase == Phase::Leased) {
+                    self.latest_deadline = self.latest_deadline.max(leased.at);
+                }
+            }
+            self.by_shard.entry(run.shard).or_default().push(chunk, |_| true);
+        }
+        if u32::from(info.live) * 4 < u32::from(info.kept) {
+            self.stragglers.insert(chunk);
+        }
+        self.chunks.insert(chunk, info);
+    }
+}
+
+fn count(counts: &mut BootCounts, state: Option<&MsgState>, delayed: bool) {
+    match state.map(|state| state.phase) {
+        Some(Phase::Ready) => counts.ready += 1,
+        Some(Phase::Leased) => counts.vis += 1,
+        Some(Phase::Delayed) => counts.delayed += 1,
+        Some(Phase::Dead) => counts.dlq += 1,
+        None if delayed => counts.delayed += 1,
+        None => counts.ready += 1,
+    }
+}

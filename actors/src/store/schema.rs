@@ -1,0 +1,37 @@
+//! The tables of the store, and nothing else. STORE's schema; every value starts with the XXH3-64 of the rest,
+//! since redb does not verify what it reads.
+
+use redb::TableDefinition;
+
+/// name → value: format, incarnation, receipt key, next chunk, node time.
+pub(crate) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// shard → tenant and topic. Written at a topic's first use.
+pub(crate) const TOPIC: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("topic");
+/// chunk → time, directory by shard, and one entry a message: what recovery reads instead of bodies.
+pub(crate) const HEAD: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("head");
+/// `chunk << 8 | part` → the records of the chunk, back to back, cut at [`BODY_PART_BYTES_MAX`].
+pub(crate) const BODY: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("body");
+/// running number → all state changes of one commit, as runs. Folded into `STATE` later.
+pub(crate) const DELTA: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("delta");
+/// chunk → which of its messages are gone, and the states of those that were handed out.
+pub(crate) const STATE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("state");
+/// slot → the last error a consumer gave.
+pub(crate) const NOTE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("note");
+/// (shard, slot) → the dead letter.
+pub(crate) const DLQ: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("dlq");
+/// (expiry bucket, chunk) → idempotency keys, written with their messages.
+pub(crate) const DEDUP: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("dedup");
+
+/// redb allocates a value in 2^k × 4 KiB: 61,000 bytes cost 1.24×, 65,536 cost 2.25×. Chunks are cut below.
+pub(crate) const BODY_PART_BYTES_MAX: usize = 61_000;
+
+/// Width of an expiry bucket of `DEDUP`, ms.
+pub(crate) const DEDUP_BUCKET_MS: u64 = 600_000;
+
+/// The format of this schema; a store with a newer one is refused.
+pub(crate) const FORMAT: u32 = 1;
+
+/// The key of a body part.
+pub(crate) const fn body_key(chunk: u64, part: usize) -> u64 {
+    (chunk << 8) | part as u64
+}

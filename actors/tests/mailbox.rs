@@ -1,0 +1,155 @@
+//! The mailbox over a real store in RAM: what a caller sees.
+
+use bytes::Bytes;
+use ron_actors::kernel::bus::BusLimits;
+use ron_actors::kernel::child::NoObserver;
+use ron_actors::kernel::clock::SystemClock;
+use ron_actors::mailbox::{Mailbox, MailboxConfig, MailboxObserver, Settle};
+use ron_actors::store::{RamMedium, StoreConfig, StoreObserver};
+use ron_actors::tree::{Foundation, Tree, TreeArgs};
+use ron_core::ids::{ContentHash, QueueKey, Tenant, Topic};
+use ron_core::message::{DedupClaim, MessageMeta, NewMessage, Origin};
+use ron_core::reason::Reason;
+use ron_core::restart::RestartPolicy;
+use ron_core::shard::{NackMode, PeekState, Want};
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Debug)]
+struct Nobody;
+
+impl MailboxObserver for Nobody {
+    fn delivered(&self, _: f64) {}
+    fn integrity_failed(&self) {}
+    fn dead_lettered(&self, _: &QueueKey, _: u64) {}
+    fn requeued(&self, _: &QueueKey, _: u64) {}
+}
+
+impl StoreObserver for Nobody {
+    fn committed(&self, _: f64, _: usize) {}
+    fn failed(&self) {}
+}
+
+async fn start(medium: Arc<RamMedium>) -> Tree {
+    let args = TreeArgs {
+        medium,
+        store: StoreConfig::default(),
+        mailbox: MailboxConfig::default(),
+        entropy: [7; 40],
+        seed: 1,
+        restarts: RestartPolicy::default(),
+        bus: BusLimits::default(),
+        store_observer: Arc::new(Nobody),
+        kernel_observer: Arc::new(NoObserver),
+    };
+    let clock_from = |saved| Arc::new(SystemClock::starting_from(saved)) as _;
+    let foundation = Foundation::lay(args, &clock_from).unwrap();
+    foundation.raise(Arc::new(Nobody), |_, _| Vec::new()).await.unwrap()
+}
+
+fn queue(topic: &str) -> QueueKey {
+    QueueKey { tenant: Tenant::parse("acme").unwrap(), topic: Topic::parse(topic).unwrap() }
+}
+
+fn message(text: &str) -> NewMessage {
+    let payload = Bytes::from(text.to_owned());
+    let meta = MessageMeta {
+        content_type: "text/plain".into(),
+        attrs: Vec::new(),
+        idempotency_key: None,
+        corr_id: "corr-0001".into(),
+    };
+    let payload_hash = ContentHash::of(&payload);
+    NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup: None }
+}
+
+fn keyed(text: &str, key: &str) -> NewMessage {
+    let message = message(text);
+    let dedup = DedupClaim::new(&Origin::Api, key.as_bytes(), &message.payload_hash, 300_000);
+    NewMessage { dedup: Some(dedup), ..message }
+}
+
+const MANY: Want = Want { max_messages: 256, max_bytes: 4 << 20, visibility_ms: None };
+
+async fn take(mailbox: &Mailbox, queue: &QueueKey, wait: Duration) -> Vec<(String, String)> {
+    let delivery = mailbox.recv(queue, MANY, wait).await.unwrap();
+    let seen = delivery.messages.iter();
+    let seen = seen.map(|m| (m.payload.clone().unwrap(), m.receipt.clone().unwrap())).collect();
+    delivery.written();
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_is_sent_received_and_acked() {
+    let tree = start(Arc::new(RamMedium::default())).await;
+    let (mailbox, orders) = (&tree.mailbox, queue("orders"));
+    assert_eq!(mailbox.stat(&orders).await.unwrap_err().reason, Reason::NotFound);
+    let sent = mailbox.enqueue(&orders, vec![message("one"), message("two")]).await.unwrap();
+    assert!(sent.iter().all(|result| result.as_ref().is_ok_and(|enqueued| !enqueued.duplicate)));
+    let got = take(mailbox, &orders, Duration::ZERO).await;
+    assert_eq!(got.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>(), ["one", "two"]);
+    assert_eq!(mailbox.stat(&orders).await.unwrap().stats.vis, 2);
+    let receipts = got.into_iter().map(|(_, receipt)| receipt).collect::<Vec<_>>();
+    let settled = mailbox.settle(&orders, Settle::Ack, receipts.clone()).await.unwrap();
+    assert_eq!(settled, vec![Ok(()), Ok(())]);
+    let stats = mailbox.stat(&orders).await.unwrap().stats;
+    assert_eq!((stats.ready, stats.vis, stats.dlq), (0, 0, 0));
+    // gone is gone: an ack of a vanished message is ok, a nack of it is stale
+    assert_eq!(mailbox.settle(&orders, Settle::Ack, receipts.clone()).await.unwrap(), vec![Ok(()), Ok(())]);
+    let nack = Settle::Nack { mode: NackMode::Fail, delay_ms: None, note: None };
+    let stale = mailbox.settle(&orders, nack, receipts).await.unwrap();
+    assert_eq!(stale, vec![Err(Reason::StaleReceipt); 2]);
+    tree.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_remembered_and_waiting_receives_are_served() {
+    let tree = start(Arc::new(RamMedium::default())).await;
+    let (mailbox, jobs) = (tree.mailbox.clone(), queue("jobs"));
+    let waiting = {
+        let (mailbox, jobs) = (mailbox.clone(), jobs.clone());
+        tokio::spawn(async move { take(&mailbox, &jobs, Duration::from_secs(10)).await })
+    };
+    while mailbox.directory().get(&jobs).is_none_or(|entry| entry.figures.stats().waiters == 0) {
+        tokio::task::yield_now().await;
+    }
+    let first = mailbox.enqueue(&jobs, vec![keyed("a", "k"), keyed("a", "k"), keyed("b", "k")]).await.unwrap();
+    let id = first[0].as_ref().unwrap().msg_id;
+    assert_eq!(first[1].as_ref().map(|e| (e.msg_id, e.duplicate)), Ok((id, true)));
+    assert_eq!(first[2], Err(Reason::IdempotencyConflict));
+    assert_eq!(waiting.await.unwrap().len(), 1);
+    let again = mailbox.enqueue(&jobs, vec![keyed("a", "k")]).await.unwrap();
+    assert_eq!(again[0].as_ref().map(|e| (e.msg_id, e.duplicate)), Ok((id, true)));
+    tree.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_shard_and_a_killed_store_come_back_with_everything() {
+    let medium = Arc::new(RamMedium::default());
+    let tree = start(medium.clone()).await;
+    let (mailbox, orders) = (&tree.mailbox, queue("orders"));
+    for i in 0..20 {
+        mailbox.enqueue(&orders, vec![message(&format!("{i}"))]).await.unwrap()[0].as_ref().unwrap();
+    }
+    assert!(tree.shards.kill_child("shard:acme/orders").await);
+    assert!(tree.root.kill_child("store").await);
+    let mut sent = 20;
+    for _ in 0..200 {
+        if mailbox.enqueue(&orders, vec![message(&format!("{sent}"))]).await.is_ok() {
+            sent += 1;
+        }
+        if sent == 25 {
+            break;
+        }
+    }
+    assert_eq!(sent, 25);
+    let got = take(mailbox, &orders, Duration::from_secs(5)).await;
+    let texts: Vec<String> = got.into_iter().map(|(text, _)| text).collect();
+    assert_eq!(texts, (0..25).map(|i| i.to_string()).collect::<Vec<_>>());
+    tree.stop().await;
+    // the blocks outlive the tree: a second one finds the leases, and peeks at them
+    let tree = start(medium).await;
+    let page = tree.mailbox.peek(&orders, PeekState::Vis, 100, None).await.unwrap();
+    assert_eq!(page.messages.len(), 25);
+    tree.stop().await;
+}

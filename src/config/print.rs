@@ -1,0 +1,51 @@
+//! A configuration as text: what is in force, and whether it can be used.
+
+use super::provider::SchemeCheck;
+use super::{Config, Sources, report};
+
+/// Names of values that are never printed, wherever they stand.
+const SECRET_NAMES: [&str; 5] = ["secret", "password", "token", "private_key", "signing_key"];
+
+impl Config {
+    /// Everything in force, as one TOML text that loads to the same. Of secrets it has only where they are
+    /// kept.
+    #[must_use]
+    pub fn effective_toml(&self) -> String {
+        let mut table = self.effective.clone();
+        table.iter_mut().for_each(|(_, value)| redact(value));
+        // integers beyond i64 cannot come out of TOML, so this cannot fail
+        toml::to_string(&table).unwrap_or_default()
+    }
+}
+
+fn redact(value: &mut toml::Value) {
+    match value {
+        toml::Value::Table(table) => {
+            for (key, value) in table.iter_mut() {
+                if SECRET_NAMES.contains(&key.as_str()) && value.is_str() {
+                    *value = "<redacted>".into();
+                } else {
+                    redact(value);
+                }
+            }
+        }
+        toml::Value::Array(values) => values.iter_mut().for_each(redact),
+        _ => {}
+    }
+}
+
+/// What `ronctl config check` says.
+///
+/// # Errors
+/// The report of every problem.
+pub fn check_report(sources: &Sources, schemes: &dyn SchemeCheck) -> Result<String, String> {
+    let config = Config::load(sources, schemes).map_err(|problems| report(&problems))?;
+    let from = sources.file().map_or("built-in defaults".to_owned(), |path| path.display().to_string());
+    let served = config.interop.providers.values().filter(|provider| provider.enabled).count();
+    Ok(format!(
+        "configuration ok: {from}, profile {}, amnesia {}, {served} of {} providers enabled\n",
+        config.node.profile.label(),
+        if config.node.amnesia { "on" } else { "off" },
+        config.interop.providers.len(),
+    ))
+}

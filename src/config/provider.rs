@@ -1,0 +1,223 @@
+//! `[interop.providers.NAME]`: who may send webhooks, how they sign, and where their events go.
+
+use super::interop::BODY_BYTES_MAX;
+use super::read::Section;
+use super::units::ByteSize;
+use ron_core::ids::{Kid, ProviderName, Tenant, Topic};
+use secrecy::{ExposeSecret, SecretString};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// A provider of webhooks.
+#[derive(Debug, Clone)]
+pub struct Provider {
+    /// How it signs.
+    pub scheme: String,
+    /// Whose its events are.
+    pub tenant: Tenant,
+    /// Where they go.
+    pub topic: Topic,
+    /// Whether it is served.
+    pub enabled: bool,
+    /// What it signs with; more than one during a rotation. Empty only if it is not enabled, or has no
+    /// secrets.
+    pub secrets: Vec<Secret>,
+    /// How far a signed timestamp may be from now, seconds.
+    pub tolerance_s: u64,
+    /// How long an event's id is remembered; `None` = what the scheme needs.
+    pub dedup_ttl: Option<Duration>,
+    /// Largest body; never more than `interop.limits.body_limit`, unless it says so itself.
+    pub body_limit: Option<ByteSize>,
+    /// Our URL as the provider knows it.
+    pub public_url: Option<String>,
+    /// Whose events count, where one signer serves all of a provider's customers.
+    pub principals: Vec<String>,
+    /// Whether only signed bytes decide.
+    pub signed_only: bool,
+}
+
+/// A secret in force.
+#[derive(Debug, Clone)]
+pub struct Secret {
+    /// Its public name.
+    pub kid: Kid,
+    /// The secret: from the environment as it is, from a file without one trailing newline.
+    pub value: SecretString,
+    /// When it stops being accepted, Unix seconds.
+    pub not_after_unix_s: Option<u64>,
+}
+
+/// What the catalogue of schemes knows, so that a configuration can be checked whole.
+pub trait SchemeCheck {
+    /// The names of the schemes that ship.
+    fn shipped(&self) -> Vec<String>;
+
+    /// Whether providers of this scheme sign with a secret of ours. Few do not.
+    fn needs_secrets(&self, _scheme: &str, _own: &toml::Table) -> bool {
+        true
+    }
+
+    /// Whether a scheme written in the configuration is one.
+    ///
+    /// # Errors
+    /// What is wrong with it, without values.
+    fn scheme(&self, name: &str, text: &toml::Value) -> Result<(), String>;
+
+    /// Whether an enabled provider has what its scheme needs: secrets in the scheme's form, `public_url`,
+    /// `principals`.
+    ///
+    /// # Errors
+    /// The key that is wrong, and what is wrong with it, without values.
+    fn provider(
+        &self,
+        name: &ProviderName,
+        provider: &Provider,
+        own: &toml::Table,
+    ) -> Result<(), (&'static str, String)>;
+}
+
+/// Knows the names of the shipped schemes and nothing else about them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NamesOnly;
+
+impl SchemeCheck for NamesOnly {
+    fn shipped(&self) -> Vec<String> {
+        ["github", "stripe", "slack", "standard_webhooks", "shopify", "discord"].map(str::to_owned).into()
+    }
+
+    fn scheme(&self, _name: &str, _text: &toml::Value) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn provider(
+        &self,
+        _: &ProviderName,
+        _: &Provider,
+        _: &toml::Table,
+    ) -> Result<(), (&'static str, String)> {
+        Ok(())
+    }
+}
+
+/// What reading a provider needs besides its table.
+pub(super) struct ProviderReader<'a> {
+    pub(super) env: &'a BTreeMap<String, String>,
+    pub(super) check: &'a dyn SchemeCheck,
+    pub(super) own_schemes: &'a toml::Table,
+}
+
+impl ProviderReader<'_> {
+    /// Reads one provider; `None` if something that has no stand-in is wrong.
+    pub(super) fn read(&self, name: Option<&ProviderName>, s: &Section<'_, '_>) -> Option<Provider> {
+        let enabled = s.boolean_or("enabled", true);
+        let day = Duration::from_secs(86_400);
+        let secrets = s.list("secrets", |s| self.secret(s, enabled));
+        let secrets_whole = secrets.iter().all(Option::is_some);
+        let secrets: Vec<Secret> = secrets.into_iter().flatten().collect();
+        for (at, secret) in secrets.iter().enumerate() {
+            if secrets[..at].iter().any(|other| other.kid == secret.kid) {
+                s.problem("secrets", "has two with the same kid", None);
+            }
+        }
+        let provider = (
+            self.scheme(s),
+            s.parsed("tenant", "a tenant, [a-z0-9][a-z0-9-]{0,62}", |text| Tenant::parse(text).ok()),
+            s.parsed("topic", "a topic, [a-z0-9][a-z0-9._-]{0,127}", |text| Topic::parse(text).ok()),
+        );
+        let tolerance_s = s.integer_opt("tolerance_s", &(1..=86_400)).unwrap_or(300);
+        let dedup_ttl = s.duration_opt("dedup_ttl", &(Duration::from_secs(1)..=30 * day));
+        let body_limit = s.size_opt("body_limit", &(1..=BODY_BYTES_MAX));
+        let public_url = s.parsed_opt("public_url", "an http(s) URL", |text| {
+            let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
+            (!rest.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())).then(|| text.to_owned())
+        });
+        let principals = s.parsed_list("principals", "text", |text| Some(text.to_owned()));
+        let signed_only = s.boolean_or("signed_only", true);
+        let (scheme, tenant, topic) = (provider.0?, provider.1?, provider.2?);
+        if enabled
+            && secrets_whole
+            && secrets.is_empty()
+            && self.check.needs_secrets(&scheme, self.own_schemes)
+        {
+            let hint = "secrets = [{ kid = \"2026-11\", env = \"SOME_SECRET\" }]";
+            s.problem("secrets", "must hold at least one", Some(hint.into()));
+            return None;
+        }
+        let provider = Provider {
+            scheme,
+            tenant,
+            topic,
+            enabled,
+            secrets,
+            tolerance_s,
+            dedup_ttl,
+            body_limit,
+            public_url,
+            principals,
+            signed_only,
+        };
+        if enabled
+            && secrets_whole
+            && let Some(name) = name
+            && let Err((key, what)) = self.check.provider(name, &provider, self.own_schemes)
+        {
+            s.problem(key, what, None);
+        }
+        Some(provider)
+    }
+
+    fn scheme(&self, s: &Section<'_, '_>) -> Option<String> {
+        let name = s.parsed("scheme", "the name of a scheme", |text| Some(text.to_owned()))?;
+        let known = [self.check.shipped(), self.own_schemes.keys().cloned().collect()].concat();
+        if !known.contains(&name) {
+            let nearest = known.iter().min_by_key(|known| strsim::damerau_levenshtein(known, &name));
+            let hint = nearest.map(|nearest| format!("nearest known: {nearest}"));
+            s.problem("scheme", "names no scheme that ships or is in [interop.schemes]", hint);
+        }
+        Some(name)
+    }
+
+    /// One secret, fetched from where it is kept. Nothing is fetched for a provider that is not served.
+    fn secret(&self, s: &Section<'_, '_>, enabled: bool) -> Option<Secret> {
+        let kid = s.parsed("kid", "a key id, [a-z0-9][a-z0-9._-]{0,62}", |text| Kid::parse(text).ok());
+        let not_after = s.parsed_opt("not_after", "a time, as 2026-12-01T00:00:00Z", unix_s);
+        let (env, file) = (s.text_opt("env"), s.path_opt("file"));
+        let value = match (env, file) {
+            (Some(name), None) if enabled => {
+                let value = self.env.get(&name).cloned();
+                if value.is_none() {
+                    // what does not look like a variable's name may be the secret itself, put in the wrong place
+                    let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+                    let shown = if name.bytes().all(plain) { format!(": {name}") } else { String::new() };
+                    s.problem("env", format!("names a variable that is not set{shown}"), None);
+                }
+                value.map(|value| ("env", value))
+            }
+            (None, Some(path)) if enabled => match std::fs::read_to_string(&path) {
+                Ok(text) => Some(("file", text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))),
+                Err(error) => {
+                    s.problem("file", format!("names a file that cannot be read: {}", error.kind()), None);
+                    None
+                }
+            },
+            (Some(_), None) | (None, Some(_)) => return None,
+            _ => {
+                s.problem("env", "or file must say where the secret is (exactly one of them)", None);
+                None
+            }
+        };
+        let (key, value) = value?;
+        let value = SecretString::from(value);
+        if value.expose_secret().is_empty() {
+            s.problem(key, "holds an empty secret", None);
+            return None;
+        }
+        Some(Secret { kid: kid?, value, not_after_unix_s: not_after })
+    }
+}
+
+fn unix_s(text: &str) -> Option<u64> {
+    OffsetDateTime::parse(text, &Rfc3339).ok().and_then(|at| u64::try_from(at.unix_timestamp()).ok())
+}
