@@ -1,2 +1,93 @@
-//! x
-fn main() {}
+//! `ronctl`: the operators' command (SPEC §9). It talks to a node over its control socket; what it prints is a table
+//! for people or, with `--json`, a line for programs.
+
+#![allow(clippy::print_stdout)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod ambient;
+mod args;
+mod bench;
+mod client;
+mod demo;
+mod failure;
+mod locate;
+mod output;
+mod own_node;
+mod status;
+mod topic;
+
+use clap::{Parser, Subcommand};
+use client::{Client, Door};
+use failure::{Failure, failed};
+use locate::Place;
+use output::Output;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Talks to a running ron-node.
+///
+/// Exit codes: 0 ok, 1 failed, 2 usage, 69 node unreachable, 78 bad configuration.
+#[derive(Debug, Parser)]
+#[command(name = "ronctl", version, propagate_version = true)]
+struct Cli {
+    /// The node's control socket: a path, or @NAME in the abstract namespace
+    #[arg(long, global = true, env = "RON_SOCKET", value_name = "PATH")]
+    socket: Option<String>,
+    /// The node's configuration file; its data_dir holds the socket [without it and --socket: ./data]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show whether the node is ready, where it listens, and how it is
+    Status,
+    /// Look at topics, send, receive and ack single messages
+    #[command(subcommand)]
+    Topic(topic::TopicCommand),
+    /// Measure a node: rate and latency of durable sends and of whole cycles
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// Show the node's main job on real input, with a node of its own, in a few seconds
+    Demo(demo::DemoArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // one thread: `bench` shares its processors with the node that it measures
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(run(cli)),
+        Err(err) => Err(failed(format!("starting: {err}"))),
+    };
+    done.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let out = Output { json: cli.json };
+    let node = || {
+        Place::find(cli.socket.as_deref(), cli.config.as_deref()).map(|place| Client::new(Door::Unix(place)))
+    };
+    match cli.command {
+        Command::Status => status::run(node()?, out).await,
+        Command::Topic(command) => topic::run(command, node()?, out).await,
+        Command::Bench(command) => bench::run(command, node, out).await,
+        Command::Demo(args) => demo::run(args, out).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

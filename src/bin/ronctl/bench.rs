@@ -1,0 +1,324 @@
+//! `ronctl bench`: how many durable sends, or whole cycles, a node answers a second, and how fast.
+//!
+//! A closed loop: each connection keeps one operation outstanding, so latency and rate belong together. A send counts
+//! only if its answer says `fsync`, and the store's commits a second are shown beside the rate.
+
+use crate::args;
+use crate::client::{Call, Client, Door};
+use crate::failure::{Failure, failed};
+use crate::output::{Output, warn, watched};
+use crate::own_node::OwnNode;
+use crate::status::{self, Status};
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use load::{Load, Work};
+use report::{Comparison, Run};
+use serde::Deserialize;
+use serde_json::json;
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+mod load;
+mod report;
+mod wire;
+
+/// The tenant whose topics are used.
+const TENANT: &str = "bench";
+
+/// How long the minted capability lives.
+const TOKEN_TTL_MS: u64 = 3_600_000;
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Durable sends
+    Enqueue(Setup),
+    /// Durable send, receive and ack of one message
+    Cycle(Setup),
+    /// Sends against a route of the same server without a store, and against a bare 204; medians of interleaved runs
+    Compare {
+        #[command(flatten)]
+        setup: Setup,
+        /// How many runs of each
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=101))]
+        runs: u8,
+    },
+    /// Sends to many topics against sends to one; medians of interleaved runs
+    Topics {
+        #[command(flatten)]
+        setup: Setup,
+        /// How many runs of each
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=101))]
+        runs: u8,
+    },
+}
+
+/// How to measure.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Setup {
+    /// Connections, each with one operation outstanding
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
+    /// How long each run counts
+    #[arg(long, default_value = "10s", value_parser = args::duration)]
+    duration: Duration,
+    /// How long each run goes before it counts
+    #[arg(long, default_value = "1s", value_parser = args::duration)]
+    warmup: Duration,
+    /// Bytes of a message
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    size: u32,
+    /// Topics that the sends go round [default: 1; `bench topics`: 1000]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    topics: Option<u32>,
+    /// Measure the mailbox listener at this URL instead of the node found by its socket
+    #[arg(long, requires = "token", conflicts_with = "spawn")]
+    url: Option<String>,
+    /// The capability for --url: tenant `bench`, any topic, ops enqueue, recv and ack
+    #[arg(long, requires = "url", env = "RONCTL_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// With --url: the mailbox's admin address, to count commits
+    #[arg(long, requires = "url", value_name = "HOST:PORT")]
+    admin: Option<String>,
+    /// Measure a node of our own, in a temporary directory; what `compare` needs
+    #[arg(long)]
+    spawn: bool,
+    /// Where --spawn makes that directory, so that the figures are of that disk [default: the temporary directory]
+    #[arg(long, requires = "spawn", value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// Runs `ronctl bench`; `node` makes a client of the node that the command line names.
+///
+/// # Errors
+/// If no node answers, or a run had answers that do not count.
+pub(crate) async fn run(
+    command: BenchCommand,
+    node: impl FnOnce() -> Result<Client, Failure>,
+    out: Output,
+) -> Result<(), Failure> {
+    let (setup, plan) = match command {
+        BenchCommand::Enqueue(setup) => (setup, Plan::Single(Work::Enqueue)),
+        BenchCommand::Cycle(setup) => (setup, Plan::Single(Work::Cycle)),
+        BenchCommand::Compare { setup, runs } => (setup, Plan::Compare(runs)),
+        BenchCommand::Topics { setup, runs } => (setup, Plan::Topics(runs)),
+    };
+    if setup.duration.is_zero() {
+        return Err(Failure::Usage("--duration must be longer than 0".to_owned()));
+    }
+    let site = Site::find(&setup, node).await?;
+    let bench = Bench { setup, site, out };
+    match plan {
+        Plan::Single(work) => bench.single(work).await,
+        Plan::Compare(runs) => bench.compare(runs).await,
+        Plan::Topics(runs) => bench.topics(runs).await,
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Plan {
+    Single(Work),
+    Compare(u8),
+    Topics(u8),
+}
+
+/// The node that is measured.
+struct Site {
+    address: String,
+    admin: Option<String>,
+    token: String,
+    // kept until the end: dropping it ends the node
+    _own: Option<OwnNode>,
+}
+
+#[derive(Deserialize)]
+struct Minted {
+    token: String,
+}
+
+impl Site {
+    async fn find(setup: &Setup, node: impl FnOnce() -> Result<Client, Failure>) -> Result<Site, Failure> {
+        if let (Some(url), Some(token)) = (&setup.url, &setup.token) {
+            let address = address_of(url)?;
+            return Ok(Site { address, admin: setup.admin.clone(), token: token.clone(), _own: None });
+        }
+        if !setup.spawn {
+            let mut control = node()?;
+            let status: Status = status::fetch(&mut control).await?;
+            let named = |name: &str| status.address(name).map(str::to_owned);
+            let address = named("mailbox").ok_or_else(|| failed("the node serves no mailbox listener"))?;
+            let token = mint(&mut control).await?;
+            return Ok(Site { address, admin: named("mailbox_admin"), token, _own: None });
+        }
+        let mut own = OwnNode::prepare(setup.dir.as_deref())?;
+        own.configure("", "", "[chaos]\nenabled = true\n")?;
+        own.start().await?;
+        if own.in_memory() {
+            warn("the node's directory is on tmpfs, where fsync costs nothing: name a disk with --dir");
+        }
+        let token = mint(&mut own.control()).await?;
+        let (address, admin) = (own.address("mailbox")?, Some(own.address("mailbox_admin")?));
+        Ok(Site { address, admin, token, _own: Some(own) })
+    }
+
+    /// The store's commits so far; `None` where there is no admin port to ask.
+    async fn commits(&self) -> Result<Option<u64>, Failure> {
+        let Some(admin) = &self.admin else { return Ok(None) };
+        let answer = Client::new(Door::Tcp(admin.clone())).call(Call::get("/metrics")).await?;
+        Ok(Some(report::counter(&String::from_utf8_lossy(&answer.body), "store_commit_seconds_count")))
+    }
+}
+
+async fn mint(control: &mut Client) -> Result<String, Failure> {
+    let ops = ["enqueue", "recv", "ack"];
+    let want = json!({ "tenant": TENANT, "topic": "*", "ops": ops, "ttl_ms": TOKEN_TTL_MS });
+    let minted: Minted = control.read(Call::json("/ctl/cap/mint", &want)).await?;
+    Ok(minted.token)
+}
+
+struct Bench {
+    setup: Setup,
+    site: Site,
+    out: Output,
+}
+
+impl Bench {
+    async fn single(&self, work: Work) -> Result<(), Failure> {
+        let run = self.measure(work, self.setup.topics.unwrap_or(1), work.name()).await?;
+        if self.out.json {
+            self.out.value(&run)?
+        } else {
+            self.out.pairs(&run.pairs())?
+        }
+        run.verdict()
+    }
+
+    /// `runs` rounds, each one run of every kind, so that a drift of the machine falls on all alike.
+    async fn compare(&self, runs: u8) -> Result<(), Failure> {
+        let topics = self.setup.topics.unwrap_or(1);
+        let mut comparison = Comparison::new(Work::Enqueue.name());
+        for round in 1..=runs {
+            for work in [Work::Enqueue, Work::Discard, Work::Empty] {
+                let label = format!("{} {round}/{runs}", work.name());
+                comparison.add(work.name(), self.measure(work, topics, &label).await?)?;
+            }
+        }
+        self.present(&comparison)
+    }
+
+    async fn topics(&self, runs: u8) -> Result<(), Failure> {
+        let many = self.setup.topics.unwrap_or(1000);
+        let names = [(many, format!("{many} topics")), (1, "1 topic".to_owned())];
+        let mut comparison = Comparison::new(&names[0].1);
+        for round in 1..=runs {
+            for (topics, name) in &names {
+                let label = format!("{name} {round}/{runs}");
+                comparison.add(name, self.measure(Work::Enqueue, *topics, &label).await?)?;
+            }
+        }
+        self.present(&comparison)
+    }
+
+    fn present(&self, comparison: &Comparison) -> Result<(), Failure> {
+        if self.out.json {
+            self.out.value(&comparison.to_json())?;
+        } else {
+            let (header, rows) = comparison.table();
+            self.out.table(&header.iter().map(String::as_str).collect::<Vec<_>>(), rows)?;
+            self.out.line(format!("\n{}", comparison.summary().join("\n")))?;
+        }
+        comparison.verdict()
+    }
+
+    /// One run, with a progress bar for who watches.
+    async fn measure(&self, work: Work, topics: u32, label: &str) -> Result<Run, Failure> {
+        let load = Load {
+            address: self.site.address.clone(),
+            token: self.site.token.clone(),
+            tenant: TENANT.to_owned(),
+            prefix: "t".to_owned(),
+            topics: topics as usize,
+            size: self.setup.size as usize,
+            connections: self.setup.connections.into(),
+            warmup: self.setup.warmup,
+            duration: self.setup.duration,
+        };
+        let done = Rc::new(Cell::new(0));
+        let (tally, commits) = {
+            let running = load::run(&load, work, Rc::clone(&done));
+            let counting = async {
+                tokio::time::sleep(load.warmup).await;
+                let before = self.site.commits().await?;
+                tokio::time::sleep(load.duration).await;
+                let after = self.site.commits().await?;
+                Ok::<_, Failure>(before.zip(after).map(|(before, after)| after.saturating_sub(before)))
+            };
+            let watching = watch(label, &load, &done);
+            tokio::select! {
+                both = async { tokio::try_join!(running, counting) } => both?,
+                never = watching => match never {},
+            }
+        };
+        Ok(Run::new(work, &load, tally, commits))
+    }
+}
+
+/// Moves a bar on stderr for ever; cleared when dropped.
+async fn watch(label: &str, load: &Load, done: &Cell<u64>) -> std::convert::Infallible {
+    let whole = load.warmup + load.duration;
+    let bar = if watched() { ProgressBar::new(whole.as_millis() as u64) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("{prefix:18} {bar:40} {elapsed}  {msg}") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(label.to_owned());
+    let _clear = ClearOnDrop(bar.clone());
+    let mut ticks = tokio::time::interval(Duration::from_millis(200));
+    loop {
+        ticks.tick().await;
+        let elapsed = bar.elapsed();
+        bar.set_position(elapsed.as_millis() as u64);
+        let counted = elapsed.saturating_sub(load.warmup).as_secs_f64();
+        if counted > 0.0 {
+            bar.set_message(format!("{:.0}/s", done.get() as f64 / counted));
+        }
+    }
+}
+
+struct ClearOnDrop(ProgressBar);
+
+impl Drop for ClearOnDrop {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// `HOST:PORT` of an http URL.
+fn address_of(url: &str) -> Result<String, Failure> {
+    let bad = || Failure::Usage(format!("--url {url}: write http://HOST:PORT"));
+    let uri: http::Uri = url.parse().map_err(|_| bad())?;
+    let authority = uri.authority().ok_or_else(bad)?;
+    let plain = matches!(uri.scheme_str(), None | Some("http")) && !authority.as_str().contains('@');
+    let whole = matches!(uri.path(), "" | "/") && uri.query().is_none();
+    if !plain || !whole {
+        return Err(bad());
+    }
+    Ok(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_plain_http_and_no_more() {
+        let of = |url| address_of(url).map_err(|err| err.code());
+        assert_eq!(of("http://127.0.0.1:9410"), Ok("127.0.0.1:9410".to_owned()));
+        assert_eq!(of("http://localhost/"), Ok("localhost:80".to_owned()));
+        assert_eq!(of("http://[::1]:9410"), Ok("[::1]:9410".to_owned()));
+        for bad in ["https://a", "http://a/v1", "http://u:p@a", "http://a?x", "", "http://"] {
+            assert_eq!(of(bad), Err(2), "{bad}");
+        }
+    }
+}
