@@ -18,7 +18,7 @@ pub mod interop;
 mod io;
 pub mod mailbox;
 pub mod readiness;
-mod request;
+pub mod request;
 pub mod serve;
 
 #[cfg(test)]
