@@ -88,7 +88,8 @@ impl Catalogue {
 fn compile(name: &str, value: toml::Value) -> Result<Scheme, String> {
     let spec: SchemeSpec = value.try_into().map_err(|error: toml::de::Error| error.message().to_owned())?;
     spec.compile(name).map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(|problem| format!("{} {}", problem.path, problem.text)).collect();
+        let lines: Vec<String> =
+            problems.iter().map(|problem| format!("{} {}", problem.path, problem.text)).collect();
         lines.join("; ")
     })
 }

@@ -73,7 +73,11 @@ impl Actor for Verifier {
     type State = VerifierArgs;
     type Arguments = VerifierArgs;
 
-    async fn pre_start(&self, _: VerifierRef, args: VerifierArgs) -> Result<VerifierArgs, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: VerifierRef,
+        args: VerifierArgs,
+    ) -> Result<VerifierArgs, ActorProcessingErr> {
         Ok(args)
     }
 
@@ -150,13 +154,16 @@ impl VerifierHandle {
         body: Bytes,
         wall: Millis,
     ) -> Result<Judged, Refusal> {
-        let full = |_| Refusal::new(Reason::Backpressure, "too many webhooks wait for this provider's verifier");
+        let full =
+            |_| Refusal::new(Reason::Backpressure, "too many webhooks wait for this provider's verifier");
         let permit = self.admission.try_acquire(body.len()).map_err(full)?;
         let (reply, verdict) = oneshot::channel();
         let message = VerifierMsg::Judge { method, headers, body, wall, reply, permit };
         match self.handle.cast(message) {
             Ok(()) => {}
-            Err(CastError::Quarantined(_)) => return Err(down("is quarantined; an operator must release it")),
+            Err(CastError::Quarantined(_)) => {
+                return Err(down("is quarantined; an operator must release it"));
+            }
             Err(CastError::Down(message)) => {
                 let up = self.handle.wait_up(VERDICT_WITHIN).await;
                 let actor = up.map_err(|_| down("is restarting; retry"))?;
