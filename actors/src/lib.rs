@@ -5,11 +5,11 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
-pub mod kernel;
-pub mod mailbox;
-pub mod store;
-pub mod tree;
 pub mod entropy;
+pub mod kernel;
 pub mod keyring_file;
 pub mod mailbox;
+pub mod mailbox;
 pub mod passport;
+pub mod store;
+pub mod tree;

@@ -5,15 +5,15 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
-pub mod dedup;
 pub mod capability;
+pub mod dedup;
 pub mod envelope;
 pub mod ids;
 pub mod limit;
 pub mod message;
 pub mod reason;
-pub mod restart;
 pub mod receipt;
+pub mod restart;
 pub mod scheme;
 pub mod shard;
 pub mod time;

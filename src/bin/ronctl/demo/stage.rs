@@ -76,7 +76,7 @@ impl Stage {
     /// If its files cannot be written.
     pub(super) fn prepare() -> Result<Stage, Failure> {
         let node = OwnNode::prepare(None)?;
-        let senders: Vec<Sender> = Kind::ALL.into_iter().map(Sender::new).collect();
+        let senders = Kind::ALL.into_iter().map(Sender::new).collect::<Result<Vec<Sender>, Failure>>()?;
         let mut providers = String::new();
         for sender in &senders {
             let name = sender.kind.name();
