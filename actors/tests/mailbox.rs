@@ -136,8 +136,9 @@ async fn a_killed_shard_and_a_killed_store_come_back_with_everything() {
     assert!(tree.root.kill_child("store").await);
     let mut sent = 20;
     for _ in 0..200 {
-        if mailbox.enqueue(&orders, vec![message(&format!("{sent}"))]).await.is_ok() {
-            sent += 1;
+        match mailbox.enqueue(&orders, vec![message(&format!("{sent}"))]).await {
+            Ok(_) => sent += 1,
+            Err(refusal) => eprintln!("{refusal}"),
         }
         if sent == 25 {
             break;

@@ -20,6 +20,8 @@ const TURN_BYTES_MAX: usize = 4 << 20;
 const TURN_UNITS_MAX: usize = 8_192;
 /// How soon after the last commit background work may begin.
 const IDLE_AFTER: Duration = Duration::from_millis(20);
+/// How long a load waits for a store that is being restarted.
+const LOAD_WAITS: Duration = Duration::from_secs(2);
 /// How often it is looked for.
 const IDLE_EVERY: Duration = Duration::from_secs(1);
 
@@ -226,7 +228,9 @@ impl Store {
     pub async fn load(&self, shard: ShardId) -> Result<LoadJob, StoreError> {
         let (reply, answer) = oneshot::channel();
         let request = StoreMsg::Load(LoadRequest { shard, reply });
-        self.handle.cast(request).map_err(|_| StoreError::Reopening)?;
+        // A restart takes a moment: who loads can wait for it, and its callers with it.
+        let actor = self.handle.wait_up(LOAD_WAITS).await.map_err(|_| StoreError::Reopening)?;
+        actor.cast(request).map_err(|_| StoreError::Reopening)?;
         answer.await.unwrap_or(Err(StoreError::Reopening))
     }
 

@@ -1,17 +1,17 @@
 //! The queue state machine of one (tenant, topic): ready, delayed, in flight, dead (SPEC §4).
 //!
-//! `Shard` is a cache of the store: it is rebuilt by [`Recovery`] from [`Recovered`](crate::message::Recovered)
-//! messages and changes only through [`Shard::apply`] and [`Shard::committed`]. What must become durable comes
-//! out as [`StateOp`]s; the caller commits them and answers only then. It never reads a clock and never draws a
-//! random number.
+//! `Shard` is a cache of the store: it is rebuilt by [`Recovery`] from
+//! [`Recovered`](crate::message::Recovered) messages and changes only through [`Shard::apply`] and
+//! [`Shard::committed`]. What must become durable comes out as ops; the caller commits them and
+//! answers only then. It never reads a clock and never draws a random number.
 //!
-//! Ready messages are served in slot order, so a message that comes back (timeout, nack, end of a delay) stands
-//! at its old place, before and after a restart. Plain ones (no TTL, never handed out) are [`fresh::Fresh`] runs
-//! of a few bytes each; all others have a [`Msg`] in the one map that says where they are.
+//! Ready messages are served in slot order, so a message that comes back (timeout, nack, end of a delay)
+//! stands at its old place, before and after a restart. Plain ones (no TTL, never handed out) are runs of a
+//! few bytes each; all others have an entry in the one map that says where they are.
 //!
 //! Time only moves in [`Shard::apply`]. A settling command is judged first and time is advanced after it, so
 //! a consumer that is a moment late is not robbed by the timer; a receive advances time before it is served.
-//! The invariants are listed in [`invariants`].
+//! The invariants are listed in `invariants.rs`.
 
 mod fresh;
 mod invariants;
@@ -20,287 +20,23 @@ mod recover;
 mod recv;
 mod settle;
 mod tick;
+mod types;
 
 #[cfg(test)]
 mod tests;
 
 pub use invariants::Violation;
 pub use recover::Recovery;
+pub use types::{
+    Command, Counts, DeliveryRef, Grant, Leased, NackMode, PeekState, Peeked, PutOutcomes, Reply, Settings,
+    Stats, Step, Ticket, WaiterId, Want,
+};
 
 use crate::ids::Slot;
-use crate::message::{MsgState, Phase, PutOutcome, Settled, StateOp, StoredAt};
+use crate::message::{MsgState, Phase, PutOutcome, Settled, StoredAt};
 use crate::reason::{Reason, Refusal};
 use crate::time::Millis;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-/// The settings of one topic that the state machine obeys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    /// Default lease, ms.
-    pub visibility_ms: u64,
-    /// Hand-outs that count before a message is dead-lettered.
-    pub max_attempts: u32,
-    /// Hand-outs of any kind before a message is dead-lettered.
-    pub max_deliveries: u32,
-    /// First step of the retry delay after `fail`, ms.
-    pub backoff_base_ms: u64,
-    /// Cap of the retry delay after `fail`, ms.
-    pub backoff_max_ms: u64,
-    /// Most messages in flight at once.
-    pub max_inflight: u32,
-    /// Most messages ready, delayed or in flight at once.
-    pub max_depth: u64,
-    /// Most receives waiting at once.
-    pub max_waiters: u32,
-}
-
-impl Default for Settings {
-    /// The defaults of SPEC §4.
-    fn default() -> Settings {
-        Settings {
-            visibility_ms: 5_000,
-            max_attempts: 5,
-            max_deliveries: 50,
-            backoff_base_ms: 200,
-            backoff_max_ms: 60_000,
-            max_inflight: 8_192,
-            max_depth: u64::MAX,
-            max_waiters: 10_000,
-        }
-    }
-}
-
-/// Names a receive that waits for messages; given by the shell, unique in the shard's life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WaiterId(pub u64);
-
-/// Names one commit that the shell owes the shard, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
-
-/// One delivery of one message, as a verified receipt names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct DeliveryRef {
-    /// Which message.
-    pub slot: Slot,
-    /// Which hand-out of it.
-    pub delivery: u32,
-}
-
-/// How a nack gives a message back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum NackMode {
-    /// The attempt failed: retry with backoff, or dead-letter after the last one.
-    Fail,
-    /// Not processed: the attempt is given back, deliver again at once, at its old place.
-    Release,
-    /// Never retry: dead-letter now.
-    Reject,
-}
-
-/// What a receive asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Want {
-    /// 1..=256.
-    pub max_messages: u32,
-    /// Payload bytes; at least one message comes when one is ready, whatever this says.
-    pub max_bytes: u64,
-    /// The lease's length; `None` = the topic's.
-    pub visibility_ms: Option<u64>,
-}
-
-/// What can be asked of a shard.
-#[derive(Debug, Clone)]
-pub enum Command {
-    /// Reserve room for `count` messages. On success the step has a ticket; the messages become ready (or
-    /// delayed) when [`Shard::committed`] brings their places.
-    Enqueue {
-        /// How many.
-        count: u32,
-    },
-    /// Hand out messages, or wait for some until `until`.
-    Recv {
-        /// The caller's name for this receive.
-        waiter: WaiterId,
-        /// What it asks for.
-        want: Want,
-        /// When to answer empty; `now` or earlier = at once.
-        until: Millis,
-    },
-    /// The receive's caller went away before it was answered.
-    CancelRecv {
-        /// Which receive.
-        waiter: WaiterId,
-    },
-    /// Done with these deliveries.
-    Ack {
-        /// Which, in the order of the request.
-        deliveries: Vec<DeliveryRef>,
-    },
-    /// These deliveries are given back.
-    Nack {
-        /// Which, in the order of the request.
-        deliveries: Vec<DeliveryRef>,
-        /// How.
-        mode: NackMode,
-        /// Delay before the message is ready again, instead of the backoff (`Fail`) or of none (`Release`).
-        delay_ms: Option<u64>,
-        /// The consumer's error, or with `Reject` the reason of the dead letter.
-        note: Option<String>,
-        /// Random bits for the backoff's jitter.
-        entropy: u64,
-    },
-    /// These deliveries need more time: `visibility_ms` from now.
-    Extend {
-        /// Which, in the order of the request.
-        deliveries: Vec<DeliveryRef>,
-        /// The new lease's length.
-        visibility_ms: u64,
-    },
-    /// The record of this delivery failed its checksum: dead-letter it with reason `integrity`.
-    Corrupt {
-        /// Which.
-        delivery: DeliveryRef,
-    },
-    /// Time has passed.
-    Tick,
-}
-
-/// A message handed out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Leased {
-    /// Which message.
-    pub slot: Slot,
-    /// Hand-outs that count, this one included.
-    pub attempt: u32,
-    /// All hand-outs, this one included.
-    pub delivery: u32,
-    /// When the lease ends.
-    pub deadline: Millis,
-}
-
-/// Messages for one waiting receive. Answered after the step's commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grant {
-    /// Whose they are.
-    pub waiter: WaiterId,
-    /// At least one.
-    pub messages: Vec<Leased>,
-}
-
-/// What the command's caller is told (for [`Command::Recv`], see [`Step::grants`] and [`Step::empty_handed`]).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
-    /// Nothing to say (Recv that waits or was granted, CancelRecv, Corrupt, Tick).
-    None,
-    /// Room is reserved: send the messages with the step's ticket.
-    Reserved,
-    /// One result for each delivery of the request, in order.
-    Settled(Vec<Result<(), Reason>>),
-    /// Refused as a whole; nothing changed.
-    Refused(Refusal),
-}
-
-/// Why messages came back to ready or ended, for the metrics (SPEC §8).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Handed out.
-    pub delivered: u64,
-    /// Acked.
-    pub acked: u64,
-    /// Deadlines that passed (`visibility_timeouts_total`), whether requeued or dead-lettered.
-    pub timeouts: u64,
-    /// Back to ready because the deadline passed (`requeued_total{reason="visibility"}`).
-    pub requeued_visibility: u64,
-    /// Back to ready by nack `release` (`reason="nack"`).
-    pub requeued_release: u64,
-    /// Back by nack `fail`, with or without a delay (`reason="retry"`).
-    pub requeued_retry: u64,
-    /// Dead-lettered.
-    pub dead: u64,
-    /// Ended by their TTL.
-    pub expired: u64,
-}
-
-/// What one command changed.
-#[must_use = "its ops must be committed and its callers answered"]
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
-    /// To be made durable, in order.
-    pub ops: Vec<StateOp>,
-    /// `Some` if the step owes a commit (it has ops, or reserved room): the shell commits and then calls
-    /// [`Shard::committed`] with it. Tickets come back in the order they were given.
-    pub ticket: Option<Ticket>,
-    /// For the command's caller. If [`Shard::uncommitted`] says so, it rides behind the pending commits.
-    pub reply: Reply,
-    /// Receives that got messages; answered after the commit.
-    pub grants: Vec<Grant>,
-    /// Receives whose time ran out, or that need not wait; answered empty, at once.
-    pub empty_handed: Vec<WaiterId>,
-    /// For the metrics.
-    pub counts: Counts,
-}
-
-/// The figures of a topic (GET on its base). All durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// Can be received now.
-    pub ready: u64,
-    /// Not before their due time.
-    pub delayed: u64,
-    /// In flight.
-    pub vis: u64,
-    /// In the dead-letter queue.
-    pub dlq: u64,
-    /// When the oldest ready message was enqueued.
-    pub oldest_enqueued: Option<Millis>,
-    /// Messages held for receives that wait.
-    pub waiters: u64,
-}
-
-/// Which messages a peek walks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PeekState {
-    /// Ready now.
-    Ready,
-    /// Delayed.
-    Delayed,
-    /// In flight.
-    Vis,
-    /// Dead letters.
-    Dlq,
-}
-
-/// One message of a peek page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peeked {
-    /// Which message.
-    pub slot: Slot,
-    /// Hand-outs that count.
-    pub attempt: u32,
-    /// All hand-outs.
-    pub delivery: u32,
-    /// End of the lease, if it is in flight.
-    pub deadline: Option<Millis>,
-    /// The key to go on after it.
-    pub sort_key: (u64, Slot),
-}
-
-/// The outcomes of a ticket's puts, as the store reports them.
-pub type PutOutcomes<'a> = &'a [PutOutcome];
-
-impl Step {
-    fn empty() -> Step {
-        Step {
-            ops: Vec::new(),
-            ticket: None,
-            reply: Reply::None,
-            grants: Vec::new(),
-            empty_handed: Vec::new(),
-            counts: Counts::default(),
-        }
-    }
-}
 
 /// A live message that is not plain fresh.
 #[derive(Debug, Clone, Copy)]
@@ -500,8 +236,8 @@ impl Shard {
         &self.settings
     }
 
-    /// Replaces the settings. They hold for what happens from now on; follow it with a [`Command::Tick`], since
-    /// room for more messages in flight may serve receives that wait.
+    /// Replaces the settings. They hold for what happens from now on; follow it with a [`Command::Tick`],
+    /// since room for more messages in flight may serve receives that wait.
     pub fn set_settings(&mut self, settings: Settings) {
         self.settings = settings;
     }

@@ -9,9 +9,9 @@ const LEASE_LEFT_MS: u64 = 5_000;
 
 /// Takes the live messages of a shard one by one, in slot order, and becomes the shard.
 ///
-/// Lease clocks stand still while nobody could ack (SPEC §4.2): a lease that was in flight when the shard went
-/// down keeps the time it had left, and at least 5 s or the topic's visibility. The next [`super::Command::Tick`]
-/// writes that down. Delays and TTLs run on.
+/// Lease clocks stand still while nobody could ack (SPEC §4.2): a lease that was in flight when the shard
+/// went down keeps the time it had left, and at least 5 s or the topic's visibility. The next
+/// [`super::Command::Tick`] writes that down. Delays and TTLs run on.
 #[derive(Debug)]
 pub struct Recovery {
     shard: Shard,

@@ -123,13 +123,13 @@ impl Shard {
     fn hand_out(&mut self, now: Millis, want: Want, step: &mut Step) -> Vec<Leased> {
         let most = (want.max_messages.max(1) as usize).min(self.room());
         let deadline = now.plus(want.visibility_ms.unwrap_or(self.settings.visibility_ms));
-        let mut bytes_left = want.max_bytes;
+        let mut bytes = 0u64;
         let mut messages = Vec::new();
         while messages.len() < most
             && let Some((slot, len)) = self.next_ready()
         {
-            let fits = u64::from(len) <= bytes_left;
-            if !fits && !messages.is_empty() {
+            let with_it = bytes + u64::from(len);
+            if with_it > want.max_bytes && !messages.is_empty() {
                 break;
             }
             let Some(mut msg) = self.take_ready(slot) else { break };
@@ -138,7 +138,7 @@ impl Shard {
                 self.bury(now, slot, msg, reason, None, step);
                 continue;
             }
-            bytes_left = bytes_left.saturating_sub(u64::from(len));
+            bytes = with_it;
             msg.at = deadline;
             msg.attempt = msg.attempt.saturating_add(1);
             msg.delivery = msg.delivery.saturating_add(1);

@@ -6,8 +6,8 @@ use crate::message::{Phase, StateOp};
 use crate::time::Millis;
 
 impl Shard {
-    /// The earliest moment at which a [`super::Command::Tick`] does something; it may lie in the past. `None` =
-    /// only a command or a commit can change the shard.
+    /// The earliest moment at which a [`super::Command::Tick`] does something; it may lie in the past. `None`
+    /// = only a command or a commit can change the shard.
     #[must_use]
     pub fn wake_at(&self) -> Option<Millis> {
         let deadline = self.deadlines.first().map(|&(at, _)| at).filter(|&at| at < self.stalls_at());
@@ -91,7 +91,8 @@ impl Shard {
         true
     }
 
-    /// Makes durable what recovery gave to the leases it found, so that a second restart does not take it back.
+    /// Makes durable what recovery gave to the leases it found, so that a second restart does not take it
+    /// back.
     fn write_moved(&mut self, step: &mut Step) {
         for slot in std::mem::take(&mut self.moved) {
             if let Some(msg) = self.leased.get(&slot) {

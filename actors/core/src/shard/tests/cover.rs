@@ -1,0 +1,117 @@
+//! Counts how often each command met a message in each state, and demands that it happened often enough.
+
+use super::model::{M, Place};
+use crate::message::Settled;
+use std::collections::BTreeMap;
+
+/// Fewest times for a pair.
+const ENOUGH: u64 = 100;
+
+/// What a command finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum State {
+    Absent,
+    Gone,
+    Fresh,
+    FreshWithTtl,
+    TimedOut,
+    Failed,
+    Released,
+    DelayedFresh,
+    DelayedFailed,
+    DelayedReleased,
+    Leased,
+    /// Past its deadline, but no time has passed in the machine yet.
+    Overdue,
+    LeasedUncommitted,
+    DeadUnsettled,
+    DeadFailed,
+    DeadReleased,
+    DeadRejected,
+}
+
+const STATES: [State; 17] = [
+    State::Absent,
+    State::Gone,
+    State::Fresh,
+    State::FreshWithTtl,
+    State::TimedOut,
+    State::Failed,
+    State::Released,
+    State::DelayedFresh,
+    State::DelayedFailed,
+    State::DelayedReleased,
+    State::Leased,
+    State::Overdue,
+    State::LeasedUncommitted,
+    State::DeadUnsettled,
+    State::DeadFailed,
+    State::DeadReleased,
+    State::DeadRejected,
+];
+
+/// Commands that name a delivery; each comes with the newest one and with another.
+pub(super) const AIMED: [&str; 6] = ["ack", "fail", "release", "reject", "extend", "corrupt"];
+/// Commands that meet whatever is there.
+const BROAD: [&str; 6] = ["recv", "tick", "enqueue", "cancel", "committed", "crash"];
+
+impl State {
+    pub(super) fn of(m: &M, now: u64, uncommitted: bool) -> State {
+        match (m.place, m.settled) {
+            (Place::Leased, _) if m.timed_out => State::TimedOut,
+            (Place::Leased, _) if m.at <= now => State::Overdue,
+            (Place::Leased, _) if uncommitted => State::LeasedUncommitted,
+            (Place::Leased, _) => State::Leased,
+            (Place::Ready, Settled::Failed) => State::Failed,
+            (Place::Ready, Settled::Released) => State::Released,
+            (Place::Ready, _) if m.expires != super::model::NEVER => State::FreshWithTtl,
+            (Place::Ready, _) => State::Fresh,
+            (Place::Delayed, Settled::Failed) => State::DelayedFailed,
+            (Place::Delayed, Settled::Released) => State::DelayedReleased,
+            (Place::Delayed, _) => State::DelayedFresh,
+            (Place::Dead, Settled::No) => State::DeadUnsettled,
+            (Place::Dead, Settled::Failed) => State::DeadFailed,
+            (Place::Dead, Settled::Released) => State::DeadReleased,
+            (Place::Dead, Settled::Rejected) => State::DeadRejected,
+        }
+    }
+
+    /// Messages that were never handed out have no newest delivery, and one that never was meets nothing.
+    fn can_meet(self, command: &str, newest: bool) -> bool {
+        let never_out =
+            matches!(self, State::Absent | State::Fresh | State::FreshWithTtl | State::DelayedFresh);
+        let aimed = AIMED.contains(&command);
+        !(aimed && newest && never_out || !aimed && self == State::Absent)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Coverage {
+    counts: BTreeMap<(State, &'static str, bool), u64>,
+}
+
+impl Coverage {
+    pub(super) fn meet(&mut self, state: State, command: &'static str, newest: bool) {
+        *self.counts.entry((state, command, newest)).or_default() += 1;
+    }
+
+    /// # Panics
+    /// If a pair that can be met was met too rarely, or one that cannot was met; prints the table.
+    pub(super) fn assert_complete(&self) {
+        let mut table = String::new();
+        let mut wrong = 0;
+        for state in STATES {
+            table += &format!("\n{:18}", format!("{state:?}"));
+            let aimed = AIMED.iter().flat_map(|&command| [(command, true), (command, false)]);
+            for (command, newest) in aimed.chain(BROAD.iter().map(|&command| (command, true))) {
+                let count = self.counts.get(&(state, command, newest)).copied().unwrap_or(0);
+                let fine = if state.can_meet(command, newest) { count >= ENOUGH } else { count == 0 };
+                wrong += u64::from(!fine);
+                let mark = if fine { "" } else { "!" };
+                let kind = if AIMED.contains(&command) && !newest { "/other" } else { "" };
+                table += &format!(" {command}{kind}={mark}{count}");
+            }
+        }
+        assert_eq!(wrong, 0, "pairs met too rarely (or impossible ones met):{table}");
+    }
+}

@@ -1,0 +1,494 @@
+//! Drives a shard and the model with one random sequence and compares them after each command. Plays the
+//! shell and the store: commits come late, crashes lose what was not committed.
+
+use super::cover::{AIMED, Coverage, State};
+use super::model::{Expect, M, Model, NEVER, NackArgs, Place};
+use crate::ids::Slot;
+use crate::message::{DeadLetter, MsgState, Phase, PutOutcome, Recovered, StateOp, StoredAt};
+use crate::shard::{
+    Command, DeliveryRef, NackMode, PeekState, Peeked, Recovery, Reply, Settings, Shard, Step, Ticket,
+    WaiterId, Want,
+};
+use crate::time::Millis;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Commands of one sequence.
+const COMMANDS: u32 = 80;
+
+/// SplitMix64.
+#[derive(Debug)]
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize]
+    }
+}
+
+/// What the shell owes the store.
+#[derive(Debug)]
+enum Owed {
+    Put(u32),
+    Write(Vec<StateOp>),
+}
+
+/// What the store holds.
+#[derive(Debug, Default)]
+struct Disk {
+    rows: BTreeMap<Slot, Recovered>,
+    letters: BTreeMap<Slot, DeadLetter>,
+    notes: BTreeSet<Slot>,
+}
+
+impl Disk {
+    fn write(&mut self, op: &StateOp) {
+        match op {
+            StateOp::Set { slot, state, note } => {
+                self.rows.get_mut(slot).expect("a row to set").state = Some(*state);
+                if note.is_some() {
+                    self.notes.insert(*slot);
+                }
+                assert_eq!(state.noted, self.notes.contains(slot), "{op:?}");
+                assert_ne!(state.phase, Phase::Dead, "{op:?}");
+            }
+            StateOp::Dead { slot, state, letter } => {
+                self.rows.get_mut(slot).expect("a row to bury").state = Some(*state);
+                assert_eq!((state.phase, state.at), (Phase::Dead, letter.at), "{op:?}");
+                let before = self.letters.insert(*slot, letter.clone());
+                assert_eq!(before, None, "dead-lettered twice: {op:?}");
+            }
+            StateOp::Gone { slot, noted } => {
+                assert!(self.rows.remove(slot).is_some(), "gone twice: {op:?}");
+                assert_eq!(*noted, self.notes.remove(slot), "{op:?}");
+                assert!(!self.letters.contains_key(slot), "a dead letter is gone: {op:?}");
+            }
+        }
+    }
+}
+
+struct Run<'a> {
+    rng: Rng,
+    now: u64,
+    shard: Shard,
+    model: Model,
+    disk: Disk,
+    owed: VecDeque<(Ticket, Owed)>,
+    next_chunk: u64,
+    next_waiter: u64,
+    /// Every slot ever given, and the newest delivery it had.
+    known: BTreeMap<Slot, u32>,
+    coverage: &'a mut Coverage,
+}
+
+pub(super) fn run(seed: u64, coverage: &mut Coverage) {
+    let mut rng = Rng(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
+    let settings = Settings {
+        visibility_ms: rng.pick(&[250, 1_000, 5_000, 60_000]),
+        max_attempts: rng.pick(&[1, 2, 3, 5]),
+        max_deliveries: rng.pick(&[1, 2, 3, 6, 50]),
+        backoff_base_ms: 200,
+        backoff_max_ms: rng.pick(&[0, 300, 60_000]),
+        max_inflight: rng.pick(&[1, 3, 8, 100]),
+        max_depth: rng.pick(&[3, 8, 100]),
+        max_waiters: rng.pick(&[0, 1, 4]),
+    };
+    let mut model = Model::default();
+    model.settings = settings;
+    let shard = Shard::new(settings);
+    let (owed, known, disk) = (VecDeque::new(), BTreeMap::new(), Disk::default());
+    let mut run =
+        Run { rng, now: 1_000_000, shard, model, disk, owed, next_chunk: 1, next_waiter: 1, known, coverage };
+    for _ in 0..COMMANDS {
+        run.one();
+    }
+    while !run.owed.is_empty() {
+        run.commit();
+    }
+}
+
+impl Run<'_> {
+    fn one(&mut self) {
+        if self.rng.chance(40) {
+            self.pass_time();
+        }
+        match self.rng.below(100) {
+            0..9 => self.enqueue(),
+            9..26 => self.recv(),
+            26..66 => self.settle(),
+            66..72 => self.command("tick", Command::Tick, |model, now, _| model.tick(now)),
+            72..75 => self.cancel(),
+            75..96 => self.commit(),
+            96..98 => self.change_settings(),
+            _ => self.crash(),
+        }
+    }
+
+    /// Mostly to just before, at, or just after the next thing that time does.
+    fn pass_time(&mut self) {
+        let near = self.shard.wake_at().map_or(self.now, |at| at.0);
+        let to = match self.rng.below(10) {
+            0..6 => near.saturating_sub(1) + self.rng.below(3),
+            6..8 => self.now + self.rng.below(40),
+            8 => self.now + self.rng.below(2_000),
+            _ => self.now + self.rng.below(70_000),
+        };
+        self.now = self.now.max(to);
+    }
+
+    fn enqueue(&mut self) {
+        let count = 1 + self.rng.below(3) as u32;
+        self.meet_all("enqueue");
+        let step = self.shard.apply(Millis(self.now), Command::Enqueue { count });
+        if self.model.enqueue(u64::from(count)) {
+            let ticket = step.ticket.expect("a ticket for the room reserved");
+            assert_eq!(step.reply, Reply::Reserved);
+            self.model.puts.push((ticket, u64::from(count)));
+            self.owed.push_back((ticket, Owed::Put(count)));
+        } else {
+            assert!(matches!(step.reply, Reply::Refused(_)) && step.ticket.is_none(), "{step:?}");
+        }
+        assert!(step.ops.is_empty() && step.grants.is_empty() && step.empty_handed.is_empty());
+        self.compare();
+    }
+
+    fn recv(&mut self) {
+        let want = Want {
+            max_messages: self.rng.pick(&[1, 1, 2, 10]),
+            max_bytes: self.rng.pick(&[1, 100, 150, 1 << 20]),
+            visibility_ms: self.rng.pick(&[None, None, Some(250), Some(2_000)]),
+        };
+        let waiter = self.next_waiter;
+        self.next_waiter += 1;
+        let until = self.now + self.rng.pick(&[0, 0, 1, 300, 20_000]);
+        let command = Command::Recv { waiter: WaiterId(waiter), want, until: Millis(until) };
+        self.command("recv", command, |model, now, _| model.recv(now, waiter, want, until));
+    }
+
+    fn settle(&mut self) {
+        // more of what keeps a message alive than of what ends it
+        let more = ["fail", "fail", "release", "release", "release", "extend"];
+        let kind = if self.rng.chance(65) { self.rng.pick(&AIMED) } else { self.rng.pick(&more) };
+        let count = if kind == "corrupt" || self.rng.chance(70) { 1 } else { 1 + self.rng.below(3) };
+        let mut deliveries: Vec<_> = (0..count).map(|_| self.aim(kind)).collect();
+        if self.rng.chance(10) && kind != "corrupt" {
+            deliveries.push(deliveries[0]);
+        }
+        let note = self.rng.chance(50).then(|| format!("note {}", self.rng.below(10)));
+        let delay = self.rng.pick(&[None, None, Some(0), Some(0), Some(500), Some(30_000)]);
+        let nack = match kind {
+            "fail" => Some(NackMode::Fail),
+            "release" => Some(NackMode::Release),
+            "reject" => Some(NackMode::Reject),
+            _ => None,
+        };
+        let list = deliveries.clone();
+        if let Some(mode) = nack {
+            let entropy = self.rng.next();
+            let delay_ms = delay.filter(|_| mode != NackMode::Reject);
+            let command = Command::Nack { deliveries, mode, delay_ms, note: note.clone(), entropy };
+            return self.command(kind, command, |model, now, step| {
+                let drawn = &drawn(step);
+                model.nack(now, &list, &NackArgs { mode, delay: delay_ms, note: note.as_deref(), drawn })
+            });
+        }
+        match kind {
+            "ack" => {
+                self.command(kind, Command::Ack { deliveries }, |model, now, _| model.ack(now, &list));
+            }
+            "extend" => {
+                let visibility_ms = self.rng.pick(&[250, 1_000, 90_000]);
+                let command = Command::Extend { deliveries, visibility_ms };
+                self.command(kind, command, |model, now, _| model.extend(now, &list, visibility_ms));
+            }
+            _ => {
+                let command = Command::Corrupt { delivery: list[0] };
+                self.command(kind, command, |model, now, _| model.corrupt(now, &list[0]));
+            }
+        }
+    }
+
+    /// A delivery of some message: often the newest, sometimes one before or none that ever was.
+    fn aim(&mut self, kind: &'static str) -> DeliveryRef {
+        let out = |m: &M| m.delivery > 0 && m.place != Place::Dead;
+        let mut slots: Vec<Slot> =
+            self.model.live.iter().filter(|(_, m)| out(m)).map(|(&slot, _)| Slot(slot)).collect();
+        if slots.is_empty() || self.rng.chance(25) {
+            slots = self.known.keys().copied().collect();
+        }
+        let absent = Slot::new(self.next_chunk + 7, self.rng.below(4) as u16);
+        let slot = if slots.is_empty() || self.rng.chance(3) { absent } else { self.rng.pick(&slots) };
+        let newest = self.known.get(&slot).copied().unwrap_or(0);
+        let delivery = match self.rng.below(10) {
+            0 => newest + 1,
+            1..5 if newest > 1 => 1 + self.rng.below(u64::from(newest) - 1) as u32,
+            1 => 0,
+            _ => newest.max(1),
+        };
+        let state = self.state(slot);
+        self.coverage.meet(state, kind, newest > 0 && delivery == newest);
+        DeliveryRef { slot, delivery }
+    }
+
+    fn cancel(&mut self) {
+        let waiting: Vec<u64> = self.model.waiting.iter().map(|w| w.0).collect();
+        let waiter = if waiting.is_empty() { self.next_waiter - 1 } else { self.rng.pick(&waiting) };
+        self.meet_all("cancel");
+        let step = self.shard.apply(Millis(self.now), Command::CancelRecv { waiter: WaiterId(waiter) });
+        self.model.waiting.retain(|w| w.0 != waiter);
+        assert_eq!((step.reply, step.ticket), (Reply::None, None));
+        assert!(step.ops.is_empty() && step.grants.is_empty() && step.empty_handed.is_empty());
+        self.compare();
+    }
+
+    fn change_settings(&mut self) {
+        let settings = &mut self.model.settings;
+        settings.max_attempts = self.rng.pick(&[1, 2, 3, 5]);
+        settings.max_inflight = self.rng.pick(&[1, 3, 8, 100]);
+        self.shard.set_settings(*settings);
+        self.command("tick", Command::Tick, |model, now, _| model.tick(now));
+    }
+
+    /// Applies a command to both and compares what they did.
+    fn command(
+        &mut self,
+        name: &'static str,
+        command: Command,
+        model: impl FnOnce(&mut Model, u64, &Step) -> Expect,
+    ) {
+        if !AIMED.contains(&name) {
+            self.meet_all(name);
+        }
+        let text = format!("{command:?}");
+        let step = self.shard.apply(Millis(self.now), command);
+        let expect = model(&mut self.model, self.now, &step);
+        self.judge(&text, step, &expect);
+    }
+
+    fn judge(&mut self, text: &str, step: Step, expect: &Expect) {
+        let (results, refused) = match &step.reply {
+            Reply::Settled(results) => (results.iter().map(Result::is_ok).collect(), false),
+            Reply::Refused(_) => (Vec::new(), true),
+            Reply::None | Reply::Reserved => (Vec::new(), false),
+        };
+        let done = Expect {
+            results,
+            refused,
+            grants: step.grants.iter().map(|grant| (grant.waiter.0, grant.messages.clone())).collect(),
+            empty: step.empty_handed.iter().map(|waiter| waiter.0).collect(),
+            counts: step.counts,
+        };
+        assert_eq!(&done, expect, "at {} {text}", self.now);
+        assert_eq!(step.empty_handed.len(), done.empty.len(), "answered twice");
+        for leased in step.grants.iter().flat_map(|grant| &grant.messages) {
+            let newest = self.known.get_mut(&leased.slot).expect("a message that was put");
+            assert!(leased.delivery > *newest || !self.disk_has(leased.slot, leased.delivery));
+            self.known.insert(leased.slot, leased.delivery);
+        }
+        let wanted = self.model.close(self.now, step.ticket);
+        assert_eq!(wanted, step.ticket.is_some(), "{text} {:?}", step.ops);
+        assert_eq!(wanted, !step.ops.is_empty(), "{text}");
+        if let Some(ticket) = step.ticket {
+            self.owed.push_back((ticket, Owed::Write(step.ops)));
+        }
+        self.compare();
+    }
+
+    fn disk_has(&self, slot: Slot, delivery: u32) -> bool {
+        let state = self.disk.rows.get(&slot).and_then(|row| row.state);
+        state.is_some_and(|state| state.delivery >= delivery)
+    }
+
+    /// The oldest commit that is owed happens, and the shard is told.
+    fn commit(&mut self) {
+        let Some((ticket, stored, outcomes)) = self.write_oldest() else { return };
+        self.meet_all("committed");
+        let step = self.shard.committed(Millis(self.now), ticket, &outcomes);
+        let expect = self.model.committed(self.now, ticket, &stored);
+        self.judge("committed", step, &expect);
+    }
+
+    fn write_oldest(&mut self) -> Option<(Ticket, Vec<StoredAt>, Vec<PutOutcome>)> {
+        let (ticket, owed) = self.owed.pop_front()?;
+        let mut outcomes = Vec::new();
+        match owed {
+            Owed::Write(ops) => ops.iter().for_each(|op| self.disk.write(op)),
+            Owed::Put(count) => {
+                let mut idx = self.rng.below(3) as u16;
+                for _ in 0..count {
+                    outcomes.push(self.put(Slot::new(self.next_chunk, idx)));
+                    idx += 1 + self.rng.below(2) as u16;
+                }
+                self.next_chunk += 1;
+            }
+        }
+        let stored: Vec<_> = outcomes
+            .iter()
+            .filter_map(|outcome| match outcome {
+                PutOutcome::Stored(at) => Some(*at),
+                _ => None,
+            })
+            .collect();
+        for at in &stored {
+            self.disk.rows.insert(at.slot, Recovered { stored: *at, state: None });
+            self.known.insert(at.slot, 0);
+        }
+        self.model.durable(ticket, &stored);
+        self.compare_disk();
+        Some((ticket, stored, outcomes))
+    }
+
+    fn put(&mut self, slot: Slot) -> PutOutcome {
+        let enqueued = Millis(self.now);
+        match self.rng.below(30) {
+            0 => PutOutcome::Duplicate { slot: Slot::new(0, 1), enqueued, other_body: false },
+            1 => PutOutcome::Conflict,
+            2 => PutOutcome::DedupFull,
+            _ => {
+                let len = self.rng.pick(&[0, 1, 50, 100, 1000]);
+                let delay = self.rng.pick(&[None, None, Some(1), Some(700), Some(10_000)]);
+                let ttl = self.rng.pick(&[None, None, Some(100), Some(2_000), Some(40_000)]);
+                let (due, expires) = (delay.map(|ms| enqueued.plus(ms)), ttl.map(|ms| enqueued.plus(ms)));
+                PutOutcome::Stored(StoredAt { slot, enqueued, len, due, expires })
+            }
+        }
+    }
+
+    /// Some more commits happen of which nobody hears; the rest is lost.
+    fn crash(&mut self) {
+        self.meet_all("crash");
+        if self.rng.chance(50) {
+            self.write_oldest();
+        }
+        self.owed.clear();
+        let down = self.now;
+        self.now += self.rng.pick(&[0, 1, 800, 30_000]);
+        let mut recovery = Recovery::new(self.model.settings, Millis(self.now), self.now - down);
+        self.disk.rows.values().for_each(|row| recovery.push(*row));
+        self.shard = recovery.finish();
+        self.model.crash(down, self.now);
+        for (slot, newest) in &mut self.known {
+            if let Some(m) = self.model.live.get(&slot.0) {
+                *newest = m.delivery;
+            }
+        }
+        self.compare();
+    }
+
+    fn state(&self, slot: Slot) -> State {
+        match self.model.live.get(&slot.0) {
+            Some(m) => {
+                let same = |durable: &M| durable.delivery == m.delivery;
+                let uncommitted = !self.model.durable.get(&slot.0).is_some_and(same);
+                State::of(m, self.now, uncommitted)
+            }
+            None if self.known.contains_key(&slot) => State::Gone,
+            None => State::Absent,
+        }
+    }
+
+    fn meet_all(&mut self, name: &'static str) {
+        let slots: Vec<Slot> = self.known.keys().copied().collect();
+        for slot in slots {
+            let state = self.state(slot);
+            self.coverage.meet(state, name, true);
+        }
+    }
+
+    fn compare(&mut self) {
+        self.shard.check().unwrap();
+        let live = &self.model.live;
+        let of = |f: &dyn Fn(&M) -> bool| live.iter().filter(|(_, m)| f(m)).collect::<Vec<_>>();
+        let stats = self.shard.stats();
+        let oldest = of(&M::is_ready).iter().map(|(_, m)| m.enqueued).min();
+        assert_eq!(stats.oldest_enqueued, oldest.map(Millis));
+        assert_eq!(stats.waiters, self.model.waiting.len() as u64);
+        assert_eq!(self.shard.wake_at(), self.model.wake_at().map(Millis));
+        let owes = !(self.model.puts.is_empty() && self.model.writes.is_empty());
+        assert_eq!(self.shard.uncommitted(), owes);
+        let parts = [
+            (PeekState::Ready, stats.ready, of(&M::is_ready)),
+            (PeekState::Delayed, stats.delayed, of(&|m| m.place == Place::Delayed)),
+            (PeekState::Vis, stats.vis, of(&M::in_flight)),
+            (PeekState::Dlq, stats.dlq, of(&|m| m.place == Place::Dead)),
+        ];
+        let limit = 1 + self.rng.below(4) as usize;
+        for (state, count, expected) in parts {
+            let walked = walk(&self.shard, state, limit);
+            assert_eq!(count, expected.len() as u64, "{state:?}");
+            assert_eq!(walked.len(), expected.len(), "{state:?} {walked:?}");
+            for (seen, (slot, m)) in walked.iter().zip(expected) {
+                let deadline = m.in_flight().then_some(Millis(m.at));
+                let wanted = (Slot(*slot), m.attempt, m.delivery, deadline);
+                assert_eq!((seen.slot, seen.attempt, seen.delivery, seen.deadline), wanted);
+                assert!(self.shard.exists(seen.slot));
+            }
+        }
+        let quiet = |m: &M| m.place == Place::Dead || m.is_ready() && m.expires == NEVER;
+        assert_eq!(self.shard.idle(), stats.waiters == 0 && !owes && live.values().all(quiet));
+    }
+
+    fn compare_disk(&self) {
+        assert_eq!(self.disk.rows.len(), self.model.durable.len());
+        for (row, (slot, m)) in self.disk.rows.values().zip(&self.model.durable) {
+            assert_eq!(row.stored.slot.0, *slot);
+            let letter = self.disk.letters.get(&row.stored.slot);
+            let told = letter.map(|letter| (letter.reason.clone(), letter.last_error.clone()));
+            assert_eq!(told, m.letter);
+            assert_eq!(letter.map_or(m.attempt, |letter| letter.attempts), m.attempt);
+            let Some(state) = row.state else {
+                assert_eq!((m.delivery, m.at), (0, row.stored.due.unwrap_or_default().0));
+                continue;
+            };
+            let phase = match m.place {
+                Place::Ready => Phase::Ready,
+                Place::Leased => Phase::Leased,
+                Place::Delayed => Phase::Delayed,
+                Place::Dead => Phase::Dead,
+            };
+            let (attempt, delivery, settled, noted) = (m.attempt, m.delivery, m.settled, m.noted);
+            let at = Millis(m.at);
+            assert_eq!(state, MsgState { phase, at, attempt, delivery, settled, noted });
+        }
+    }
+}
+
+fn walk(shard: &Shard, state: PeekState, limit: usize) -> Vec<Peeked> {
+    let mut all: Vec<Peeked> = Vec::new();
+    loop {
+        let page = shard.peek(state, all.last().map(|last| last.sort_key), limit);
+        if page.is_empty() {
+            return all;
+        }
+        assert!(page.len() <= limit);
+        all.extend(page);
+    }
+}
+
+/// The ends of the delays that a nack drew.
+fn drawn(step: &Step) -> BTreeMap<u64, u64> {
+    let mut ends = BTreeMap::new();
+    for op in &step.ops {
+        if let StateOp::Set { slot, state, .. } = op
+            && state.phase == Phase::Delayed
+        {
+            ends.insert(slot.0, state.at.0);
+        }
+    }
+    ends
+}

@@ -1,0 +1,201 @@
+//! How a request proves what it may do: one `Authorization: Bearer` header, judged by an [`Authorizer`].
+
+use crate::http::headers::only_text;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use ron_core::ids::{Tenant, Topic};
+use ron_core::reason::{Reason, Refusal};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What a capability may allow (SPEC §5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// Send messages.
+    Enqueue,
+    /// Receive.
+    Recv,
+    /// Extend a lease: granted by `recv`, but settles.
+    Extend,
+    /// Settle as done.
+    Ack,
+    /// Give back.
+    Nack,
+    /// Look without leasing.
+    Peek,
+    /// Read figures.
+    Stat,
+    /// Change a topic.
+    Admin,
+    /// Store objects.
+    Put,
+    /// Read objects.
+    Get,
+    /// Read the node's state.
+    Introspect,
+}
+
+impl Op {
+    /// Whether it settles a delivery: such requests always get through, so no rate counts them.
+    #[must_use]
+    pub const fn settles(self) -> bool {
+        matches!(self, Op::Ack | Op::Nack | Op::Extend)
+    }
+}
+
+/// Which listener a capability is used at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Audience {
+    /// The mailbox's own.
+    Mailbox,
+    /// The public one.
+    Interop,
+}
+
+/// One question to the authorizer.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// What is to be done.
+    pub op: Op,
+    /// Whose.
+    pub tenant: &'a Tenant,
+    /// To which topic; `None` for calls on the tenant.
+    pub topic: Option<&'a Topic>,
+    /// Through which listener.
+    pub audience: Audience,
+    /// The TCP peer.
+    pub peer: IpAddr,
+    /// Payload bytes of the largest message, if known yet.
+    pub message_bytes: Option<u64>,
+    /// Wall clock, Unix seconds.
+    pub wall_unix_s: u64,
+}
+
+/// A verified capability that is asked again after the request was allowed.
+pub trait Held: Send + Sync + std::fmt::Debug {
+    /// Whether its topic caveats let this topic be seen.
+    fn topics_allowed(&self, topic: &Topic) -> bool;
+
+    /// Payload bytes of one message; `None` = as many as the route takes.
+    fn message_bytes_max(&self) -> Option<u64>;
+
+    /// Whether it still holds, for a call that waits; charges nothing.
+    ///
+    /// # Errors
+    /// EXPIRED_TOKEN, or UNAUTH once it is revoked.
+    fn still_holds(&self, wall_unix_s: u64) -> Result<(), Refusal>;
+}
+
+/// Who a request acts for.
+#[derive(Debug, Clone, Default)]
+pub struct Authority {
+    /// `None` = everything (the Unix socket).
+    pub held: Option<Arc<dyn Held>>,
+}
+
+impl Authority {
+    /// Refuses a message that is too long for this capability.
+    ///
+    /// # Errors
+    /// SCOPE_MISMATCH.
+    pub fn check_bytes(&self, bytes: usize) -> Result<(), Refusal> {
+        let max = self.held.as_ref().and_then(|held| held.message_bytes_max());
+        match max {
+            Some(max) if bytes as u64 > max => Err(Refusal::new(
+                Reason::ScopeMismatch,
+                "the payload is longer than the capability's max_bytes",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether `topic` may be seen.
+    #[must_use]
+    pub fn allows_topic(&self, topic: &Topic) -> bool {
+        self.held.as_ref().is_none_or(|held| held.topics_allowed(topic))
+    }
+
+    /// Whether a waiting call may go on.
+    ///
+    /// # Errors
+    /// As [`Held::still_holds`].
+    pub fn still_holds(&self, wall_unix_s: u64) -> Result<(), Refusal> {
+        self.held.as_ref().map_or(Ok(()), |held| held.still_holds(wall_unix_s))
+    }
+}
+
+/// Judges capabilities.
+pub trait Authorizer: Send + Sync {
+    /// Whether `token` allows what is asked. Charges the token's rates, except for settling.
+    ///
+    /// # Errors
+    /// UNAUTH, EXPIRED_TOKEN, SCOPE_MISMATCH, RATE_LIMIT, or DOWNSTREAM_UNAVAILABLE while nothing can be checked.
+    fn authorize(&self, token: &str, ask: &Ask<'_>) -> Result<Authority, Refusal>;
+}
+
+/// Who may call a router's mailbox routes.
+#[derive(Clone)]
+pub enum Access {
+    /// Whoever brings a capability for this listener.
+    Capability(Arc<dyn Authorizer>, Audience),
+    /// Whoever got this far: the Unix socket checks the peer's uid.
+    Full,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Access::Capability(_, audience) => write!(f, "Capability({audience:?})"),
+            Access::Full => f.write_str("Full"),
+        }
+    }
+}
+
+/// The token of the one `Authorization: Bearer` header.
+///
+/// # Errors
+/// MALFORMED for a repeated or unreadable header, UNAUTH for a missing one or another scheme.
+pub fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
+    let value = only_text(headers, &AUTHORIZATION)?;
+    let value =
+        value.ok_or_else(|| Refusal::new(Reason::Unauth, "send Authorization: Bearer with a capability"))?;
+    let token = match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token,
+        _ => "",
+    };
+    if token.is_empty() {
+        return Err(Refusal::new(Reason::Unauth, "Authorization must be: Bearer and a capability"));
+    }
+    Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn headers(values: &[&'static [u8]]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(AUTHORIZATION, HeaderValue::from_bytes(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn exactly_one_bearer_header() {
+        assert_eq!(bearer(&headers(&[b"Bearer ron1_x"])).unwrap(), "ron1_x");
+        assert_eq!(bearer(&headers(&[b"bearer ron1_x"])).unwrap(), "ron1_x");
+        for (bad, reason) in [
+            (&[][..], Reason::Unauth),
+            (&[b"Basic abc".as_slice()], Reason::Unauth),
+            (&[b"Bearer ".as_slice()], Reason::Unauth),
+            (&[b"Bearer".as_slice()], Reason::Unauth),
+            (&[b"ron1_x".as_slice()], Reason::Unauth),
+            (&[b"Bearer a".as_slice(), b"Bearer a".as_slice()], Reason::Malformed),
+            (&[b"Bearer \xff".as_slice()], Reason::Malformed),
+        ] {
+            assert_eq!(bearer(&headers(bad)).unwrap_err().reason, reason, "{bad:?}");
+        }
+    }
+}

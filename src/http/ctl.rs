@@ -1,0 +1,78 @@
+//! The Unix socket's routes, for `ronctl`: the node's state, capabilities, and the mailbox with full authority.
+//! The listener has checked the peer's uid.
+
+use crate::http::body;
+use crate::http::dto;
+use crate::http::error::{Failure, json_of};
+use crate::http::headers;
+use crate::http::mailbox::{MailboxApp, MailboxService, mailbox_routes, with_fallbacks};
+use crate::http::request::{Call, Peer};
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::{get, post};
+use http::StatusCode;
+use ron_core::reason::Refusal;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::time::Duration;
+
+const MINT_BYTES_MAX: usize = 64 * 1024;
+const MINT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A token just made.
+#[derive(Serialize)]
+pub struct MintedToken {
+    /// The bearer token.
+    pub token: String,
+    /// Its public name.
+    pub cap_id: String,
+}
+
+/// What the node answers about itself.
+pub trait ControlDesk: Send + Sync + 'static {
+    /// The body of a request to mint, strict about its fields.
+    type Mint: DeserializeOwned + Send;
+
+    /// What `ronctl status --json` prints (DETAILS, "Finding and reading the node").
+    fn status(&self) -> serde_json::Value;
+
+    /// The configured providers, without their secrets.
+    fn providers(&self) -> serde_json::Value;
+
+    /// Makes a capability for `peer`.
+    ///
+    /// # Errors
+    /// MALFORMED, naming the field.
+    fn mint(&self, request: Self::Mint, peer: Peer) -> Result<MintedToken, Refusal>;
+}
+
+/// The Unix socket's router. `mailbox` must have full access.
+pub fn ctl_router<D: ControlDesk, M: MailboxService>(desk: Arc<D>, mailbox: Arc<MailboxApp<M>>) -> Router {
+    let routes = Router::new()
+        .route("/ctl/status", get(status::<D>))
+        .route("/ctl/providers", get(providers::<D>))
+        .route("/ctl/cap/mint", post(mint::<D>))
+        .with_state(desk);
+    with_fallbacks(routes.merge(mailbox_routes(mailbox)))
+}
+
+type Answer = Result<Response, Failure>;
+
+async fn status<D: ControlDesk>(State(desk): State<Arc<D>>) -> Answer {
+    json_of(StatusCode::OK, &desk.status())
+}
+
+async fn providers<D: ControlDesk>(State(desk): State<Arc<D>>) -> Answer {
+    json_of(StatusCode::OK, &desk.providers())
+}
+
+async fn mint<D: ControlDesk>(State(desk): State<Arc<D>>, request: Request) -> Answer {
+    let (parts, body) = request.into_parts();
+    headers::json_body(&parts.headers)?;
+    body::within_limit(body::declared_len(&body), MINT_BYTES_MAX)?;
+    let body = body::read(body, MINT_BYTES_MAX, MINT_DEADLINE).await?;
+    let minted = desk.mint(dto::json(&body)?, Call::of(&parts)?.peer)?;
+    json_of(StatusCode::OK, &minted)
+}

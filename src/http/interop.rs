@@ -1,0 +1,211 @@
+//! The public port's routes (SPEC §7): webhooks in, checked from cheap to dear, and the build's version.
+
+use crate::http::admission::{Budgets, RateLimits};
+use crate::http::body;
+use crate::http::error::{Failure, OwnAnswer, json, json_of};
+use crate::http::mailbox::{MailboxApp, MailboxService, mailbox_routes, with_fallbacks};
+use crate::http::readiness::Readiness;
+use crate::http::request::{Call, Path, path_part};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::get;
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use ron_core::ids::MessageId;
+use ron_core::reason::{Reason, Refusal};
+use serde::Serialize;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// One request to a webhook route, its body read.
+#[derive(Debug)]
+pub struct WebhookCall<'r> {
+    /// The path's last part, as sent: any text.
+    pub provider: &'r str,
+    /// GET or POST.
+    pub method: &'r Method,
+    /// Path and query.
+    pub uri: &'r Uri,
+    /// As sent.
+    pub headers: &'r HeaderMap,
+    /// The wire bytes; empty for GET.
+    pub body: Bytes,
+    /// Ids and peer.
+    pub call: &'r Call,
+    /// What to do with a message that is neither a handshake nor refused otherwise: `Err` while writes are shed.
+    pub admitted: Result<(), Refusal>,
+    /// To be charged once the signature holds.
+    pub rate: &'r RateLimits,
+}
+
+/// How a webhook is answered.
+#[derive(Debug)]
+pub enum WebhookAnswer {
+    /// Stored and synced.
+    Accepted {
+        /// Its message, or the first one's if it is a duplicate.
+        msg_id: MessageId,
+        /// Whether its id was known.
+        duplicate: bool,
+        /// What the scheme wants instead of `202` and our JSON.
+        custom: Option<CustomAnswer>,
+    },
+    /// A challenge of the provider, answered as it demands.
+    Handshake(CustomAnswer),
+}
+
+/// A status and body that a scheme names.
+#[derive(Debug, Clone)]
+pub struct CustomAnswer {
+    /// HTTP status.
+    pub status: u16,
+    /// Of the body.
+    pub content_type: Option<String>,
+    /// May be empty.
+    pub body: Bytes,
+    /// More headers that the provider wants to see.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Verifies webhooks and enqueues what they say.
+pub trait WebhookGate: Send + Sync + 'static {
+    /// What can be judged before the body: whether the provider is known and enabled, the syntax of the headers
+    /// its scheme reads, the timestamp. Returns the largest body in bytes.
+    ///
+    /// # Errors
+    /// POLICY_BLOCKED, SIGNATURE_INVALID, REPLAY_WINDOW, DOWNSTREAM_UNAVAILABLE.
+    fn precheck(&self, provider: &str, method: &Method, headers: &HeaderMap) -> Result<usize, Refusal>;
+
+    /// Verifies, charges the rate, and either answers a handshake or enqueues and waits for the commit.
+    ///
+    /// # Errors
+    /// Whatever refuses it.
+    fn receive(&self, call: WebhookCall<'_>) -> impl Future<Output = Result<WebhookAnswer, Refusal>> + Send;
+}
+
+/// What `/version` says.
+#[derive(Debug, Clone, Serialize)]
+pub struct Version {
+    /// `ron-node`.
+    pub name: &'static str,
+    /// The crate's version.
+    pub version: &'static str,
+    /// `macronode` or `micronode`.
+    pub profile: String,
+}
+
+/// What the public port's routes work with.
+#[derive(Debug)]
+pub struct InteropApp<G> {
+    /// Verifies and enqueues.
+    pub gate: G,
+    /// Whether new messages are let in.
+    pub readiness: Arc<Readiness>,
+    /// Webhooks whose sender is not verified yet, at once.
+    pub unverified: Semaphore,
+    /// Bytes under way.
+    pub budgets: Arc<Budgets>,
+    /// Requests a second.
+    pub rate: Arc<RateLimits>,
+    /// How long a body may take.
+    pub body_deadline: Duration,
+    /// For `/version`.
+    pub version: Version,
+}
+
+/// The public port's router; `api` adds the mailbox routes (`interop.api`).
+pub fn interop_router<G, M>(app: Arc<InteropApp<G>>, api: Option<Arc<MailboxApp<M>>>) -> Router
+where
+    G: WebhookGate,
+    M: MailboxService,
+{
+    let routes = Router::new()
+        .route("/webhooks/{provider}", get(webhook::<G>).post(webhook::<G>))
+        .route("/version", get(version::<G>))
+        .with_state(app);
+    with_fallbacks(match api {
+        Some(api) => routes.merge(mailbox_routes(api)),
+        None => routes,
+    })
+}
+
+type Answer = Result<Response, Failure>;
+
+async fn version<G: WebhookGate>(State(app): State<Arc<InteropApp<G>>>) -> Answer {
+    json_of(StatusCode::OK, &app.version)
+}
+
+async fn webhook<G: WebhookGate>(
+    State(app): State<Arc<InteropApp<G>>>,
+    path: Path,
+    request: Request,
+) -> Answer {
+    let (parts, body) = request.into_parts();
+    let call = Call::of(&parts)?;
+    let busy = |_| Refusal::new(Reason::Backpressure, "too many webhooks are being verified; retry later");
+    let _slot = app.unverified.try_acquire().map_err(busy)?;
+    let provider = path_part(&path, "provider")?;
+    let limit = app.gate.precheck(provider, &parts.method, &parts.headers)?;
+    let room = body::within_limit(body::declared_len(&body), limit)?;
+    let _reserved = app.budgets.sends.reserve(room)?;
+    plain_coding(&parts.headers)?;
+    let body = body::read(body, limit, app.body_deadline).await?;
+    let answer = app
+        .gate
+        .receive(WebhookCall {
+            provider,
+            method: &parts.method,
+            uri: &parts.uri,
+            headers: &parts.headers,
+            body,
+            call,
+            admitted: app.readiness.admit_send(),
+            rate: &app.rate,
+        })
+        .await?;
+    match answer {
+        WebhookAnswer::Handshake(custom) | WebhookAnswer::Accepted { custom: Some(custom), .. } => {
+            custom_answer(custom)
+        }
+        WebhookAnswer::Accepted { msg_id, duplicate, custom: None } => {
+            let corr = &call.corr;
+            let body = format!(
+                "{{\"accepted\":true,\"msg_id\":\"{msg_id}\",\"duplicate\":{duplicate},\"corr_id\":\"{corr}\"}}"
+            );
+            Ok(json(StatusCode::ACCEPTED, body.into_bytes()))
+        }
+    }
+}
+
+/// Signatures cover the bytes as sent; no provider shipped compresses them.
+fn plain_coding(headers: &HeaderMap) -> Result<(), Refusal> {
+    let plain = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if headers.get_all(CONTENT_ENCODING).iter().all(plain) {
+        return Ok(());
+    }
+    Err(Refusal::new(Reason::UnsupportedEncoding, "send the webhook without Content-Encoding"))
+}
+
+fn custom_answer(custom: CustomAnswer) -> Answer {
+    let bug =
+        |_: http::Error| Failure(Refusal::new(Reason::Internal, "the scheme's answer is no valid HTTP"));
+    let mut response = Response::new(Body::from(custom.body));
+    *response.status_mut() = StatusCode::from_u16(custom.status).map_err(|error| bug(error.into()))?;
+    let headers = response.headers_mut();
+    if let Some(content_type) = custom.content_type {
+        headers.insert(CONTENT_TYPE, HeaderValue::try_from(content_type).map_err(|error| bug(error.into()))?);
+    }
+    for (name, value) in custom.headers {
+        let name = http::HeaderName::try_from(name).map_err(|error| bug(error.into()))?;
+        headers.insert(name, HeaderValue::try_from(value).map_err(|error| bug(error.into()))?);
+    }
+    // what is echoed must never be taken for a page
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response.extensions_mut().insert(OwnAnswer);
+    Ok(response)
+}

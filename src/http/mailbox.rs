@@ -1,0 +1,387 @@
+//! The mailbox's routes (SPEC §4): thin handlers between a request and [`MailboxService`].
+//!
+//! Checks run in one order: route and names, capability, readiness, headers, declared length, bytes budget,
+//! body. Nothing is read of a body before its sender may send it.
+
+mod answers;
+mod service;
+
+pub use service::{HandedOut, MailboxService};
+
+use crate::http::admission::{Budgets, RateLimits};
+use crate::http::auth::{Access, Ask, Authority, Op, bearer};
+use crate::http::body::{self, DeliveryBody};
+use crate::http::door::Meter;
+use crate::http::draft::malformed;
+use crate::http::dto::{self, SettleRequest};
+use crate::http::error::{Failure, RouteKind, json, method_not_allowed, not_found};
+use crate::http::headers;
+use crate::http::readiness::Readiness;
+use crate::http::request::{Call, Path, queue_of, tenant_of};
+use crate::metrics::Stage;
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::{get, post};
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use ron_core::ids::{ContentHash, Incarnation, MessageId, QueueKey, Slot, Tenant, Topic};
+use ron_core::message::{NewMessage, PAYLOAD_BYTES_MAX};
+use ron_core::reason::{Reason, Refusal};
+use ron_core::time::Clock;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// Largest body of a batch.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest body of any other JSON call: 256 receipts of 200 characters fit with room.
+const JSON_BYTES_MAX: usize = 128 * 1024;
+/// How often a waiting receive asks whether its capability still holds; SPEC §5 allows 1 s.
+const RECHECK: Duration = Duration::from_millis(500);
+/// Topics on one page of a tenant's list.
+const TOPICS_PAGE: u32 = 100;
+
+/// What an answered send is as safe as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Synced to disk.
+    Fsync,
+    /// In memory.
+    Ram,
+}
+
+impl Durability {
+    /// As answers say it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Durability::Fsync => "fsync",
+            Durability::Ram => "ram",
+        }
+    }
+}
+
+/// What the routes take from the configuration; replaced whole on reload.
+#[derive(Debug, Clone)]
+pub struct MailboxLimits {
+    /// How long idempotency keys are remembered, ms; 0 = off.
+    pub dedup_window_ms: u64,
+    /// Most live keys of a topic.
+    pub max_dedup_keys: u64,
+    /// Life of a ready message, ms.
+    pub retention_ms: u64,
+    /// Life of a dead letter, ms.
+    pub dlq_retention_ms: u64,
+    /// What answers promise.
+    pub durability: Durability,
+    /// How long a body may take.
+    pub body_deadline: Duration,
+}
+
+impl Default for MailboxLimits {
+    fn default() -> MailboxLimits {
+        MailboxLimits {
+            dedup_window_ms: 300_000,
+            max_dedup_keys: 1_000_000,
+            retention_ms: 7 * 86_400_000,
+            dlq_retention_ms: 14 * 86_400_000,
+            durability: Durability::Fsync,
+            body_deadline: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What the mailbox routes of one listener work with.
+#[derive(Debug)]
+pub struct MailboxApp<M> {
+    /// The mailbox.
+    pub mailbox: M,
+    /// Who may call.
+    pub access: Access,
+    /// Whether sends and receives are let in.
+    pub readiness: Arc<Readiness>,
+    /// From the configuration.
+    pub limits: Arc<ArcSwap<MailboxLimits>>,
+    /// Bytes under way; shared by the listeners.
+    pub budgets: Arc<Budgets>,
+    /// Counts refused items.
+    pub meter: Meter,
+    /// For the wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// The public port's rate, where this is the public port.
+    pub rate: Option<Arc<RateLimits>>,
+}
+
+/// The mailbox listener's router; with `bench` the routes that a benchmark compares with.
+pub fn mailbox_router<M: MailboxService>(app: Arc<MailboxApp<M>>, bench: bool) -> Router {
+    let routes = mailbox_routes(Arc::clone(&app));
+    with_fallbacks(if bench { routes.merge(bench_routes(app)) } else { routes })
+}
+
+/// The mailbox routes alone, to be merged into another listener's router.
+pub fn mailbox_routes<M: MailboxService>(app: Arc<MailboxApp<M>>) -> Router {
+    Router::new()
+        .route("/v1/{tenant}", get(topics::<M>))
+        .route("/v1/{tenant}/{topic}", get(stat::<M>))
+        .route("/v1/{tenant}/{topic}/peek", get(peek::<M>))
+        .route("/v1/{tenant}/{topic}/enqueue", post(enqueue::<M>))
+        .route("/v1/{tenant}/{topic}/enqueue/batch", post(enqueue_batch::<M>))
+        .route("/v1/{tenant}/{topic}/recv", post(recv::<M>))
+        .route("/v1/{tenant}/{topic}/ack", post(ack::<M>))
+        .route("/v1/{tenant}/{topic}/nack", post(nack::<M>))
+        .route("/v1/{tenant}/{topic}/extend", post(extend::<M>))
+        .with_state(app)
+}
+
+/// What `ronctl bench` compares an enqueue with: all of it but the store, and nothing at all.
+fn bench_routes<M: MailboxService>(app: Arc<MailboxApp<M>>) -> Router {
+    Router::new()
+        .route("/bench/discard/{tenant}/{topic}", post(discard::<M>))
+        .route("/bench/empty", post(async || StatusCode::NO_CONTENT))
+        .with_state(app)
+}
+
+/// Adds the answers to unknown routes and methods.
+pub fn with_fallbacks(router: Router) -> Router {
+    router
+        .fallback(async || Failure(not_found()))
+        .method_not_allowed_fallback(async || Failure(method_not_allowed()))
+}
+
+type Answer = Result<Response, Failure>;
+type App<M> = State<Arc<MailboxApp<M>>>;
+
+async fn enqueue<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
+    let send = app.accept(&path, request).await?;
+    let result = app.mailbox.enqueue(&send.queue, vec![send.message]).await?;
+    let done = match result.into_iter().next() {
+        Some(Ok(done)) => done,
+        Some(Err(reason)) => return Err(answers::item_refused(reason).into()),
+        None => return Err(Refusal::new(Reason::Internal, "the mailbox gave no result").into()),
+    };
+    let body = answers::enqueued(done, &send.hash, send.durability, Some(&send.call.corr));
+    Ok(json(StatusCode::OK, body.into_bytes()))
+}
+
+/// As [`enqueue`], without the mailbox.
+async fn discard<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
+    let send = app.accept(&path, request).await?;
+    let msg_id = MessageId::new(app.clock.now(), Incarnation(0), Slot(0));
+    let done = ron_actors::mailbox::api::Enqueued { msg_id, duplicate: false, other_body: false };
+    let body = answers::enqueued(done, &send.hash, send.durability, Some(&send.call.corr));
+    Ok(json(StatusCode::OK, body.into_bytes()))
+}
+
+async fn enqueue_batch<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
+    let (parts, body) = request.into_parts();
+    let call = Call::of(&parts)?;
+    let queue = queue_of(&path)?;
+    let authority = app.allow(&parts, call, Want::on(Op::Enqueue, &queue))?;
+    app.readiness.admit_send()?;
+    headers::json_body(&parts.headers)?;
+    let limits = app.limits.load();
+    let room = body::within_limit(body::declared_len(&body), BATCH_BYTES_MAX)?;
+    let _reserved = app.budgets.sends.reserve(room)?;
+    let body = body::read(body, BATCH_BYTES_MAX, limits.body_deadline).await?;
+    let request: dto::BatchRequest = dto::json(&body)?;
+    drop(body);
+
+    let mut outcomes = Vec::with_capacity(request.messages.0.len());
+    let mut messages = Vec::with_capacity(request.messages.0.len());
+    for item in request.messages.0 {
+        let drafted = item
+            .into_draft()
+            .and_then(|(payload, draft)| authority.check_bytes(payload.len()).map(|()| (payload, draft)));
+        outcomes.push(drafted.map(|(payload, draft)| {
+            let hash = ContentHash::of(&payload);
+            messages.push(draft.into_message(payload, hash, &call.corr, limits.dedup_window_ms));
+            hash
+        }));
+    }
+    let stored = match messages.is_empty() {
+        true => Vec::new(),
+        false => app.mailbox.enqueue(&queue, messages).await?,
+    };
+    let kind = RouteKind::Api;
+    let refused = |reason| app.meter.refused(kind, reason);
+    let text = answers::batch(outcomes, stored, limits.durability, refused)?;
+    Ok(json(StatusCode::OK, text.into_bytes()))
+}
+
+async fn recv<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
+    let (parts, body) = request.into_parts();
+    let call = Call::of(&parts)?;
+    let queue = queue_of(&path)?;
+    let authority = app.allow(&parts, call, Want::on(Op::Recv, &queue))?;
+    app.readiness.admit_recv()?;
+    let body = app.settling_body(&parts, body).await?;
+    let request: dto::RecvRequest = dto::json_or_default(&body)?;
+    let (want, wait) = request.check()?;
+
+    let mut handed = pin!(app.mailbox.recv(&queue, want, wait, &call.corr));
+    let delivery = loop {
+        tokio::select! {
+            biased;
+            handed = &mut handed => break Some(handed?),
+            () = app.readiness.draining().cancelled() => break None,
+            () = sleep(RECHECK), if !wait.is_zero() => authority.still_holds(app.wall_s())?,
+        }
+    };
+    let Some(delivery) = delivery.filter(|delivery| !delivery.messages().is_empty()) else {
+        return Ok(json(StatusCode::OK, b"{\"messages\":[]}".to_vec()));
+    };
+    let text = answers::messages(delivery.messages())?;
+    let mut response = Response::new(Body::new(DeliveryBody::new(text, delivery)));
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+async fn ack<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
+    app.settle::<dto::AckRequest>(Op::Ack, &path, request).await
+}
+
+async fn nack<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
+    app.settle::<dto::NackRequest>(Op::Nack, &path, request).await
+}
+
+async fn extend<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
+    app.settle::<dto::ExtendRequest>(Op::Extend, &path, request).await
+}
+
+async fn stat<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
+    let (parts, _) = request.into_parts();
+    let queue = queue_of(&path)?;
+    app.allow(&parts, Call::of(&parts)?, Want::on(Op::Stat, &queue))?;
+    headers::plain_body(&parts.headers)?;
+    let stat = app.mailbox.stat(&queue).await?;
+    answers::stat(&stat, &app.limits.load())
+}
+
+async fn peek<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
+    let (parts, _) = request.into_parts();
+    let queue = queue_of(&path)?;
+    app.allow(&parts, Call::of(&parts)?, Want::on(Op::Peek, &queue))?;
+    headers::plain_body(&parts.headers)?;
+    let query: dto::PeekQuery = dto::query(&parts.uri)?;
+    let (state, limit) = query.check()?;
+    let page = app.mailbox.peek(&queue, state, limit, query.cursor.as_deref()).await?;
+    answers::peek(&page)
+}
+
+async fn topics<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
+    let (parts, _) = request.into_parts();
+    let tenant = tenant_of(&path)?;
+    let wanted = Want { op: Op::Stat, tenant: &tenant, topic: None, bytes: None };
+    let authority = app.allow(&parts, Call::of(&parts)?, wanted)?;
+    headers::plain_body(&parts.headers)?;
+    let query: dto::TopicsQuery = dto::query(&parts.uri)?;
+    let (mut rows, cursor) = app.mailbox.topics(&tenant, query.cursor.as_deref(), TOPICS_PAGE).await?;
+    rows.retain(|row| authority.allows_topic(&row.topic));
+    answers::topics(&rows, cursor.as_deref())
+}
+
+/// What a handler wants to do.
+#[derive(Clone, Copy)]
+struct Want<'q> {
+    op: Op,
+    tenant: &'q Tenant,
+    topic: Option<&'q Topic>,
+    bytes: Option<u64>,
+}
+
+impl<'q> Want<'q> {
+    const fn on(op: Op, queue: &'q QueueKey) -> Want<'q> {
+        Want { op, tenant: &queue.tenant, topic: Some(&queue.topic), bytes: None }
+    }
+}
+
+/// A message that may be stored, and what its answer needs.
+struct Send {
+    call: Call,
+    queue: QueueKey,
+    hash: ContentHash,
+    durability: Durability,
+    message: NewMessage,
+}
+
+impl<M: MailboxService> MailboxApp<M> {
+    /// Everything of an enqueue before the mailbox.
+    async fn accept(&self, path: &Path, request: Request) -> Result<Send, Failure> {
+        let (parts, body) = request.into_parts();
+        let call = Call::of(&parts)?;
+        let queue = queue_of(path)?;
+        let declared = body::declared_len(&body);
+        let authority =
+            self.allow(&parts, call, Want { bytes: declared, ..Want::on(Op::Enqueue, &queue) })?;
+        self.readiness.admit_send()?;
+        headers::plain_body(&parts.headers)?;
+        let draft = headers::enqueue_draft(&parts.headers)?;
+        let room = body::within_limit(declared, PAYLOAD_BYTES_MAX)?;
+        let limits = self.limits.load();
+        let payload = {
+            let _reserved = self.budgets.sends.reserve(room)?;
+            body::read(body, PAYLOAD_BYTES_MAX, limits.body_deadline).await?
+        };
+        if declared.is_none() {
+            authority.check_bytes(payload.len())?;
+        }
+        let hash = ContentHash::of(&payload);
+        if draft.payload_hash.is_some_and(|claimed| claimed != hash) {
+            self.meter.metrics().mailbox.integrity_fail(Stage::Ingress);
+            return Err(malformed("X-Payload-Hash is not the hash of the body that arrived").into());
+        }
+        let message = draft.into_message(payload, hash, &call.corr, limits.dedup_window_ms);
+        Ok(Send { call: call.clone(), queue, hash, durability: limits.durability, message })
+    }
+
+    async fn settle<T: SettleRequest>(&self, op: Op, path: &Path, request: Request) -> Answer {
+        let (parts, body) = request.into_parts();
+        let call = Call::of(&parts)?;
+        let queue = queue_of(path)?;
+        self.allow(&parts, call, Want::on(op, &queue))?;
+        let body = self.settling_body(&parts, body).await?;
+        let (how, receipts) = dto::json::<T>(&body)?.check()?;
+        let results = self.mailbox.settle(&queue, how, receipts).await?;
+        let text = answers::settled(&results, |reason| self.meter.refused(RouteKind::Api, reason));
+        Ok(json(StatusCode::OK, text.into_bytes()))
+    }
+
+    /// A small JSON body, out of the budget that sends cannot use up.
+    async fn settling_body(&self, parts: &Parts, body: Body) -> Result<Bytes, Refusal> {
+        headers::json_body(&parts.headers)?;
+        let room = body::within_limit(body::declared_len(&body), JSON_BYTES_MAX)?;
+        let _reserved = self.budgets.settling.reserve(room)?;
+        body::read(body, JSON_BYTES_MAX, self.limits.load().body_deadline).await
+    }
+
+    /// What the request's capability allows, if it allows this.
+    fn allow(&self, parts: &Parts, call: &Call, want: Want<'_>) -> Result<Authority, Refusal> {
+        let Access::Capability(authorizer, audience) = &self.access else {
+            return Ok(Authority::default());
+        };
+        let ask = Ask {
+            op: want.op,
+            tenant: want.tenant,
+            topic: want.topic,
+            audience: *audience,
+            peer: call.peer.ip(),
+            message_bytes: want.bytes,
+            wall_unix_s: self.wall_s(),
+        };
+        let authority = authorizer.authorize(bearer(&parts.headers)?, &ask)?;
+        if let Some(rate) = self.rate.as_ref().filter(|_| !want.op.settles()) {
+            rate.charge_api()?;
+        }
+        Ok(authority)
+    }
+
+    fn wall_s(&self) -> u64 {
+        self.clock.wall().0 / 1000
+    }
+}

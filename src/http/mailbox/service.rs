@@ -1,0 +1,127 @@
+//! The mailbox as the handlers see it, so that they can be tested without one.
+
+use ron_actors::mailbox::api::{Delivery, Enqueued, Mailbox, PeekPage, Settle, TopicRow, TopicStat};
+use ron_core::envelope::Envelope;
+use ron_core::ids::{CorrId, QueueKey, Tenant};
+use ron_core::message::NewMessage;
+use ron_core::reason::{Reason, Refusal};
+use ron_core::shard::{PeekState, Want};
+use std::future::Future;
+use std::time::Duration;
+
+/// Messages handed out for one answer. Dropped before [`HandedOut::written`], they go back at once.
+pub trait HandedOut: Send + Unpin + 'static {
+    /// What goes into the answer.
+    fn messages(&self) -> &[Envelope];
+
+    /// The answer has been handed to the connection.
+    fn written(self);
+}
+
+impl HandedOut for Delivery {
+    fn messages(&self) -> &[Envelope] {
+        &self.messages
+    }
+
+    fn written(self) {
+        Delivery::written(self);
+    }
+}
+
+/// The calls of [`Mailbox`], which documents them.
+#[allow(missing_docs)] // see `Mailbox`
+pub trait MailboxService: Send + Sync + 'static {
+    type Delivery: HandedOut;
+
+    fn enqueue(
+        &self,
+        queue: &QueueKey,
+        messages: Vec<NewMessage>,
+    ) -> impl Future<Output = Result<Vec<Result<Enqueued, Reason>>, Refusal>> + Send;
+
+    fn recv(
+        &self,
+        queue: &QueueKey,
+        want: Want,
+        wait: Duration,
+        corr: &CorrId,
+    ) -> impl Future<Output = Result<Self::Delivery, Refusal>> + Send;
+
+    fn settle(
+        &self,
+        queue: &QueueKey,
+        how: Settle,
+        receipts: Vec<String>,
+    ) -> impl Future<Output = Result<Vec<Result<(), Reason>>, Refusal>> + Send;
+
+    fn stat(&self, queue: &QueueKey) -> impl Future<Output = Result<TopicStat, Refusal>> + Send;
+
+    fn peek(
+        &self,
+        queue: &QueueKey,
+        state: PeekState,
+        limit: u32,
+        cursor: Option<&str>,
+    ) -> impl Future<Output = Result<PeekPage, Refusal>> + Send;
+
+    fn topics(
+        &self,
+        tenant: &Tenant,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> impl Future<Output = Result<(Vec<TopicRow>, Option<String>), Refusal>> + Send;
+}
+
+impl MailboxService for Mailbox {
+    type Delivery = Delivery;
+
+    async fn enqueue(
+        &self,
+        queue: &QueueKey,
+        messages: Vec<NewMessage>,
+    ) -> Result<Vec<Result<Enqueued, Reason>>, Refusal> {
+        Mailbox::enqueue(self, queue, messages).await
+    }
+
+    async fn recv(
+        &self,
+        queue: &QueueKey,
+        want: Want,
+        wait: Duration,
+        corr: &CorrId,
+    ) -> Result<Delivery, Refusal> {
+        Mailbox::recv(self, queue, want, wait, corr).await
+    }
+
+    async fn settle(
+        &self,
+        queue: &QueueKey,
+        how: Settle,
+        receipts: Vec<String>,
+    ) -> Result<Vec<Result<(), Reason>>, Refusal> {
+        Mailbox::settle(self, queue, how, receipts).await
+    }
+
+    async fn stat(&self, queue: &QueueKey) -> Result<TopicStat, Refusal> {
+        Mailbox::stat(self, queue).await
+    }
+
+    async fn peek(
+        &self,
+        queue: &QueueKey,
+        state: PeekState,
+        limit: u32,
+        cursor: Option<&str>,
+    ) -> Result<PeekPage, Refusal> {
+        Mailbox::peek(self, queue, state, limit, cursor).await
+    }
+
+    async fn topics(
+        &self,
+        tenant: &Tenant,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<(Vec<TopicRow>, Option<String>), Refusal> {
+        Mailbox::topics(self, tenant, cursor, limit).await
+    }
+}

@@ -1,0 +1,297 @@
+//! The accept loop: bounded connections, header and idle deadlines, HTTP/2 limits, and an end that waits.
+//!
+//! `axum::serve` arms no timers, so this is ours: hyper's automatic HTTP/1 and 2 server with a timer.
+
+use crate::http::door::Door;
+use crate::http::io::WatchedIo;
+use crate::http::request::Peer;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Limits of a listener's connections.
+#[derive(Debug, Clone, Copy)]
+pub struct ServeLimits {
+    /// Most connections at once.
+    pub max_conns: usize,
+    /// How long a request's head may take, and how long a connection may idle.
+    pub header_deadline: Duration,
+    /// How long a peer may take nothing of an answer.
+    pub write_stall: Duration,
+    /// Most HTTP/2 requests at once on one connection.
+    pub h2_streams: u32,
+}
+
+impl Default for ServeLimits {
+    fn default() -> ServeLimits {
+        ServeLimits {
+            max_conns: 512,
+            header_deadline: Duration::from_secs(5),
+            write_stall: Duration::from_secs(10),
+            h2_streams: 128,
+        }
+    }
+}
+
+/// Bytes of the HTTP/2 preface: with fewer hyper does not know the version yet, and arms no timer.
+const PREFACE_BYTES: u64 = 24;
+/// Most bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+const HEADERS_MAX: usize = 100;
+/// Most connections being told that there are too many.
+const TURNED_AWAY_MAX: usize = 64;
+const TURN_AWAY_DEADLINE: Duration = Duration::from_millis(500);
+
+/// A listener at work.
+#[derive(Debug)]
+pub struct Listening {
+    addr: Option<SocketAddr>,
+    stop: CancellationToken,
+    kill: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Listening {
+    /// The address it is bound to; `None` for a Unix socket.
+    #[must_use]
+    pub const fn addr(&self) -> Option<SocketAddr> {
+        self.addr
+    }
+
+    /// Stops accepting, lets requests under way finish for `grace`, then closes what is left.
+    pub async fn shutdown(self, grace: Duration) {
+        self.stop.cancel();
+        self.tasks.close();
+        if timeout(grace, self.tasks.wait()).await.is_err() {
+            self.kill.cancel();
+            self.tasks.wait().await;
+        }
+    }
+}
+
+/// Binds `addr` (port 0 = any) and serves `door` on it.
+///
+/// # Errors
+/// What binding says, e.g. [`io::ErrorKind::AddrInUse`].
+pub async fn serve_tcp(addr: SocketAddr, door: Arc<Door>, limits: ServeLimits) -> io::Result<Listening> {
+    let listener = TcpListener::bind(addr).await?;
+    serve_tcp_on(listener, door, limits)
+}
+
+/// Serves `door` on a bound listener.
+///
+/// # Errors
+/// If the listener does not know its own address.
+pub fn serve_tcp_on(listener: TcpListener, door: Arc<Door>, limits: ServeLimits) -> io::Result<Listening> {
+    let addr = listener.local_addr()?;
+    let server = Server::new(door, limits);
+    let listening = server.listening(Some(addr));
+    listening.tasks.spawn(accept_tcp(listener, server));
+    Ok(listening)
+}
+
+/// Serves `door` on a bound Unix socket, to this process's own user and root only.
+#[must_use]
+pub fn serve_unix(listener: UnixListener, door: Arc<Door>, limits: ServeLimits) -> Listening {
+    let server = Server::new(door, limits);
+    let listening = server.listening(None);
+    listening.tasks.spawn(accept_unix(listener, server));
+    listening
+}
+
+/// What the accept loop and its connections share.
+#[derive(Debug, Clone)]
+struct Server {
+    door: Arc<Door>,
+    limits: ServeLimits,
+    conns: Arc<Semaphore>,
+    turned_away: Arc<Semaphore>,
+    stop: CancellationToken,
+    kill: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Server {
+    fn new(door: Arc<Door>, limits: ServeLimits) -> Server {
+        Server {
+            door,
+            limits,
+            conns: Arc::new(Semaphore::new(limits.max_conns)),
+            turned_away: Arc::new(Semaphore::new(TURNED_AWAY_MAX)),
+            stop: CancellationToken::new(),
+            kill: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    fn listening(&self, addr: Option<SocketAddr>) -> Listening {
+        Listening { addr, stop: self.stop.clone(), kill: self.kill.clone(), tasks: self.tasks.clone() }
+    }
+}
+
+/// The next connection, or `None` when the listener stops. Survives what accept can fail with (a peer that is
+/// gone already, no descriptors left).
+async fn next<S, P>(server: &Server, mut accept: P) -> Option<S>
+where
+    P: FnMut(&mut Context<'_>) -> Poll<io::Result<S>>,
+{
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = server.stop.cancelled() => return None,
+            accepted = poll_fn(&mut accept) => accepted,
+        };
+        match accepted {
+            Ok(socket) => return Some(socket),
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                // out of descriptors: connections must end first, so do not spin
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn accept_tcp(listener: TcpListener, server: Server) {
+    while let Some((socket, addr)) = next(&server, |cx| listener.poll_accept(cx)).await {
+        // answers are small and must not wait for an ack
+        let _ = socket.set_nodelay(true);
+        match Arc::clone(&server.conns).try_acquire_owned() {
+            Ok(permit) => {
+                server.tasks.spawn(connection(socket, Peer::Tcp(addr), server.clone(), permit));
+            }
+            Err(_) => turn_away(socket, &server),
+        }
+    }
+}
+
+async fn accept_unix(listener: UnixListener, server: Server) {
+    let own = rustix::process::geteuid().as_raw();
+    while let Some((socket, _)) = next(&server, |cx| listener.poll_accept(cx)).await {
+        let Some(peer) = local_peer(&socket, own) else {
+            continue;
+        };
+        if let Ok(permit) = Arc::clone(&server.conns).try_acquire_owned() {
+            server.tasks.spawn(connection(socket, peer, server.clone(), permit));
+        }
+    }
+}
+
+/// The peer's user and process by SO_PEERCRED, if it is us or root.
+fn local_peer(socket: &UnixStream, own: u32) -> Option<Peer> {
+    match socket.peer_cred() {
+        Ok(cred) if cred.uid() == own || cred.uid() == 0 => {
+            Some(Peer::Unix { uid: cred.uid(), pid: cred.pid() })
+        }
+        Ok(cred) => {
+            tracing::warn!(uid = cred.uid(), "another user on the control socket was turned away");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, "no credentials on the control socket");
+            None
+        }
+    }
+}
+
+/// Serves one connection to its end.
+async fn connection<S>(socket: S, peer: Peer, server: Server, permit: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = server.limits;
+    let (io, bytes_read) = WatchedIo::new(socket, limits.write_stall);
+    let door = Arc::clone(&server.door);
+    let service = service_fn(move |request| {
+        let door = Arc::clone(&door);
+        async move { Ok::<_, Infallible>(door.answer(request, peer).await) }
+    });
+    let builder = builder(&limits);
+    let mut conn = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut undecided = pin!(sleep(limits.header_deadline));
+    let (mut ending, mut decided) = (false, false);
+    loop {
+        tokio::select! {
+            biased;
+            ended = conn.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "connection ended");
+                }
+                break;
+            }
+            () = server.kill.cancelled() => break,
+            () = server.stop.cancelled(), if !ending => {
+                ending = true;
+                conn.as_mut().graceful_shutdown();
+            }
+            () = &mut undecided, if !decided => {
+                decided = true;
+                if bytes_read.load(Ordering::Relaxed) < PREFACE_BYTES {
+                    break;
+                }
+            }
+        }
+    }
+    drop(permit);
+}
+
+fn builder(limits: &ServeLimits) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_deadline)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.h2_streams)
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(128)
+        .max_send_buf_size(256 * 1024)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10));
+    builder
+}
+
+/// Tells a connection over the limit so and closes it; past a bound of such conversations it is just closed.
+fn turn_away(mut socket: TcpStream, server: &Server) {
+    server.door.meter().connection_refused();
+    let Ok(permit) = Arc::clone(&server.turned_away).try_acquire_owned() else {
+        return;
+    };
+    let answer = server.door.too_many_connections();
+    server.tasks.spawn(async move {
+        // after the request's first bytes, and reading on until the peer closes: an answer before a request,
+        // or a close on unread bytes, is an answer lost
+        let told = async {
+            let mut scrap = [0; 4096];
+            if socket.read(&mut scrap).await? == 0 {
+                return Ok(());
+            }
+            socket.write_all(&answer).await?;
+            socket.shutdown().await?;
+            while socket.read(&mut scrap).await? > 0 {}
+            io::Result::Ok(())
+        };
+        let _ = timeout(TURN_AWAY_DEADLINE, told).await;
+        drop(permit);
+    });
+}

@@ -1,0 +1,359 @@
+//! What stands in for the mailbox, the passport, the verifiers and the node.
+
+use crate::http::auth::{Ask, Authority, Authorizer, Held};
+use crate::http::ctl::{ControlDesk, MintedToken};
+use crate::http::interop::{CustomAnswer, WebhookAnswer, WebhookCall, WebhookGate};
+use crate::http::mailbox::{HandedOut, MailboxService};
+use crate::http::request::Peer;
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use ron_actors::mailbox::api::{Enqueued, PeekPage, Settle, TopicRow, TopicStat};
+use ron_core::envelope::{DeliveryView, Envelope};
+use ron_core::ids::{ContentHash, CorrId, Incarnation, MessageId, QueueKey, Slot, Tenant, Topic};
+use ron_core::message::{MessageMeta, NewMessage, StoredMessage};
+use ron_core::reason::{Reason, Refusal};
+use ron_core::shard::{PeekState, Settings, Stats, Want};
+use ron_core::time::{Clock, Millis};
+use serde::Deserialize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+#[derive(Debug)]
+pub(super) struct FixedClock;
+
+impl Clock for FixedClock {
+    fn now(&self) -> Millis {
+        Millis(1_700_000_000_000)
+    }
+
+    fn wall(&self) -> Millis {
+        Millis(1_700_000_000_000)
+    }
+}
+
+pub(super) fn id(n: u64) -> MessageId {
+    MessageId::new(Millis(1_700_000_000_000), Incarnation(7), Slot(n))
+}
+
+/// Tokens: `good`, `expired`, `scoped`, `limited`, `small` (4 bytes), `fading` (allowed, but not for long),
+/// `down`; anything else does not verify.
+#[derive(Debug)]
+pub(super) struct FakeAuth;
+
+#[derive(Debug)]
+struct FakeHeld {
+    max_bytes: Option<u64>,
+    fading: bool,
+}
+
+impl Held for FakeHeld {
+    fn topics_allowed(&self, topic: &Topic) -> bool {
+        topic.as_str() != "hidden"
+    }
+
+    fn message_bytes_max(&self) -> Option<u64> {
+        self.max_bytes
+    }
+
+    fn still_holds(&self, _: u64) -> Result<(), Refusal> {
+        match self.fading {
+            true => Err(Refusal::new(Reason::ExpiredToken, "capability: expired")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Authorizer for FakeAuth {
+    fn authorize(&self, token: &str, ask: &Ask<'_>) -> Result<Authority, Refusal> {
+        assert_eq!(ask.wall_unix_s, 1_700_000_000);
+        assert!(ask.peer.is_loopback());
+        let refuse = |reason| Err(Refusal::new(reason, "by the fake"));
+        let mut held = FakeHeld { max_bytes: None, fading: false };
+        match token {
+            "good" => {}
+            "small" => held.max_bytes = Some(4),
+            "fading" => held.fading = true,
+            "expired" => return refuse(Reason::ExpiredToken),
+            "scoped" => return refuse(Reason::ScopeMismatch),
+            "limited" => return refuse(Reason::RateLimit),
+            "down" => return refuse(Reason::DownstreamUnavailable),
+            _ => return refuse(Reason::Unauth),
+        }
+        if held.max_bytes.zip(ask.message_bytes).is_some_and(|(max, bytes)| bytes > max) {
+            return refuse(Reason::ScopeMismatch);
+        }
+        Ok(Authority { held: Some(Arc::new(held)) })
+    }
+}
+
+/// What the handlers asked of the mailbox.
+#[derive(Debug, Clone)]
+pub(super) enum Asked {
+    Enqueue(QueueKey, Vec<NewMessage>),
+    Recv(Want, Duration),
+    Settle(Settle, Vec<String>),
+    Peek(PeekState, u32, Option<String>),
+    Topics(Option<String>),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct FakeMailbox {
+    pub(super) asked: Mutex<Vec<Asked>>,
+    /// What every call is refused with.
+    pub(super) refuse: Mutex<Option<Refusal>>,
+    /// What each message of an enqueue, or each receipt, is refused with.
+    pub(super) refuse_item: Mutex<Option<Reason>>,
+    /// Handed out by the next receives; a waiting one ends when `arrived` says so.
+    pub(super) ready: Mutex<Vec<Envelope>>,
+    pub(super) arrived: Notify,
+    pub(super) written: Arc<AtomicUsize>,
+    pub(super) given_back: Arc<AtomicUsize>,
+    pub(super) waiting: Arc<AtomicUsize>,
+}
+
+impl FakeMailbox {
+    pub(super) fn last(&self) -> Asked {
+        self.asked.lock().unwrap().last().cloned().expect("the mailbox was asked")
+    }
+
+    pub(super) fn never_asked(&self) -> bool {
+        self.asked.lock().unwrap().is_empty()
+    }
+
+    fn ask(&self, asked: Asked) -> Result<(), Refusal> {
+        self.asked.lock().unwrap().push(asked);
+        self.refuse.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+}
+
+pub(super) fn envelope(payload: &'static str) -> Envelope {
+    let queue = QueueKey { tenant: Tenant::parse("acme").unwrap(), topic: Topic::parse("orders").unwrap() };
+    let message = StoredMessage {
+        slot: Slot(1),
+        enqueued: Millis(1_700_000_000_000),
+        payload: Bytes::from_static(payload.as_bytes()),
+        payload_hash: ContentHash::of(payload.as_bytes()),
+        meta: MessageMeta {
+            content_type: "text/plain".into(),
+            attrs: Vec::new(),
+            idempotency_key: None,
+            corr_id: "corr-0001".into(),
+        },
+    };
+    let view =
+        DeliveryView { receipt: Some("r1".into()), attempt: 1, delivery: 1, ..DeliveryView::default() };
+    Envelope::new(&queue, id(1).to_string(), &message, view)
+}
+
+/// Counts whether it was written or given back.
+#[derive(Debug)]
+pub(super) struct FakeDelivery {
+    messages: Vec<Envelope>,
+    written: Arc<AtomicUsize>,
+    given_back: Arc<AtomicUsize>,
+}
+
+impl FakeDelivery {
+    pub(super) fn new(messages: Vec<Envelope>, mailbox: &FakeMailbox) -> FakeDelivery {
+        let (written, given_back) = (Arc::clone(&mailbox.written), Arc::clone(&mailbox.given_back));
+        FakeDelivery { messages, written, given_back }
+    }
+}
+
+impl HandedOut for FakeDelivery {
+    fn messages(&self) -> &[Envelope] {
+        &self.messages
+    }
+
+    fn written(mut self) {
+        self.written.fetch_add(self.messages.len(), Ordering::SeqCst);
+        self.messages.clear();
+    }
+}
+
+impl Drop for FakeDelivery {
+    fn drop(&mut self) {
+        self.given_back.fetch_add(self.messages.len(), Ordering::SeqCst);
+    }
+}
+
+struct Waiting(Arc<AtomicUsize>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl MailboxService for Arc<FakeMailbox> {
+    type Delivery = FakeDelivery;
+
+    async fn enqueue(
+        &self,
+        queue: &QueueKey,
+        messages: Vec<NewMessage>,
+    ) -> Result<Vec<Result<Enqueued, Reason>>, Refusal> {
+        if messages.iter().any(|message| message.meta.content_type == "test/panic") {
+            panic!("s3cr3t");
+        }
+        let count = messages.len() as u64;
+        self.ask(Asked::Enqueue(queue.clone(), messages))?;
+        let refused = *self.refuse_item.lock().unwrap();
+        let done = |n| Enqueued { msg_id: id(n), duplicate: n == 1, other_body: false };
+        Ok((0..count).map(|n| refused.map_or(Ok(done(n)), Err)).collect())
+    }
+
+    async fn recv(
+        &self,
+        _: &QueueKey,
+        want: Want,
+        wait: Duration,
+        _: &CorrId,
+    ) -> Result<FakeDelivery, Refusal> {
+        self.ask(Asked::Recv(want, wait))?;
+        if self.ready.lock().unwrap().is_empty() && !wait.is_zero() {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            let _waiting = Waiting(Arc::clone(&self.waiting));
+            self.arrived.notified().await;
+        }
+        let messages = std::mem::take(&mut *self.ready.lock().unwrap());
+        Ok(FakeDelivery::new(messages, self))
+    }
+
+    async fn settle(
+        &self,
+        _: &QueueKey,
+        how: Settle,
+        receipts: Vec<String>,
+    ) -> Result<Vec<Result<(), Reason>>, Refusal> {
+        let results = receipts
+            .iter()
+            .map(|receipt| match receipt.as_str() {
+                "stale" => Err(Reason::StaleReceipt),
+                "bad" => Err(Reason::Malformed),
+                _ => Ok(()),
+            })
+            .collect();
+        self.ask(Asked::Settle(how, receipts))?;
+        Ok(results)
+    }
+
+    async fn stat(&self, queue: &QueueKey) -> Result<TopicStat, Refusal> {
+        if queue.topic.as_str() == "nowhere" {
+            return Err(Refusal::new(Reason::NotFound, "no such topic"));
+        }
+        let stats = Stats { ready: 1, delayed: 2, vis: 3, dlq: 4, oldest_enqueued: None, waiters: 5 };
+        Ok(TopicStat {
+            stats,
+            dedup_keys: 6,
+            oldest_age_ms: 7,
+            settings: Settings::default(),
+            dedup_window_ms: 8,
+        })
+    }
+
+    async fn peek(
+        &self,
+        _: &QueueKey,
+        state: PeekState,
+        limit: u32,
+        cursor: Option<&str>,
+    ) -> Result<PeekPage, Refusal> {
+        self.ask(Asked::Peek(state, limit, cursor.map(str::to_owned)))?;
+        let messages = vec![Envelope { receipt: None, ..envelope("peeked") }];
+        Ok(PeekPage { messages, cursor: Some("next".into()) })
+    }
+
+    async fn topics(
+        &self,
+        _: &Tenant,
+        cursor: Option<&str>,
+        _: u32,
+    ) -> Result<(Vec<TopicRow>, Option<String>), Refusal> {
+        self.ask(Asked::Topics(cursor.map(str::to_owned)))?;
+        let row = |topic| TopicRow {
+            topic: Topic::parse(topic).unwrap(),
+            stats: Stats { ready: 9, ..Stats::default() },
+        };
+        Ok((vec![row("hidden"), row("orders")], None))
+    }
+}
+
+/// Accepts bodies `ok` and `known`, answers `challenge`, and refuses the rest as badly signed.
+#[derive(Debug, Default)]
+pub(super) struct FakeGate {
+    /// Webhooks wait here, once `hold` is set.
+    pub(super) held: Arc<Notify>,
+    pub(super) hold: bool,
+    pub(super) receiving: Arc<AtomicUsize>,
+}
+
+impl WebhookGate for FakeGate {
+    fn precheck(&self, provider: &str, _: &Method, headers: &HeaderMap) -> Result<usize, Refusal> {
+        match provider {
+            "github" => {}
+            "down" => return Err(Refusal::new(Reason::DownstreamUnavailable, "quarantined")),
+            _ => return Err(Refusal::new(Reason::PolicyBlocked, "no such provider is enabled")),
+        }
+        match headers.contains_key("x-late") {
+            true => Err(Refusal::new(Reason::ReplayWindow, "the timestamp is outside the tolerance")),
+            false => Ok(64),
+        }
+    }
+
+    async fn receive(&self, call: WebhookCall<'_>) -> Result<WebhookAnswer, Refusal> {
+        self.receiving.fetch_add(1, Ordering::SeqCst);
+        if self.hold {
+            self.held.notified().await;
+        }
+        let custom = |status, body: &'static str| CustomAnswer {
+            status,
+            content_type: Some("text/plain".into()),
+            body: Bytes::from_static(body.as_bytes()),
+            headers: vec![("X-Extra".into(), "1".into())],
+        };
+        let accepted = |duplicate, custom| Ok(WebhookAnswer::Accepted { msg_id: id(1), duplicate, custom });
+        match (call.method, &call.body[..]) {
+            (&Method::GET, _) => Ok(WebhookAnswer::Handshake(custom(200, "hello"))),
+            (_, b"challenge") => Ok(WebhookAnswer::Handshake(custom(200, "echo"))),
+            (_, b"ok" | b"known" | b"custom") => {
+                call.rate.charge_webhook()?;
+                call.admitted?;
+                match &call.body[..] {
+                    b"custom" => accepted(false, Some(custom(204, ""))),
+                    body => accepted(body == b"known", None),
+                }
+            }
+            (_, b"full") => Err(Refusal::new(Reason::Backpressure, "the topic is full")),
+            _ => Err(Refusal::new(Reason::SignatureInvalid, "no secret matches")),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct FakeDesk;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FakeMint {
+    tenant: String,
+}
+
+impl ControlDesk for FakeDesk {
+    type Mint = FakeMint;
+
+    fn status(&self) -> serde_json::Value {
+        serde_json::json!({"ready": true})
+    }
+
+    fn providers(&self) -> serde_json::Value {
+        serde_json::json!([{"name": "github"}])
+    }
+
+    fn mint(&self, request: FakeMint, peer: Peer) -> Result<MintedToken, Refusal> {
+        assert!(matches!(peer, Peer::Unix { .. }));
+        Ok(MintedToken { token: format!("ron1_{}", request.tenant), cap_id: "0123456789abcdef".into() })
+    }
+}

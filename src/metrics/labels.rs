@@ -1,0 +1,161 @@
+//! Label values: closed sets, so that no client can make series.
+
+use ron_core::reason::Reason;
+
+/// The mailbox port's routes; [`mailbox_route`] gives the index.
+pub(super) const MAILBOX_ROUTES: [&str; 11] = [
+    "/enqueue",
+    "/enqueue/batch",
+    "/recv",
+    "/ack",
+    "/nack",
+    "/extend",
+    "/",
+    "/peek",
+    "/tenant",
+    "/bench",
+    "other",
+];
+
+/// The interop port's routes; [`interop_route`] gives the index.
+pub(super) const INTEROP_ROUTES: [&str; 4] = ["/webhooks/{provider}", "/version", "/v1", "other"];
+
+/// What follows the topic in `/v1/{tenant}/{topic}…`, as an index into the mailbox's routes.
+#[must_use]
+pub fn mailbox_route(path: &str) -> usize {
+    const BASE: usize = 6;
+    const TENANT: usize = 8;
+    const BENCH: usize = 9;
+    const OTHER: usize = MAILBOX_ROUTES.len() - 1;
+    let Some(rest) = path.strip_prefix("/v1/") else {
+        return if path.starts_with("/bench/") { BENCH } else { OTHER };
+    };
+    let Some((_, rest)) = rest.split_once('/') else {
+        return TENANT;
+    };
+    match rest.find('/') {
+        None => BASE,
+        Some(at) => {
+            let call = &rest[at..];
+            // the last ones are no calls on a topic
+            let calls = &MAILBOX_ROUTES[..TENANT];
+            calls.iter().position(|route| *route == call && call != "/").unwrap_or(OTHER)
+        }
+    }
+}
+
+/// The interop route of `path`, as an index.
+#[must_use]
+pub fn interop_route(path: &str) -> usize {
+    match path {
+        "/version" => 1,
+        _ if path.starts_with("/webhooks/") => 0,
+        _ if path.starts_with("/v1/") => 2,
+        _ => 3,
+    }
+}
+
+/// A service as `service_restarts_total` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// The mailbox tree.
+    Mailbox,
+    /// A shard.
+    Shard,
+    /// The store.
+    Store,
+    /// The interop tree.
+    Interop,
+    /// A provider's verifier.
+    Verifier,
+    /// The brownout sentinel.
+    Sentinel,
+    /// The audit log.
+    Audit,
+    /// An egress.
+    Egress,
+    /// The keeper of capabilities.
+    Passport,
+    /// The keeper of the policy.
+    Policy,
+    /// The event bus.
+    Bus,
+}
+
+impl Service {
+    pub(super) const NAMES: [&'static str; 11] = [
+        "mailbox", "shard", "store", "interop", "verifier", "sentinel", "audit", "egress", "passport",
+        "policy", "bus",
+    ];
+
+    /// The label's value.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        Service::NAMES[self as usize]
+    }
+
+    /// The service of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Service> {
+        use Service::*;
+        let all = [Mailbox, Shard, Store, Interop, Verifier, Sentinel, Audit, Egress, Passport, Policy, Bus];
+        all.into_iter().find(|service| service.name() == name)
+    }
+}
+
+/// Whose lag the bus counts. Subscribers name their topic by its first part.
+pub(super) const BUS_TOPICS: [&str; 5] = ["kernel", "mailbox", "interop", "tail", "other"];
+
+/// Where a payload's hash was found wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// A sender's `X-Payload-Hash`.
+    Ingress,
+    /// A stored record.
+    Egress,
+}
+
+/// How a webhook's verification ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebhookResult {
+    /// Verified and stored.
+    Accepted,
+    /// Verified; its id was known.
+    Duplicate,
+    /// A handshake was answered.
+    Handshake,
+    /// Refused.
+    Refused(Reason),
+}
+
+impl WebhookResult {
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            WebhookResult::Accepted => "accepted",
+            WebhookResult::Duplicate => "duplicate",
+            WebhookResult::Handshake => "handshake",
+            WebhookResult::Refused(reason) => reason.code(),
+        }
+    }
+}
+
+/// Where a request met a full queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A connection over the limit.
+    Connection,
+    /// A webhook.
+    Webhooks,
+    /// An API call.
+    Api,
+}
+
+impl Endpoint {
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Endpoint::Connection => "connection",
+            Endpoint::Webhooks => "webhooks",
+            Endpoint::Api => "api",
+        }
+    }
+}
