@@ -9,7 +9,6 @@ pub mod entropy;
 pub mod kernel;
 pub mod keyring_file;
 pub mod mailbox;
-pub mod mailbox;
 pub mod passport;
 pub mod store;
 pub mod tree;
