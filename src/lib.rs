@@ -1,12 +1,12 @@
-//! The process: what an operator starts and what the network sees.
+//! The process of ron-node: what an operator starts and what the network sees.
+//!
+//! Configuration, telemetry, listeners and the wiring of the actor tree. Decisions are `ron-core`'s; what lasts
+//! is `ron-actors`'.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod config;
 pub mod http;
 pub mod metrics;
+pub mod node;
 pub mod telemetry;
-//! The process of ron-node: what an operator starts and what the network sees.
-
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
-

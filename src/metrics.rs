@@ -1,7 +1,7 @@
 //! Every metric of the node: the only place that names one (SPEC §8).
 //!
-//! Two recorders, one for each admin port, so that a series is on exactly one of them; none is global, so that
-//! many nodes run in one process. What the hot path touches is a cached handle. Label values are closed sets.
+//! Two recorders, one for each admin port, so that a series is on exactly one of them; none is global, so
+//! that many nodes run in one process. What the hot path touches is a cached handle. Label values are closed sets.
 
 mod labels;
 mod process;
@@ -265,8 +265,8 @@ impl InteropMetrics {
         }
     }
 
-    /// The metrics of one configured provider, with the KIDs of its secrets, all at 0. Call it once a provider
-    /// and keep the result; a reload with new KIDs calls it again.
+    /// The metrics of one configured provider, with the KIDs of its secrets, all at 0. Call it once a
+    /// provider and keep the result; a reload with new KIDs calls it again.
     #[must_use]
     pub fn provider<'k>(&self, provider: &str, kids: impl IntoIterator<Item = &'k str>) -> ProviderMetrics {
         let r = Names(&self.recorder);

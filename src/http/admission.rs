@@ -73,8 +73,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Pair {
-        let quota = Quota::per_second(per_second).allow_burst(burst);
+    fn of(quota: Quota) -> Pair {
         Pair { webhooks: RateLimiter::direct(quota), api: RateLimiter::direct(quota) }
     }
 }
@@ -83,15 +82,17 @@ impl RateLimits {
     /// `per_second` requests with bursts of `burst`, for webhooks and for the API each.
     #[must_use]
     pub fn new(per_second: NonZeroU32, burst: NonZeroU32) -> RateLimits {
-        RateLimits {
-            current: arc_swap::ArcSwap::from_pointee(Pair::new(per_second, burst)),
-            clock: DefaultClock::default(),
-        }
+        RateLimits::of(Quota::per_second(per_second).allow_burst(burst))
+    }
+
+    pub(super) fn of(quota: Quota) -> RateLimits {
+        let current = arc_swap::ArcSwap::from_pointee(Pair::of(quota));
+        RateLimits { current, clock: DefaultClock::default() }
     }
 
     /// New limits, with full buckets.
     pub fn reload(&self, per_second: NonZeroU32, burst: NonZeroU32) {
-        self.current.store(Arc::new(Pair::new(per_second, burst)));
+        self.current.store(Arc::new(Pair::of(Quota::per_second(per_second).allow_burst(burst))));
     }
 
     /// Charges one verified webhook.
@@ -136,11 +137,12 @@ mod tests {
     #[test]
     fn webhooks_and_api_have_buckets_of_their_own() {
         let (one, two) = (NonZeroU32::new(1).unwrap(), NonZeroU32::new(2).unwrap());
-        let limits = RateLimits::new(one, two);
+        let hour = std::time::Duration::from_secs(3600);
+        let limits = RateLimits::of(Quota::with_period(hour).unwrap().allow_burst(two));
         assert!(limits.charge_webhook().is_ok() && limits.charge_webhook().is_ok());
         let refusal = limits.charge_webhook().unwrap_err();
         assert_eq!(refusal.reason, Reason::RateLimit);
-        assert!(refusal.retry_after_ms.unwrap() <= 1000);
+        assert!((3_000_000..=3_600_000).contains(&refusal.retry_after_ms.unwrap()));
         assert!(limits.charge_api().is_ok());
         limits.reload(one, two);
         assert!(limits.charge_webhook().is_ok());

@@ -129,7 +129,7 @@ pub trait Authorizer: Send + Sync {
     /// Whether `token` allows what is asked. Charges the token's rates, except for settling.
     ///
     /// # Errors
-    /// UNAUTH, EXPIRED_TOKEN, SCOPE_MISMATCH, RATE_LIMIT, or DOWNSTREAM_UNAVAILABLE while nothing can be checked.
+    /// UNAUTH, EXPIRED_TOKEN, SCOPE_MISMATCH, RATE_LIMIT, or DOWNSTREAM_UNAVAILABLE while none can be checked.
     fn authorize(&self, token: &str, ask: &Ask<'_>) -> Result<Authority, Refusal>;
 }
 

@@ -82,9 +82,9 @@ async fn next_data(body: &mut Body, until: Instant) -> Result<Option<Bytes>, Ref
     }
 }
 
-/// A request body that comes back if its handler did not read it to the end. A refusal is then sent only after
-/// what the client is still sending was read away (within bounds): closing on unread bytes would reset the
-/// connection, and the client would never see why it was refused.
+/// A request body that comes back if its handler did not read it to the end. A refusal is then sent only
+/// after what the client is still sending was read away (within bounds): closing on unread bytes would reset
+/// the connection, and the client would never see why it was refused.
 #[derive(Debug)]
 pub(super) struct Returning {
     body: Option<hyper::body::Incoming>,

@@ -1,5 +1,5 @@
-//! The Unix socket's routes, for `ronctl`: the node's state, capabilities, and the mailbox with full authority.
-//! The listener has checked the peer's uid.
+//! The Unix socket's routes, for `ronctl`: the node's state, capabilities, and the mailbox with full
+//! authority. The listener has checked the peer's uid.
 
 use crate::http::body;
 use crate::http::dto;

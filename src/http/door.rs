@@ -223,16 +223,16 @@ impl Door {
         refusal: Option<&Refusal>,
         took: Duration,
     ) {
-        let method = method.name();
+        let (method, req_id) = (method.name(), req(req_id));
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let Some(refusal) = refusal else {
-            tracing::debug!(corr_id = %corr, req_id = %req(req_id), route, method, code, us, "request");
+            tracing::debug!(corr_id = %corr, %req_id, route, method, code, us, "request");
             return;
         };
         let reason = refusal.reason.code();
         if refusal.reason == Reason::Internal {
             let error = &*refusal.text;
-            tracing::error!(corr_id = %corr, req_id = %req(req_id), route, method, code, reason, us, error, "request failed");
+            tracing::error!(corr_id = %corr, %req_id, route, method, code, reason, us, error, "failed");
             return;
         }
         if self.log.check().is_err() {
@@ -240,7 +240,7 @@ impl Door {
             return;
         }
         let unlogged = self.unlogged.swap(0, Ordering::Relaxed);
-        tracing::info!(corr_id = %corr, req_id = %req(req_id), route, method, code, reason, us, unlogged, "request refused");
+        tracing::info!(corr_id = %corr, %req_id, route, method, code, reason, us, unlogged, "refused");
     }
 }
 

@@ -87,7 +87,7 @@ impl Draft {
         Ok(())
     }
 
-    /// The message with these bytes; `window_ms` = how long its key is remembered, 0 = keys mean nothing here.
+    /// The message with these bytes; `window_ms` = how long its key is remembered, 0 = keys mean nothing.
     pub(super) fn into_message(
         self,
         payload: Bytes,

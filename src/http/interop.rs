@@ -37,7 +37,7 @@ pub struct WebhookCall<'r> {
     pub body: Bytes,
     /// Ids and peer.
     pub call: &'r Call,
-    /// What to do with a message that is neither a handshake nor refused otherwise: `Err` while writes are shed.
+    /// `Err` while writes are shed: for a message that is neither a handshake nor refused otherwise.
     pub admitted: Result<(), Refusal>,
     /// To be charged once the signature holds.
     pub rate: &'r RateLimits,
@@ -74,8 +74,8 @@ pub struct CustomAnswer {
 
 /// Verifies webhooks and enqueues what they say.
 pub trait WebhookGate: Send + Sync + 'static {
-    /// What can be judged before the body: whether the provider is known and enabled, the syntax of the headers
-    /// its scheme reads, the timestamp. Returns the largest body in bytes.
+    /// What can be judged before the body: whether the provider is known and enabled, the syntax of the
+    /// headers its scheme reads, the timestamp. Returns the largest body in bytes.
     ///
     /// # Errors
     /// POLICY_BLOCKED, SIGNATURE_INVALID, REPLAY_WINDOW, DOWNSTREAM_UNAVAILABLE.
@@ -173,9 +173,9 @@ async fn webhook<G: WebhookGate>(
             custom_answer(custom)
         }
         WebhookAnswer::Accepted { msg_id, duplicate, custom: None } => {
-            let corr = &call.corr;
             let body = format!(
-                "{{\"accepted\":true,\"msg_id\":\"{msg_id}\",\"duplicate\":{duplicate},\"corr_id\":\"{corr}\"}}"
+                r#"{{"accepted":true,"msg_id":"{msg_id}","duplicate":{duplicate},"corr_id":"{}"}}"#,
+                call.corr
             );
             Ok(json(StatusCode::ACCEPTED, body.into_bytes()))
         }

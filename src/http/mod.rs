@@ -1,8 +1,8 @@
 //! What the network sees: listeners, routes, and the one place where a refusal becomes an HTTP answer.
 //!
-//! A request passes `serve` (connection limits) → `door` (ids, metrics, panics, the error envelope) → a router
-//! of `mailbox`, `interop`, `admin` or `ctl` → a thin handler. Parsing is pure (`headers`, `dto`); no handler
-//! knows the store.
+//! A request passes `serve` (connection limits) → `door` (ids, metrics, panics, the error envelope) → a
+//! router of `mailbox`, `interop`, `admin` or `ctl` → a thin handler. Parsing is pure (`headers`, `dto`); no
+//! handler knows the store.
 
 pub mod admin;
 pub mod admission;
@@ -18,7 +18,7 @@ pub mod interop;
 mod io;
 pub mod mailbox;
 pub mod readiness;
-mod request;
+pub mod request;
 pub mod serve;
 
 #[cfg(test)]

@@ -247,7 +247,11 @@ mod tests {
         assert_eq!((status, retry), (503, Some(1)));
         assert_eq!(
             body,
-            r#"{"ready":false,"degraded":true,"missing":["store","bus","passport","policy","listener","shards"],"shed_writes":false,"retry_after_ms":1000}"#
+            concat!(
+                r#"{"ready":false,"degraded":true,"#,
+                r#""missing":["store","bus","passport","policy","listener","shards"],"#,
+                r#""shed_writes":false,"retry_after_ms":1000}"#
+            )
         );
         assert_eq!(text(readiness.answer(true)).0, 503);
         assert!(readiness.admit_send().is_ok(), "what is missing at boot refuses by itself");

@@ -38,6 +38,7 @@ struct Net {
     budgets: Arc<Budgets>,
     rate: Arc<RateLimits>,
     ids: Arc<Ids>,
+    body_deadline: Duration,
     serve: ServeLimits,
 }
 
@@ -49,18 +50,18 @@ impl Net {
         }
         let options = MetricsOptions { max_queues: 10, amnesia: false, version: "0", started_unix_s: 0.0 };
         let two = NonZeroU32::new(2).unwrap();
+        let hourly = governor::Quota::with_period(Duration::from_secs(3600)).unwrap();
         Net {
             mailbox: Arc::default(),
             readiness: Arc::new(readiness),
             metrics: Arc::new(Metrics::new(options).unwrap()),
-            limits: Arc::new(ArcSwap::from_pointee(MailboxLimits {
-                body_deadline: Duration::from_millis(300),
-                ..MailboxLimits::default()
-            })),
+            limits: Arc::default(),
             budgets: Arc::new(Budgets::new(64 << 20, 1 << 20)),
-            rate: Arc::new(RateLimits::new(NonZeroU32::MIN, two)),
+            // two requests, and then none for an hour
+            rate: Arc::new(RateLimits::of(hourly.allow_burst(two))),
+            body_deadline: Duration::from_secs(60),
             ids: Arc::new(Ids::new(Arc::new(FixedClock), 1)),
-            serve: ServeLimits { header_deadline: Duration::from_millis(400), ..ServeLimits::default() },
+            serve: ServeLimits { header_deadline: Duration::from_secs(60), ..ServeLimits::default() },
         }
     }
 
@@ -100,7 +101,7 @@ impl Net {
             unverified: Semaphore::new(2),
             budgets: Arc::clone(&self.budgets),
             rate: Arc::clone(&self.rate),
-            body_deadline: Duration::from_millis(300),
+            body_deadline: self.body_deadline,
             version: Version { name: "ron-node", version: "0.1.0", profile: "macronode".into() },
         });
         let access = Access::Capability(Arc::new(FakeAuth), Audience::Interop);

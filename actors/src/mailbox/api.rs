@@ -2,7 +2,8 @@
 
 use super::MailboxConfig;
 use super::MailboxObserver;
-use super::delivery::{Delivery, Granted};
+use super::delivery::Granted;
+pub use super::delivery::Delivery;
 use super::directory::{Directory, Entry};
 use super::router::RouterMsg;
 use super::shard::ShardMsg;

@@ -33,7 +33,7 @@ fn push_enqueued(out: &mut String, done: Enqueued, hash: &ContentHash, durabilit
     let (msg_id, duplicate, durability) = (done.msg_id, done.duplicate, durability.label());
     let _ = write!(
         out,
-        "{{\"msg_id\":\"{msg_id}\",\"duplicate\":{duplicate},\"payload_hash\":\"{hash}\",\"durability\":\"{durability}\""
+        r#"{{"msg_id":"{msg_id}","duplicate":{duplicate},"payload_hash":"{hash}","durability":"{durability}""#
     );
 }
 

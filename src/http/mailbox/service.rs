@@ -90,7 +90,7 @@ impl MailboxService for Mailbox {
         wait: Duration,
         corr: &CorrId,
     ) -> Result<Delivery, Refusal> {
-        Mailbox::recv(self, queue, want, wait, corr).await
+        { let _ = corr; Mailbox::recv(self, queue, want, wait).await }
     }
 
     async fn settle(
@@ -122,6 +122,6 @@ impl MailboxService for Mailbox {
         cursor: Option<&str>,
         limit: u32,
     ) -> Result<(Vec<TopicRow>, Option<String>), Refusal> {
-        Mailbox::topics(self, tenant, cursor, limit).await
+        Mailbox::topics(self, tenant, cursor, limit as usize)
     }
 }

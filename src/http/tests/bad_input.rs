@@ -230,6 +230,10 @@ async fn a_capability_bounds_chunked_messages_too() {
 #[tokio::test]
 async fn a_slow_body_is_a_timeout() {
     let net = Net::new();
+    net.limits.store(Arc::new(MailboxLimits {
+        body_deadline: Duration::from_millis(100),
+        ..MailboxLimits::default()
+    }));
     let (addr, _listening) = net.serve_mailbox().await;
     let mut socket = TcpStream::connect(addr).await.unwrap();
     let head = b"POST /v1/acme/orders/enqueue HTTP/1.1\r\nhost: x\r\nauthorization: Bearer good\r\n\

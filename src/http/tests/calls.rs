@@ -34,8 +34,9 @@ async fn enqueue_carries_everything_and_answers_exactly() {
     assert_eq!(
         String::from_utf8(reply.body).unwrap(),
         format!(
-            r#"{{"msg_id":"{}","duplicate":false,"payload_hash":"{hash}","durability":"fsync","corr_id":"corr-0042"}}"#,
-            id(0)
+            r#"{{"msg_id":"{}","duplicate":false,"payload_hash":"{hash}",{}}}"#,
+            id(0),
+            r#""durability":"fsync","corr_id":"corr-0042""#
         )
     );
     let Asked::Enqueue(queue, messages) = net.mailbox.last() else { panic!("an enqueue") };
@@ -249,7 +250,10 @@ async fn stat_peek_and_topics() {
     let json = exchange(addr, request("GET", "/v1/acme?cursor=c", "", b"")).await.json();
     assert_eq!(
         json,
-        serde_json::json!({"topics":[{"topic":"orders","ready":9,"delayed":0,"vis":0,"dlq":0}],"cursor":null}),
+        serde_json::json!({
+            "topics": [{"topic": "orders", "ready": 9, "delayed": 0, "vis": 0, "dlq": 0}],
+            "cursor": null
+        }),
         "only what the caveats allow"
     );
     let Asked::Topics(Some(cursor)) = net.mailbox.last() else { panic!("a list") };

@@ -52,7 +52,8 @@ async fn what_is_not_http_is_refused() {
 
 #[tokio::test]
 async fn slow_heads_and_silent_connections_end() {
-    let net = Net::new();
+    let mut net = Net::new();
+    net.serve.header_deadline = Duration::from_millis(100);
     let (addr, _listening) = net.serve_mailbox().await;
     for start in
         ["", "P", "PRI * HTTP/2.0\r\n\r\nSM", "POST /v1/acme/orders/enqueue HTTP/1.1\r\nhost: x\r\nx-a"]
@@ -68,7 +69,6 @@ async fn slow_heads_and_silent_connections_end() {
 async fn connections_over_the_limit_are_told_so() {
     let mut net = Net::new();
     net.serve.max_conns = 1;
-    net.serve.header_deadline = Duration::from_secs(60);
     let (addr, _listening) = net.serve_interop(FakeGate::default(), false).await;
     let version = raw_request("GET", "/version", "", b"");
     let mut first = TcpStream::connect(addr).await.unwrap();
@@ -114,14 +114,14 @@ async fn expect_continue_is_refused_before_the_body_is_asked_for() {
     let net = Net::new();
     let (addr, _listening) = net.serve_mailbox().await;
     let mut socket = TcpStream::connect(addr).await.unwrap();
-    let raw = b"POST /v1/acme/orders/enqueue HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n";
+    let raw = b"POST /v1/acme/orders/enqueue HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n\
+        content-length: 9\r\n\r\n";
     exchange_on(&mut socket, raw).await.unwrap().refused(401, "UNAUTH");
 }
 
 #[tokio::test]
 async fn shutdown_lets_requests_finish_and_closes_idle_connections() {
-    let mut net = Net::new();
-    net.serve.header_deadline = Duration::from_secs(60);
+    let net = Net::new();
     let (addr, listening) = net.serve_mailbox().await;
     let mut idle = TcpStream::connect(addr).await.unwrap();
     assert_eq!(exchange_on(&mut idle, GET).await.unwrap().status, 200);

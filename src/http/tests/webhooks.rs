@@ -63,7 +63,7 @@ async fn refused_webhooks() {
 
 #[tokio::test]
 async fn a_slow_webhook_times_out() {
-    let net = Net::new();
+    let net = Net { body_deadline: Duration::from_millis(100), ..Net::new() };
     let (addr, _listening) = net.serve_interop(FakeGate::default(), false).await;
     let raw = b"POST /webhooks/github HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\no";
     exchange(addr, raw).await.refused(408, "TIMEOUT");
