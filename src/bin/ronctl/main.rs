@@ -10,6 +10,7 @@ mod bench;
 mod cap;
 mod client;
 mod config;
+mod control;
 mod demo;
 mod failure;
 mod locate;
@@ -19,13 +20,11 @@ mod status;
 mod topic;
 
 use clap::{Parser, Subcommand};
-use client::{Call, Client, Door};
+use client::{Client, Door};
 use failure::{Failure, failed};
 use locate::Place;
 use output::Output;
-use ron_core::capability::MintRequest;
 use ron_node::config::NamesOnly;
-use serde::Deserialize;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -87,11 +86,15 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     };
     match cli.command {
         Command::Config(command) => {
-            let code = config::run(&command, cli.json, &NamesOnly, &mut io::stdout().lock())?;
+            let code =
+                config::run(&command.or_file(cli.config), cli.json, &NamesOnly, &mut io::stdout().lock())?;
             return Ok(ExitCode::from(code));
         }
         Command::Cap(command) => {
-            let by_node = async |request| mint(node()?, &request).await;
+            let by_node = async |request| {
+                let minted = control::mint(&mut node()?, &request).await?;
+                Ok((minted.token, minted.cap_id))
+            };
             cap::run(&command, cli.json, ambient::wall(), by_node, &mut io::stdout().lock()).await?;
             Ok(())
         }
@@ -101,17 +104,6 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Demo(args) => demo::run(args, out).await,
     }
     .map(|()| ExitCode::SUCCESS)
-}
-
-/// Has the node mint a capability: the token and its id.
-async fn mint(mut node: Client, request: &MintRequest) -> anyhow::Result<(String, String)> {
-    #[derive(Deserialize)]
-    struct Minted {
-        token: String,
-        cap_id: String,
-    }
-    let minted: Minted = node.read(Call::json("/ctl/cap/mint", &serde_json::to_value(request)?)).await?;
-    Ok((minted.token, minted.cap_id))
 }
 
 #[cfg(test)]
