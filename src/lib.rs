@@ -6,7 +6,14 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod config;
+pub mod desk;
+pub mod gate;
 pub mod http;
 pub mod metrics;
 pub mod node;
+pub mod observe;
+pub mod run;
+pub mod schemes;
+pub mod seal;
+pub mod socket;
 pub mod telemetry;

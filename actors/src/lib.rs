@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod entropy;
+pub mod interop;
 pub mod kernel;
 pub mod keyring_file;
 pub mod mailbox;

@@ -119,13 +119,8 @@ impl Foundation {
                 let supervisor: Option<SupervisorRef> = shards.borrow().clone();
                 (Router, supervisor.map(&router_args))
             };
-            let router = ChildSpec::actor(
-                ChildKind::Fixed,
-                "router",
-                ServiceLabel::Mailbox,
-                &router_actor,
-                make,
-            );
+            let router =
+                ChildSpec::actor(ChildKind::Fixed, "router", ServiceLabel::Mailbox, &router_actor, make);
             vec![router.critical()]
         };
         let (mailbox_spec, mailbox_tree) =

@@ -113,7 +113,8 @@ async fn keys_are_remembered_and_waiting_receives_are_served() {
     while mailbox.directory().get(&jobs).is_none_or(|entry| entry.figures.stats().waiters == 0) {
         tokio::task::yield_now().await;
     }
-    let first = mailbox.enqueue(&jobs, vec![keyed("a", "k"), keyed("a", "k"), keyed("b", "k")]).await.unwrap();
+    let first =
+        mailbox.enqueue(&jobs, vec![keyed("a", "k"), keyed("a", "k"), keyed("b", "k")]).await.unwrap();
     let id = first[0].as_ref().unwrap().msg_id;
     assert_eq!(first[1].as_ref().map(|e| (e.msg_id, e.duplicate)), Ok((id, true)));
     assert_eq!(first[2], Err(Reason::IdempotencyConflict));

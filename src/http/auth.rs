@@ -3,73 +3,13 @@
 use crate::http::headers::only_text;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use ron_core::ids::{Tenant, Topic};
+use ron_actors::passport::Passport;
+use ron_core::capability::Capability;
+use ron_core::ids::Topic;
 use ron_core::reason::{Reason, Refusal};
-use std::net::IpAddr;
 use std::sync::Arc;
 
-/// What a capability may allow (SPEC §5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Op {
-    /// Send messages.
-    Enqueue,
-    /// Receive.
-    Recv,
-    /// Extend a lease: granted by `recv`, but settles.
-    Extend,
-    /// Settle as done.
-    Ack,
-    /// Give back.
-    Nack,
-    /// Look without leasing.
-    Peek,
-    /// Read figures.
-    Stat,
-    /// Change a topic.
-    Admin,
-    /// Store objects.
-    Put,
-    /// Read objects.
-    Get,
-    /// Read the node's state.
-    Introspect,
-}
-
-impl Op {
-    /// Whether it settles a delivery: such requests always get through, so no rate counts them.
-    #[must_use]
-    pub const fn settles(self) -> bool {
-        matches!(self, Op::Ack | Op::Nack | Op::Extend)
-    }
-}
-
-/// Which listener a capability is used at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Audience {
-    /// The mailbox's own.
-    Mailbox,
-    /// The public one.
-    Interop,
-}
-
-/// One question to the authorizer.
-#[derive(Debug, Clone, Copy)]
-pub struct Ask<'a> {
-    /// What is to be done.
-    pub op: Op,
-    /// Whose.
-    pub tenant: &'a Tenant,
-    /// To which topic; `None` for calls on the tenant.
-    pub topic: Option<&'a Topic>,
-    /// Through which listener.
-    pub audience: Audience,
-    /// The TCP peer.
-    pub peer: IpAddr,
-    /// Payload bytes of the largest message, if known yet.
-    pub message_bytes: Option<u64>,
-    /// Wall clock, Unix seconds.
-    pub wall_unix_s: u64,
-}
+pub use ron_core::capability::{Ask, Audience, Op};
 
 /// A verified capability that is asked again after the request was allowed.
 pub trait Held: Send + Sync + std::fmt::Debug {
@@ -167,6 +107,27 @@ pub fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
         return Err(Refusal::new(Reason::Unauth, "Authorization must be: Bearer and a capability"));
     }
     Ok(token)
+}
+
+impl Held for Capability {
+    fn topics_allowed(&self, topic: &Topic) -> bool {
+        Capability::topics_allowed(self, topic)
+    }
+
+    fn message_bytes_max(&self) -> Option<u64> {
+        Capability::message_bytes_max(self)
+    }
+
+    fn still_holds(&self, wall_unix_s: u64) -> Result<(), Refusal> {
+        self.in_time(wall_unix_s)
+    }
+}
+
+impl Authorizer for Passport {
+    fn authorize(&self, token: &str, ask: &Ask<'_>) -> Result<Authority, Refusal> {
+        let found = Passport::authorize(self, token, ask)?;
+        Ok(Authority { held: Some(found.capability) })
+    }
 }
 
 #[cfg(test)]

@@ -329,11 +329,15 @@ mod tests {
         let second = Verdict::Duplicate { slot: Slot(2), enqueued: Millis(5), other_body: false };
         assert_eq!(dedup.check(Millis(199), A, &claim(1, "x")), second);
         // read back in any order, the later message stands
-        let mut again = Dedup::new(10, 10);
-        let old = DedupRow { slot: Slot(1), expires: Millis(100), ..dedup.rows().next().unwrap() };
-        dedup.rows().chain([old]).for_each(|row| again.restore(row));
-        assert_eq!(again.check(Millis(120), A, &claim(1, "x")), second);
-        assert_eq!(again.len(), 1);
+        let new = dedup.rows().next().unwrap();
+        let old = DedupRow { slot: Slot(1), expires: Millis(100), ..new };
+        for rows in [[old, new], [new, old]] {
+            let mut again = Dedup::new(10, 10);
+            rows.into_iter().for_each(|row| again.restore(row));
+            assert_eq!(again.check(Millis(120), A, &claim(1, "x")), second);
+            assert_eq!((again.len(), again.live(A)), (1, 1));
+            assert_eq!(again.check(Millis(200), A, &claim(1, "x")), Verdict::New);
+        }
     }
 
     #[test]
@@ -378,6 +382,7 @@ mod tests {
                 plain.insert((shard, key), (now, expires));
             }
             assert_eq!(dedup.len(), plain.len());
+            assert!(dedup.rows.len() <= 60, "places are used again");
         }
     }
 

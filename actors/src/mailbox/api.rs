@@ -2,8 +2,8 @@
 
 use super::MailboxConfig;
 use super::MailboxObserver;
-use super::delivery::Granted;
 pub use super::delivery::Delivery;
+use super::delivery::Granted;
 use super::directory::{Directory, Entry};
 use super::router::RouterMsg;
 use super::shard::ShardMsg;
@@ -255,13 +255,16 @@ impl Mailbox {
     ) -> Result<Vec<Result<(), Reason>>, Refusal> {
         let identity = self.inner.store.identity();
         let open = |text: &String| {
-            Receipt::open(&identity.receipt_key, identity.incarnation, queue, text).map_err(|error| match error {
-                ReceiptError::Malformed => Reason::Malformed,
-                ReceiptError::Stale => Reason::StaleReceipt,
+            Receipt::open(&identity.receipt_key, identity.incarnation, queue, text).map_err(|error| {
+                match error {
+                    ReceiptError::Malformed => Reason::Malformed,
+                    ReceiptError::Stale => Reason::StaleReceipt,
+                }
             })
         };
         let opened: Vec<Result<DeliveryRef, Reason>> = receipts.iter().map(open).collect();
-        let deliveries: Vec<DeliveryRef> = opened.iter().filter_map(|one| one.as_ref().ok().copied()).collect();
+        let deliveries: Vec<DeliveryRef> =
+            opened.iter().filter_map(|one| one.as_ref().ok().copied()).collect();
         let entry = self.inner.directory.get(queue).filter(|_| !deliveries.is_empty());
         let settled = match entry {
             Some(entry) => self.settle_at(&entry, how, deliveries).await?,
@@ -335,7 +338,8 @@ impl Mailbox {
         let limit = limit as usize;
         self.send(&entry, ShardMsg::Peek(state, after, limit, reply)).await?;
         let page: Vec<Peeked> = received(answer.await)?;
-        let cursor = page.last().filter(|_| page.len() == limit).map(|last| write_cursor(state, last.sort_key));
+        let cursor =
+            page.last().filter(|_| page.len() == limit).map(|last| write_cursor(state, last.sort_key));
         let slots: Vec<Slot> = page.iter().map(|seen| seen.slot).collect();
         let letters = match state {
             PeekState::Dlq => self.inner.store.reader().letters(entry.shard, slots.clone()).await,
@@ -383,7 +387,8 @@ impl Mailbox {
         };
         let entries = self.inner.directory.of_tenant(tenant, after.as_ref(), limit);
         let next = entries.last().filter(|_| entries.len() == limit).map(|entry| entry.key.topic.to_string());
-        let row = |entry: Arc<Entry>| TopicRow { topic: entry.key.topic.clone(), stats: entry.figures.stats() };
+        let row =
+            |entry: Arc<Entry>| TopicRow { topic: entry.key.topic.clone(), stats: entry.figures.stats() };
         Ok((entries.into_iter().map(row).collect(), next))
     }
 
@@ -406,9 +411,11 @@ impl Mailbox {
         router.cast(RouterMsg::Wake(entry.clone(), reply)).map_err(|_| restarting())?;
         // An error says that the router died: then the queue's actor is not up, which is seen next.
         let _ = up.await;
-        let actor = entry.handle.wait_up(UP_WITHIN).await.map_err(|_| {
-            if entry.is_quarantined() { quarantined() } else { restarting() }
-        })?;
+        let actor = entry
+            .handle
+            .wait_up(UP_WITHIN)
+            .await
+            .map_err(|_| if entry.is_quarantined() { quarantined() } else { restarting() })?;
         actor.cast(message).map_err(|_| restarting())
     }
 }

@@ -380,7 +380,14 @@ impl ShardState {
         self.carry(myself, step, messages, Some(Box::new(done)));
     }
 
-    fn settle(&mut self, myself: &ShardRef, now: Millis, command: Command, reply: SettleReply, permit: Permit) {
+    fn settle(
+        &mut self,
+        myself: &ShardRef,
+        now: Millis,
+        command: Command,
+        reply: SettleReply,
+        permit: Permit,
+    ) {
         let command = match command {
             Command::Nack { deliveries, mode, delay_ms, note, .. } => {
                 self.entropy = self.entropy.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(now.0 | 1);

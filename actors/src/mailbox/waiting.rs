@@ -53,7 +53,11 @@ impl Waiting {
     }
 
     /// Pairs grants with their receives, to be answered after the commit.
-    pub(crate) fn match_grants(&mut self, entry: &Arc<Entry>, grants: Vec<Grant>) -> Vec<(RecvReply, GrantedBox)> {
+    pub(crate) fn match_grants(
+        &mut self,
+        entry: &Arc<Entry>,
+        grants: Vec<Grant>,
+    ) -> Vec<(RecvReply, GrantedBox)> {
         let pair = |grant: Grant| {
             let granted = GrantedBox(Granted::new(entry.clone(), grant.messages));
             // Without a receive the leases are dropped here, and so released.

@@ -126,7 +126,11 @@ impl Blocks {
     }
 
     /// Calls `each` with every (block range, range of the caller's buffer) that `offset..offset + len` covers.
-    fn walk(offset: u64, len: usize, mut each: impl FnMut(usize, std::ops::Range<usize>, std::ops::Range<usize>)) {
+    fn walk(
+        offset: u64,
+        len: usize,
+        mut each: impl FnMut(usize, std::ops::Range<usize>, std::ops::Range<usize>),
+    ) {
         let (mut at, mut done) = (offset as usize, 0);
         while done < len {
             let within = at % BLOCK_BYTES;
@@ -152,7 +156,9 @@ impl StorageBackend for RamBackend {
         if offset + out.len() as u64 > blocks.len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Blocks::walk(offset, out.len(), |block, from, to| out[to].copy_from_slice(&blocks.blocks[block][from]));
+        Blocks::walk(offset, out.len(), |block, from, to| {
+            out[to].copy_from_slice(&blocks.blocks[block][from])
+        });
         Ok(())
     }
 
@@ -171,7 +177,9 @@ impl StorageBackend for RamBackend {
         if end > blocks.len {
             blocks.set_len(end);
         }
-        Blocks::walk(offset, data.len(), |block, to, from| blocks.blocks[block][to].copy_from_slice(&data[from]));
+        Blocks::walk(offset, data.len(), |block, to, from| {
+            blocks.blocks[block][to].copy_from_slice(&data[from])
+        });
         Ok(())
     }
 }

@@ -94,16 +94,8 @@ impl EngineCell {
         let identity = engine.identity().clone();
         let state = Mutex::new(State { engine: Some(engine), epochs: HashMap::new() });
         let healthy = AtomicBool::new(true);
-        let cell = EngineCell {
-            state,
-            medium,
-            config,
-            clock: clock.clone(),
-            reader,
-            identity,
-            observer,
-            healthy,
-        };
+        let cell =
+            EngineCell { state, medium, config, clock: clock.clone(), reader, identity, observer, healthy };
         Ok(Opened { cell: Arc::new(cell), topics, stood_still_ms, clock })
     }
 

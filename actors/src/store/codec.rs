@@ -73,7 +73,11 @@ pub(crate) fn record_len(message: &NewMessage) -> usize {
 ///
 /// # Errors
 /// What did not hold; such a record never reaches a consumer.
-pub(crate) fn read_record(slot: Slot, enqueued: Millis, record: &Bytes) -> Result<StoredMessage, &'static str> {
+pub(crate) fn read_record(
+    slot: Slot,
+    enqueued: Millis,
+    record: &Bytes,
+) -> Result<StoredMessage, &'static str> {
     let content = open(record)?;
     let (hash, rest) = content.split_first_chunk::<32>().ok_or("too short")?;
     let (meta_len, rest) = rest.split_first_chunk::<4>().ok_or("too short")?;
@@ -141,7 +145,8 @@ impl Head {
             row.extend_from_slice(&run.count.to_le_bytes());
         }
         for entry in &self.entries {
-            let flags = u8::from(entry.due.is_some()) * HAS_DUE + u8::from(entry.expires.is_some()) * HAS_EXPIRES;
+            let flags =
+                u8::from(entry.due.is_some()) * HAS_DUE + u8::from(entry.expires.is_some()) * HAS_EXPIRES;
             row.push(flags);
             row.extend_from_slice(&entry.offset.to_le_bytes());
             row.extend_from_slice(&entry.len.to_le_bytes());

@@ -14,7 +14,7 @@ use super::{ShardEpoch, StoreConfig};
 use redb::{Database, ReadableTable, WriteTransaction};
 use ron_core::dedup::{Dedup, DedupRow, Verdict};
 use ron_core::ids::{Incarnation, QueueKey, ShardId, Slot};
-use ron_core::message::{DedupClaim, DeadLetter, MsgState, NewMessage, PutOutcome, StateOp, StoredAt};
+use ron_core::message::{DeadLetter, DedupClaim, MsgState, NewMessage, PutOutcome, StateOp, StoredAt};
 use ron_core::receipt::ReceiptKey;
 use ron_core::time::{Clock, Millis};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -208,7 +208,8 @@ impl Engine {
             let fresh = current == Some(work.epoch);
             results.push(if fresh { Ok(Vec::new()) } else { Err(UnitFailure::StaleEpoch) });
         }
-        let busy = |(index, (_, work)): &(usize, &(ShardId, Work))| results[*index].is_ok() && !work.is_empty();
+        let busy =
+            |(index, (_, work)): &(usize, &(ShardId, Work))| results[*index].is_ok() && !work.is_empty();
         if !work.iter().enumerate().any(|item| busy(&item)) {
             return Ok(Committed { results, size: 0 });
         }
@@ -236,7 +237,8 @@ impl Engine {
         let mut size = 0;
         for &i in &order {
             let (shard, work) = &work[i];
-            let outcomes = work.puts.iter().map(|message| self.put(&mut cutter, &mut keys, now, *shard, message));
+            let outcomes =
+                work.puts.iter().map(|message| self.put(&mut cutter, &mut keys, now, *shard, message));
             let outcomes: Vec<PutOutcome> = outcomes.collect();
             size += outcomes.len() + work.ops.len();
             results[i] = Ok(outcomes);

@@ -143,7 +143,8 @@ impl Engine {
         let mut rewritten = Vec::new();
         while rewritten.len() < REWRITE_CHUNKS_MAX {
             let Some(chunk) = self.stragglers.pop_first() else { break };
-            let Some(head) = heads.get(chunk)?.map(|row| Head::decode(chunk, row.value())).transpose()? else {
+            let Some(head) = heads.get(chunk)?.map(|row| Head::decode(chunk, row.value())).transpose()?
+            else {
                 continue;
             };
             let key = body_key(chunk, 0);

@@ -36,8 +36,10 @@ impl Engine {
     pub(crate) fn snapshot(&mut self, shard: ShardId) -> Result<LoadJob, StoreError> {
         let epoch = self.epochs.get(&shard).copied().unwrap_or_default().next();
         self.epochs.insert(shard, epoch);
-        let known = self.by_shard.get(&shard).map(|known| known.alive(|chunk| self.chunks.contains_key(&chunk)));
-        let chunks = known.unwrap_or_default().into_iter().map(|chunk| (chunk, self.unfolded(chunk))).collect();
+        let known =
+            self.by_shard.get(&shard).map(|known| known.alive(|chunk| self.chunks.contains_key(&chunk)));
+        let chunks =
+            known.unwrap_or_default().into_iter().map(|chunk| (chunk, self.unfolded(chunk))).collect();
         let txn = self.db.begin_read()?;
         let dedup_keys = self.dedup.live(shard);
         let exists = self.topics.contains_key(&shard);

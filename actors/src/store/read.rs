@@ -183,7 +183,11 @@ impl Reader {
         read.ok().and_then(Result::ok).unwrap_or_else(|| vec![None; n])
     }
 
-    fn letters_blocking(&self, shard: ShardId, slots: &[Slot]) -> Result<Vec<Option<DeadLetter>>, StoreError> {
+    fn letters_blocking(
+        &self,
+        shard: ShardId,
+        slots: &[Slot],
+    ) -> Result<Vec<Option<DeadLetter>>, StoreError> {
         let db = self.0.db.load_full().ok_or(StoreError::Reopening)?;
         let table = db.begin_read()?.open_table(DLQ)?;
         let read = |slot: &Slot| {

@@ -90,7 +90,10 @@ impl MailboxService for Mailbox {
         wait: Duration,
         corr: &CorrId,
     ) -> Result<Delivery, Refusal> {
-        { let _ = corr; Mailbox::recv(self, queue, want, wait).await }
+        {
+            let _ = corr;
+            Mailbox::recv(self, queue, want, wait).await
+        }
     }
 
     async fn settle(

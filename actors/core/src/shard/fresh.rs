@@ -1,11 +1,11 @@
-//! Ready messages that were never handed out and have no TTL: runs of neighbours in one chunk, 16 bytes a run
+//! Ready messages that were never handed out and have no TTL: runs of neighbours, 16 bytes a run
 //! and 4 bytes a message (its length, because a receive bounds bytes). They only leave at the front.
 
 use crate::ids::Slot;
 use crate::time::Millis;
 use std::collections::VecDeque;
 
-/// Neighbours in one chunk, and so enqueued at one time.
+/// Neighbours that were enqueued at one time; nearly always of one chunk.
 #[derive(Debug, Clone, Copy)]
 struct Run {
     first: Slot,
@@ -56,12 +56,7 @@ impl Fresh {
     pub(super) fn push(&mut self, slot: Slot, enqueued: Millis, len: u32) -> bool {
         match self.runs.back_mut() {
             Some(last) if slot.0 < last.end() => return false,
-            Some(last)
-                if slot.0 == last.end()
-                    && slot.chunk() == last.first.chunk()
-                    && enqueued == last.enqueued()
-                    && last.len() < u16::MAX =>
-            {
+            Some(last) if slot.0 == last.end() && enqueued == last.enqueued() && last.len() < u16::MAX => {
                 last.packed += 1;
             }
             _ => self.runs.push_back(Run::new(slot, enqueued)),

@@ -475,7 +475,9 @@ fn walk(shard: &Shard, state: PeekState, limit: usize) -> Vec<Peeked> {
         if page.is_empty() {
             return all;
         }
-        assert!(page.len() <= limit);
+        assert!(
+            page.len() <= limit && page[0].sort_key > all.last().map_or((0, Slot(0)), |last| last.sort_key)
+        );
         all.extend(page);
     }
 }

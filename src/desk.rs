@@ -1,0 +1,80 @@
+//! What the node answers `ronctl` about itself.
+
+use crate::http::ctl::{ControlDesk, MintedToken};
+use crate::http::readiness::Readiness;
+use crate::http::request::Peer;
+use arc_swap::ArcSwap;
+use ron_actors::mailbox::Directory;
+use ron_actors::passport::Passport;
+use ron_actors::store::StoreFigures;
+use ron_core::capability::MintRequest;
+use ron_core::reason::Refusal;
+use ron_core::time::{Clock, Millis};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Desk {
+    /// Readiness and quarantine.
+    pub readiness: Arc<Readiness>,
+    /// The profile's name.
+    pub profile: &'static str,
+    /// Whether the node lives in RAM alone.
+    pub amnesia: bool,
+    /// When it started, node time.
+    pub started: Millis,
+    /// Node time.
+    pub clock: Arc<dyn Clock>,
+    /// Where its listeners are.
+    pub addresses: BTreeMap<&'static str, SocketAddr>,
+    /// All queues.
+    pub directory: Arc<Directory>,
+    /// The store's figures, at most a second old.
+    pub store: Arc<ArcSwap<StoreFigures>>,
+    /// The providers, as `ronctl` shows them.
+    pub providers: Value,
+    /// Mints.
+    pub passport: Passport,
+}
+
+impl ControlDesk for Desk {
+    type Mint = MintRequest;
+
+    fn status(&self) -> Value {
+        let missing = self.readiness.missing();
+        let store = self.store.load();
+        json!({
+            "ready": self.readiness.is_ready(),
+            "degraded": !missing.is_empty(),
+            "missing": missing,
+            "quarantined": *self.readiness.quarantined(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "profile": self.profile,
+            "amnesia": self.amnesia,
+            "pid": std::process::id(),
+            "uptime_ms": self.clock.now().since(self.started),
+            "addresses": self.addresses,
+            "topics": self.directory.len(),
+            "store": {
+                "chunks": store.chunks,
+                "messages": store.live,
+                "body_bytes": store.body_bytes,
+                "dedup_keys": store.dedup_keys,
+                "commits": store.commits,
+            },
+        })
+    }
+
+    fn providers(&self) -> Value {
+        self.providers.clone()
+    }
+
+    fn mint(&self, request: MintRequest, peer: Peer) -> Result<MintedToken, Refusal> {
+        let minted = self.passport.mint(&request)?;
+        tracing::info!(cap_id = %minted.cap_id, tenant = %request.tenant, ?peer, "capability minted");
+        Ok(MintedToken { token: minted.token, cap_id: minted.cap_id.to_string() })
+    }
+}

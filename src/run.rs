@@ -1,0 +1,246 @@
+//! What a node does while it lives: signals, reloads, and the small duties of every second.
+
+use crate::config::{Config, DevSecret, Sources};
+use crate::node::Node;
+use crate::schemes::Catalogue;
+use crate::telemetry::LogLevel;
+use ron_actors::kernel::bus::LagCount;
+use ron_actors::kernel::event::Event;
+use ron_actors::kernel::supervisor::RootEnd;
+use ron_core::scheme::ToSign;
+use secrecy::ExposeSecret;
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How often readiness, figures and metrics are brought up to date.
+const EVERY: Duration = Duration::from_millis(250);
+/// The exporter's histograms must be emptied now and then, or they grow.
+const UPKEEP_TICKS: u64 = 20;
+
+/// Exit code of a root that failed, for systemd to restart the process.
+pub const ROOT_FAILED: u8 = 70;
+
+/// The signals that a node listens to.
+#[derive(Debug)]
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Takes over SIGINT, SIGTERM and SIGHUP.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn take() -> std::io::Result<Signals> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.interrupt.recv() => Asked::End { code: 130 },
+            _ = self.terminate.recv() => Asked::End { code: 143 },
+            _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
+
+    /// The next request to end, with the exit code if it is not the first.
+    async fn end(&mut self) -> u8 {
+        loop {
+            if let Asked::End { code } = self.next().await {
+                return code;
+            }
+        }
+    }
+}
+
+enum Asked {
+    End { code: u8 },
+    Reload,
+}
+
+/// Logs the line that says where everything is.
+pub fn say_ready(node: &Node) {
+    let at = |name: &str| node.addresses().get(name).map(ToString::to_string).unwrap_or_default();
+    tracing::info!(
+        ready = 1,
+        interop = at("interop"),
+        interop_admin = at("interop_admin"),
+        mailbox = at("mailbox"),
+        mailbox_admin = at("mailbox_admin"),
+        socket = %node.socket,
+        "ready"
+    );
+}
+
+/// Serves until a signal or the root's failure ends it; the process's exit code.
+pub async fn serve(mut node: Node, mut signals: Signals, sources: Sources, log: LogLevel) -> u8 {
+    let mut duties = Duties::default();
+    let mut timer = tokio::time::interval(EVERY);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut version = 1;
+    loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::End { .. } => break,
+                Asked::Reload => {
+                    version += 1;
+                    reload(&mut node, &sources, &log, version);
+                }
+            },
+            end = node.tree.watch.ended() => {
+                if let RootEnd::Failed(failure) = end {
+                    tracing::error!(%failure, "the root failed: the process ends and is to be restarted");
+                }
+                return ROOT_FAILED;
+            }
+            _ = timer.tick() => duties.do_them(&node).await,
+        }
+    }
+    tracing::info!(drain_ms = node.config.node.drain.as_millis() as u64, "draining");
+    tokio::select! {
+        () = node.shut() => 0,
+        code = signals.end() => code,
+    }
+}
+
+/// Re-reads the configuration and puts in force what can be without a restart. A bad one changes nothing.
+fn reload(node: &mut Node, sources: &Sources, log: &LogLevel, version: u64) {
+    let new = match Config::load(sources, &Catalogue) {
+        Ok(new) => new,
+        Err(problems) => {
+            let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            tracing::error!(problems = text.join("; "), "configuration not reloaded: it has problems");
+            return;
+        }
+    };
+    let of = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+    node.rate.reload(of(new.interop.limits.max_rps), of(new.interop.limits.burst_rps));
+    let level = log.set(&new.log.level);
+    if let Err(error) = level {
+        tracing::warn!(error, "log.level not changed");
+    }
+    node.config.interop.limits.max_rps = new.interop.limits.max_rps;
+    node.config.interop.limits.burst_rps = new.interop.limits.burst_rps;
+    node.config.log.level.clone_from(&new.log.level);
+    let restart = if new.effective_toml() == node.config.effective_toml() {
+        "nothing"
+    } else {
+        "whatever else changed"
+    };
+    node.tree.bus.publish(Event::ConfigUpdated { version });
+    tracing::info!(
+        version,
+        applied = "log.level, interop.limits.{max_rps,burst_rps}",
+        restart,
+        "configuration reloaded"
+    );
+}
+
+#[derive(Default)]
+struct Duties {
+    ticks: u64,
+    lag: HashMap<(String, String), u64>,
+}
+
+impl Duties {
+    async fn do_them(&mut self, node: &Node) {
+        use crate::http::readiness::Part;
+        self.ticks += 1;
+        node.readiness.set(Part::Store, node.tree.store.healthy());
+        let quarantined = node.tree.mailbox.directory().all().into_iter();
+        let quarantined =
+            quarantined.filter(|entry| entry.is_quarantined()).map(|entry| entry.key.to_string());
+        let providers = node.providers.iter().filter(|(_, served)| served.verifier.is_quarantined());
+        let all: Vec<String> = quarantined.chain(providers.map(|(name, _)| name.clone())).collect();
+        if *node.readiness.quarantined() != all {
+            node.readiness.set_quarantined(all);
+        }
+        self.count_lag(node);
+        if self.ticks.is_multiple_of(4)
+            && let Ok(figures) = node.tree.store.ask(|engine| engine.figures()).await
+        {
+            node.store_figures.store(Arc::new(figures));
+        }
+        if self.ticks.is_multiple_of(UPKEEP_TICKS) {
+            node.metrics.run_upkeep();
+        }
+    }
+
+    /// The bus counts for itself; the metrics get what is new.
+    fn count_lag(&mut self, node: &Node) {
+        for LagCount { subscriber, topic, lagged, .. } in node.tree.bus.lag_counters() {
+            let seen = self.lag.entry((subscriber.to_string(), topic.to_string())).or_default();
+            if lagged > *seen {
+                node.metrics.mailbox.bus_lagged(&topic.to_string(), lagged - *seen);
+                *seen = lagged;
+            }
+        }
+    }
+}
+
+/// What `--dev` prints: where everything is, a capability, and a signed request that works when pasted.
+#[must_use]
+pub fn dev_banner(node: &Node, secrets: &[DevSecret]) -> String {
+    let mut text = String::from("\nron-node --dev: everything on loopback, data thrown away at the end\n\n");
+    for (name, addr) in node.addresses() {
+        let _ = writeln!(text, "  {name:<14} http://{addr}");
+    }
+    let _ = writeln!(text, "  {:<14} {}\n", "ronctl", node.socket);
+    let tenant = node.providers.values().next().map(|served| served.queue.tenant.clone());
+    let mailbox = node.addresses().get("mailbox").map(ToString::to_string).unwrap_or_default();
+    if let Some(tenant) = tenant
+        && let Some(token) = dev_token(node, &tenant)
+    {
+        let _ =
+            writeln!(text, "A capability for tenant {tenant}, good for a day:\n\n  export TOKEN={token}\n");
+        if let Some(curl) = signed_curl(node, secrets) {
+            let _ = writeln!(text, "A signed GitHub webhook, and its message:\n\n  {curl}\n");
+        }
+        let _ = writeln!(
+            text,
+            "  curl -sS -XPOST http://{mailbox}/v1/{tenant}/github/recv -H \"Authorization: Bearer $TOKEN\"\n"
+        );
+    }
+    text
+}
+
+fn dev_token(node: &Node, tenant: &ron_core::ids::Tenant) -> Option<String> {
+    let request = serde_json::json!({
+        "tenant": tenant.as_str(),
+        "topic": "*",
+        "ops": ["enqueue", "recv", "ack", "nack", "peek", "stat"],
+        "ttl_ms": 86_400_000,
+    });
+    let request = serde_json::from_value(request).ok()?;
+    node.passport().mint(&request).ok().map(|minted| minted.token)
+}
+
+fn signed_curl(node: &Node, secrets: &[DevSecret]) -> Option<String> {
+    let secret = secrets.iter().find(|secret| secret.provider == "github")?;
+    let scheme = node.provider(secret)?.rules.scheme();
+    let key = scheme.signing_key(secret.signs_with.expose_secret()).ok()?;
+    let body = r#"{"action":"opened","number":1}"#;
+    let request = ToSign {
+        id: Some("72d3162e-cc78-11e3-81ab-4c9367dc0958"),
+        event_type: Some("pull_request"),
+        at: node.clock.wall(),
+        body: body.as_bytes(),
+    };
+    let headers = scheme.sign(&key, &request).ok()?;
+    let mut curl = format!("curl -sS http://{}/webhooks/github", node.addresses().get("interop")?);
+    for (name, value) in headers {
+        let _ = write!(curl, " -H '{name}: {value}'");
+    }
+    let _ = write!(curl, " -H 'Content-Type: application/json' -d '{body}'");
+    Some(curl)
+}

@@ -1,0 +1,137 @@
+//! The provider catalogue: the schemes in `config/schemes/`, embedded, and those written in the configuration.
+
+use crate::config::{Provider, SchemeCheck};
+use ron_core::ids::ProviderName;
+use ron_core::scheme::{ProviderRules, ProviderSpec, Scheme, SchemeSpec};
+use ron_core::time::Millis;
+use secrecy::ExposeSecret;
+
+macro_rules! shipped {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../config/schemes/", $name, ".toml")))),*]
+    };
+}
+
+/// Every scheme that ships, by name, as TOML.
+pub const SHIPPED: &[(&str, &str)] = shipped![
+    "discord",
+    "github",
+    "github_sha1_legacy",
+    "shopify",
+    "slack",
+    "standard_webhooks",
+    "stripe",
+    "svix",
+];
+
+/// Compiles schemes, for the configuration's check and for boot alike.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Catalogue;
+
+impl Catalogue {
+    /// The scheme `name`: one of the configuration's own, or else one that ships.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn scheme(name: &str, own: &toml::Table) -> Result<Scheme, String> {
+        match (own.get(name), SHIPPED.iter().find(|(shipped, _)| *shipped == name)) {
+            (Some(value), _) => compile(name, value.clone()),
+            (None, Some((_, text))) => {
+                let table: toml::Table = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+                compile(name, toml::Value::Table(table))
+            }
+            (None, None) => Err("no such scheme".to_owned()),
+        }
+    }
+
+    /// The rules of a configured provider.
+    ///
+    /// # Errors
+    /// The key of the provider's table that is wrong, and what is.
+    pub fn rules(
+        name: &ProviderName,
+        provider: &Provider,
+        own: &toml::Table,
+    ) -> Result<ProviderRules, (&'static str, String)> {
+        let scheme = Catalogue::scheme(&provider.scheme, own).map_err(|what| ("scheme", what))?;
+        let mut secrets = Vec::with_capacity(provider.secrets.len());
+        for secret in &provider.secrets {
+            let parsed = scheme.parse_secret(secret.kid.clone(), secret.value.expose_secret());
+            let parsed = parsed.map_err(|what| ("secrets", format!("kid {}: {what}", secret.kid)))?;
+            secrets.push(match secret.not_after_unix_s {
+                Some(end) => parsed.until(Millis(end.saturating_mul(1000))),
+                None => parsed,
+            });
+        }
+        let ttl = provider.dedup_ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        let spec = ProviderSpec {
+            name: name.clone(),
+            scheme,
+            secrets,
+            tolerance_s: Some(provider.tolerance_s),
+            dedup_ttl_ms: ttl,
+            signed_only: provider.signed_only,
+        };
+        ProviderRules::new(spec).map_err(|problems| {
+            let key = match problems.first().map(|problem| problem.path.as_str()) {
+                Some("tolerance_s") => "tolerance_s",
+                Some("dedup_ttl") => "dedup_ttl",
+                Some("secrets") => "secrets",
+                Some(_) | None => "scheme",
+            };
+            let texts: Vec<&str> = problems.iter().map(|problem| problem.text.as_str()).collect();
+            (key, texts.join("; "))
+        })
+    }
+}
+
+fn compile(name: &str, value: toml::Value) -> Result<Scheme, String> {
+    let spec: SchemeSpec = value.try_into().map_err(|error: toml::de::Error| error.message().to_owned())?;
+    spec.compile(name).map_err(|problems| {
+        let lines: Vec<String> =
+            problems.iter().map(|problem| format!("{} {}", problem.path, problem.text)).collect();
+        lines.join("; ")
+    })
+}
+
+impl SchemeCheck for Catalogue {
+    fn shipped(&self) -> Vec<String> {
+        SHIPPED.iter().map(|(name, _)| (*name).to_owned()).collect()
+    }
+
+    fn needs_secrets(&self, _scheme: &str, _own: &toml::Table) -> bool {
+        true // every scheme so far
+    }
+
+    fn scheme(&self, name: &str, text: &toml::Value) -> Result<(), String> {
+        compile(name, text.clone()).map(drop)
+    }
+
+    fn provider(
+        &self,
+        name: &ProviderName,
+        provider: &Provider,
+        own: &toml::Table,
+    ) -> Result<(), (&'static str, String)> {
+        Catalogue::rules(name, provider, own).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shipped_scheme_compiles_and_every_file_is_shipped() {
+        for (name, _) in SHIPPED {
+            Catalogue::scheme(name, &toml::Table::new()).unwrap_or_else(|what| panic!("{name}: {what}"));
+        }
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/config/schemes");
+        let mut files: Vec<String> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+            .collect();
+        files.sort();
+        assert_eq!(files, SHIPPED.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    }
+}
