@@ -22,9 +22,8 @@ mod topic;
 use clap::{Parser, Subcommand};
 use client::{Client, Door};
 use failure::{Failure, failed};
-use locate::Place;
 use output::Output;
-use ron_node::config::NamesOnly;
+use ron_node::schemes::Catalogue;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -82,12 +81,12 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let out = Output { json: cli.json };
     let node = || {
-        Place::find(cli.socket.as_deref(), cli.config.as_deref()).map(|place| Client::new(Door::Unix(place)))
+        locate::find(cli.socket.as_deref(), cli.config.as_deref()).map(|place| Client::new(Door::Unix(place)))
     };
     match cli.command {
         Command::Config(command) => {
             let code =
-                config::run(&command.or_file(cli.config), cli.json, &NamesOnly, &mut io::stdout().lock())?;
+                config::run(&command.or_file(cli.config), cli.json, &Catalogue, &mut io::stdout().lock())?;
             return Ok(ExitCode::from(code));
         }
         Command::Cap(command) => {
