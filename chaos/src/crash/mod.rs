@@ -15,9 +15,9 @@ mod world;
 
 pub use image::Imager;
 pub use judge::{Case, Judged, judge};
-pub use model::{Lie, Model};
+pub use model::{Lie, Model, Tally};
 pub use rng::Rng;
-pub use run::{Plan, Summary, run, workload};
+pub use run::{Plan, Summary, power_failures, run, workload};
 pub use world::{Mark, Outcome, World};
 
 use std::fmt;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 /// The settings of a shard: short limits, so that every end of a message comes up.
 #[must_use]
-pub fn settings_of(shard: u32) -> Settings {
+pub(super) fn settings_of(shard: u32) -> Settings {
     let n = u64::from(shard % 3);
     Settings {
         visibility_ms: [1_000, 5_000, 20_000][n as usize],
@@ -71,7 +71,7 @@ enum Place {
 
 /// A live message.
 #[derive(Debug, Clone)]
-pub struct Msg {
+struct Msg {
     draft: Arc<Draft>,
     stored: StoredAt,
     place: Place,
@@ -181,9 +181,61 @@ pub struct Effect {
     pub grants: Vec<(Leased, u64)>,
 }
 
+/// What a workload brought about, to see that it brings about everything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Messages stored.
+    pub stored: u64,
+    /// Of them, in more than one part.
+    pub large: u64,
+    /// Duplicates recognised.
+    pub duplicates: u64,
+    /// Keys with another body refused.
+    pub conflicts: u64,
+    /// Hand-outs.
+    pub delivered: u64,
+    /// Acks.
+    pub acked: u64,
+    /// Given back: `fail`, `release`, `reject`.
+    pub failed: u64,
+    /// See `failed`.
+    pub released: u64,
+    /// See `failed`.
+    pub rejected: u64,
+    /// Leases made longer.
+    pub extended: u64,
+    /// Receipts refused.
+    pub refused: u64,
+    /// Dead letters of deadlines that passed.
+    pub timed_out: u64,
+    /// Ended by their TTL.
+    pub expired: u64,
+}
+
+impl Tally {
+    /// Both together.
+    pub fn add(&mut self, other: &Tally) {
+        self.stored += other.stored;
+        self.large += other.large;
+        self.duplicates += other.duplicates;
+        self.conflicts += other.conflicts;
+        self.delivered += other.delivered;
+        self.acked += other.acked;
+        self.failed += other.failed;
+        self.released += other.released;
+        self.rejected += other.rejected;
+        self.extended += other.extended;
+        self.refused += other.refused;
+        self.timed_out += other.timed_out;
+        self.expired += other.expired;
+    }
+}
+
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
+    /// What it came from.
+    pub tally: Tally,
     shards: BTreeMap<u32, BTreeMap<Slot, Arc<Msg>>>,
     keys: BTreeMap<(u32, String), Known>,
     top: Slot0,
@@ -288,6 +340,9 @@ impl Model {
             let text = format!("shard {}: puts answered {outcomes:?}, expected {expected:?}", effect.shard);
             return Err(Violation::contract(text));
         }
+        let count = |fits: fn(&PutOutcome) -> bool| outcomes.iter().filter(|outcome| fits(outcome)).count() as u64;
+        self.tally.duplicates += count(|outcome| matches!(outcome, PutOutcome::Duplicate { .. }));
+        self.tally.conflicts += count(|outcome| matches!(outcome, PutOutcome::Conflict));
         let shard = self.shards.entry(effect.shard).or_default();
         for (draft, outcome) in effect.puts.iter().zip(outcomes) {
             let PutOutcome::Stored(at) = outcome else { continue };
@@ -303,6 +358,8 @@ impl Model {
                 return Err(Violation::contract(text));
             }
             self.top = self.top.max(Some(at.slot));
+            self.tally.stored += 1;
+            self.tally.large += u64::from(at.len > 61_000);
             let msg = Msg {
                 draft: draft.clone(),
                 stored: *at,
@@ -331,6 +388,7 @@ impl Model {
         let msg = Arc::make_mut(msg);
         msg.attempt += 1;
         msg.delivery += 1;
+        self.tally.delivered += 1;
         msg.settled = Settled::No;
         msg.place = Place::Leased(deadline);
         let right =
@@ -351,6 +409,14 @@ impl Model {
                 let text = format!("{delivery:?} settled by {:?}: answered {result:?}", settling.how);
                 return Err(Violation::contract(text));
             }
+            *match &settling.how {
+                _ if !right => &mut self.tally.refused,
+                How::Ack => &mut self.tally.acked,
+                How::Extend(_) => &mut self.tally.extended,
+                How::Nack(NackMode::Fail, ..) => &mut self.tally.failed,
+                How::Nack(NackMode::Release, ..) => &mut self.tally.released,
+                How::Nack(NackMode::Reject, ..) => &mut self.tally.rejected,
+            } += 1;
         }
         Ok(())
     }
@@ -364,8 +430,11 @@ impl Model {
                 && let Some(reason) = msg.used_up(&settings)
             {
                 Arc::make_mut(msg).bury(now, reason, None);
+                self.tally.timed_out += 1;
             }
-            !(msg.available(now) && msg.expired(now))
+            let ends = msg.available(now) && msg.expired(now);
+            self.tally.expired += u64::from(ends);
+            !ends
         });
     }
 

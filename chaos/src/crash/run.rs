@@ -2,7 +2,7 @@
 
 use super::image::Imager;
 use super::judge::{Case, Judged, judge, marks_at};
-use super::model::Model;
+use super::model::{Model, Tally};
 use super::rng::Rng;
 use super::world::{Outcome, World};
 use super::{Broken, Violation};
@@ -41,6 +41,10 @@ pub struct Summary {
     pub ops: u64,
     /// Workloads run.
     pub workloads: u64,
+    /// What they brought about.
+    pub tally: Tally,
+    /// Their commits of background work.
+    pub tidied: u64,
     /// Images of each kind of violation.
     pub broken: BTreeMap<Broken, u64>,
     /// The first few of them, with the seed of the workload.
@@ -108,7 +112,9 @@ pub fn run(plan: Plan, progress: &mut dyn FnMut(u64)) -> Summary {
     summary
 }
 
-fn power_failures(
+/// Lets the power fail `points` times while `world` was what it became, and judges each; half of them fail
+/// again during the recovery.
+pub fn power_failures(
     world: &World,
     seed: u64,
     points: u64,
@@ -120,6 +126,8 @@ fn power_failures(
     let log = world.disk.log();
     summary.commits += world.marks.len() as u64;
     summary.ops += log.len() as u64;
+    summary.tally.add(&world.model.tally);
+    summary.tidied += world.tidied;
     let mut at: Vec<usize> = (0..points).map(|_| rng.index(log.len() + 1)).collect();
     at.sort_unstable();
     let mut imager = Imager::new(&log, None);

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Topics of a world.
-pub const SHARDS: u32 = 5;
+pub(super) const SHARDS: u32 = 5;
 
 /// What the store's clients were told once the disk had seen this many operations.
 #[derive(Debug, Clone)]
@@ -122,6 +122,8 @@ pub struct World {
     owed: Vec<Owed>,
     failed: Vec<Effect>,
     next_waiter: u64,
+    /// Commits of background work.
+    pub tidied: u64,
 }
 
 /// The name of a topic.
@@ -163,6 +165,7 @@ impl World {
             owed: Vec::new(),
             failed: Vec::new(),
             next_waiter: 0,
+            tidied: 0,
         };
         for id in 1..=SHARDS {
             let key = queue_key(id)?;
@@ -399,6 +402,7 @@ impl World {
     /// Background work of the store, one commit of it. Whether there was some.
     pub fn idle(&mut self) -> bool {
         let more = self.cell.idle();
+        self.tidied += u64::from(more);
         self.mark(self.disk.ops());
         more
     }
