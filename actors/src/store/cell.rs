@@ -240,8 +240,24 @@ impl EngineCell {
         }
     }
 
+    /// Commits `units` together and tells everyone, without an actor: for drivers that have none. Blocks.
+    pub fn run(&self, units: Vec<Unit>) {
+        self.turn(Turn { units, ..Turn::default() });
+    }
+
+    /// A snapshot of a shard, now: for drivers without an actor. Blocks.
+    ///
+    /// # Errors
+    /// The store cannot be opened, or read.
+    pub fn load(&self, shard: ShardId) -> Result<LoadJob, StoreError> {
+        let mut state = self.lock();
+        let job = self.engine(&mut state)?.snapshot(shard)?;
+        state.epochs.insert(shard, job.epoch);
+        Ok(job)
+    }
+
     /// One commit of background work, if some is due. Blocks. Returns whether there was some.
-    pub(crate) fn idle(&self) -> bool {
+    pub fn idle(&self) -> bool {
         let mut state = self.lock();
         let Ok(engine) = self.engine(&mut state) else { return false };
         match engine.idle_work() {

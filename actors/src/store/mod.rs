@@ -13,19 +13,21 @@ mod fold;
 mod load;
 mod read;
 mod recover;
+mod renew;
 mod schema;
 #[cfg(test)]
 mod tests;
 pub mod unit;
 
 pub use actor::{Store, StoreActor, StoreArgs};
-pub use backend::{FileMedium, Medium, RamBackend, RamMedium};
-pub use cell::EngineCell;
+pub use backend::{FileMedium, FilePlace, Medium, RamBackend, RamMedium};
+pub use cell::{EngineCell, Opened};
 pub use engine::{Engine, Identity, StoreFigures, Work};
 pub use error::{StoreError, UnitFailure};
 pub use load::LoadJob;
 pub use read::{ReadFailure, Reader};
 pub use recover::{BootCounts, ClockFrom};
+pub use renew::{Place, Renewing};
 pub use unit::{OnDone, ShardSink, Unit, UnitResult};
 
 use std::fmt;

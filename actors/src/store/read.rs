@@ -190,7 +190,11 @@ impl Reader {
         read.ok().and_then(Result::ok).unwrap_or_else(|| vec![None; n])
     }
 
-    pub(crate) fn letters_blocking(
+    /// [`Reader::letters`] for a thread that may block.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn letters_blocking(
         &self,
         shard: ShardId,
         slots: &[Slot],
