@@ -5,6 +5,7 @@
 use super::directory::Entry;
 use super::waiting::{GrantedBox, RecvReply, Waiting};
 use super::{MailboxConfig, MailboxObserver};
+use crate::blocking::Job;
 use crate::kernel::admission::Permit;
 use crate::store::{ShardSink, Store, StoreError, Unit, UnitFailure, UnitResult, Work};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -13,7 +14,7 @@ use ron_core::message::{NewMessage, PutOutcome};
 use ron_core::reason::{Effect, Reason, Refusal};
 use ron_core::shard::{
     Command, DeliveryRef, NackMode, PeekState, Peeked, Recovery, Reply, Settings, Shard, Stats, Step, Ticket,
-    WaiterId, Want,
+    Violation, WaiterId, Want,
 };
 use ron_core::time::{Clock, Millis};
 use std::collections::VecDeque;
@@ -81,6 +82,8 @@ pub enum ShardMsg {
     Tick(u64),
     /// Long polls end now, empty: the node drains.
     EndWaits,
+    /// Check the invariants of the state machine, if it is in memory.
+    Check(oneshot::Sender<Result<(), Violation>>),
     /// Fail: a drill wants to see the restart.
     Crash,
 }
@@ -198,6 +201,8 @@ impl Actor for ShardActor {
                 state.on_tick(&myself);
             }
             ShardMsg::Tick(_) => {}
+            // Of the shard before this load, which has seen that commit: its ticket is another's by now.
+            ShardMsg::Committed(..) if !matches!(state.phase, Phase::Ready(_)) => {}
             command => state.command(&myself, command),
         }
         Ok(())
@@ -328,6 +333,10 @@ impl ShardState {
                 self.carry(myself, step, Vec::new(), None);
             }
             ShardMsg::Stat(reply) => self.stat(reply),
+            ShardMsg::Check(reply) => {
+                let Phase::Ready(loaded) = &self.phase else { return };
+                let _ = reply.send(loaded.shard.check());
+            }
             ShardMsg::Peek(peek, after, limit, reply) => self.peek(peek, after, limit, reply),
             ShardMsg::Committed(ticket, outcomes) => self.committed(myself, now, ticket, &outcomes),
             ShardMsg::EndWaits => {
@@ -540,6 +549,7 @@ fn refuse(message: ShardMsg, refusal: &Refusal) {
         ShardMsg::Stat(reply) => drop(reply.send(Err(refusal))),
         ShardMsg::Peek(_, _, _, reply) => drop(reply.send(Err(refusal))),
         ShardMsg::CancelRecv(_)
+        | ShardMsg::Check(_)
         | ShardMsg::Unwanted { .. }
         | ShardMsg::Corrupt(_)
         | ShardMsg::Committed(..)
@@ -558,11 +568,12 @@ async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
     let now = args.clock.now();
     let stood_still_ms = args.entry.goes_on_at(now);
     let settings = args.config.settings;
+    let blocking = args.store.blocking().clone();
     let scan = move || {
         let (epoch, exists) = (job.epoch, job.exists);
         let mut recovery = Recovery::new(settings, now, stood_still_ms);
         job.run(&mut |message| recovery.push(message))?;
         Ok(Loaded { shard: recovery.finish(), epoch, exists, stood_still_ms })
     };
-    tokio::task::spawn_blocking(scan).await.unwrap_or(Err(StoreError::Reopening))
+    blocking.run(Job::Load, scan).await.unwrap_or(Err(StoreError::Reopening))
 }
