@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(blocking.run(Job::Load, || 2).await, Some(2));
         assert_eq!(begun.elapsed(), Duration::from_secs(3600));
         let (tell, told) = tokio::sync::oneshot::channel();
-        blocking.start(Job::Turn, move || drop(tell.send(3)));
+        blocking.start(Job::Turn, move || tell.send(3).unwrap_or_default());
         assert_eq!(told.await, Ok(3));
     }
 
