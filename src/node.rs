@@ -19,6 +19,7 @@ use crate::schemes::Catalogue;
 use crate::socket::{SocketPlace, make_data_dir};
 use arc_swap::ArcSwap;
 use axum::Router;
+use ron_actors::blocking::Blocking;
 use ron_actors::entropy::{Entropy, OsEntropy};
 use ron_actors::interop::{Verifier, VerifierArgs, VerifierHandle};
 use ron_actors::kernel::bus::BusLimits;
@@ -394,7 +395,7 @@ fn lay(config: &Config, watch: &Arc<Watch>, entropy: &OsEntropy) -> Result<Found
             two_phase_commit: config.store.two_phase_commit,
             dedup_keys_max: usize::try_from(config.store.max_dedup_keys).unwrap_or(usize::MAX),
             dedup_keys_topic_max: usize::try_from(mailbox.max_dedup_keys).unwrap_or(usize::MAX),
-            inline: false,
+            blocking: Blocking::Pool,
         },
         mailbox: MailboxConfig {
             settings: mailbox.settings,
