@@ -343,6 +343,12 @@ impl Node {
         &self.verifiers
     }
 
+    /// Node time and the wall clock.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
     /// Mints capabilities.
     #[must_use]
     pub fn passport(&self) -> &Passport {
