@@ -18,7 +18,7 @@ fn every_problem_is_listed_with_its_place() {
     for part in [
         "mailbox.max_inflght", // with the nearest known key, its file and line
         "max_inflight",
-        &format!("{file}:9"),
+        &format!("{file}:10"),
         "mailbox.visibility_ms",
         "nods",
         "log.format",
@@ -39,23 +39,24 @@ fn every_problem_is_listed_with_its_place() {
 
 #[test]
 fn what_stops_a_boot() {
-    let missing = Setup::new().env("RON_CONFIG", "/nonexistent/node.toml");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ron-node"));
     let output = command.env_clear().env("RON_CONFIG", "/nonexistent/node.toml").output().unwrap();
     assert_eq!(output.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/node.toml"));
-    drop(missing);
 
     let github = Provider::new("github", "github");
     for (setup, said) in [
         (Setup::new().toml("[node\n"), "TOML"),
         (Setup::new().arg("--profile").arg("meganode"), "profile"),
         (github.add_to(Setup::new(), "github", "").env("SECRET_GITHUB", ""), "secret"),
-        (github.add_to(Setup::new(), "standard_webhooks", ""), "secrets"),
+        (
+            github.add_to(Setup::new(), "standard_webhooks", "").env("SECRET_GITHUB", "not base64!"),
+            "interop.providers.github.secrets",
+        ),
         (Setup::new().env("RON_MAILBOX__LISTEN", "localhost"), "mailbox.listen"),
         (Setup::new().env("RON_LOG__LEVEL", "a=b=c"), "log.level"),
         (Setup::new().arg("--dev").env("SVC_INTEROP_BIND_ADDR", "0.0.0.0:0"), "interop.bind_addr"),
-        (Setup::new().env("RON_AUTH__KEYRING", "/nonexistent/dir/keyring"), "keyring"),
+        (Setup::new().env("RON_AUTH__KEYRING", "/dev/null/keyring"), "keyring"),
     ] {
         let (code, text) = setup.run_to_end();
         assert_eq!(code, 78, "{said}: {text}");

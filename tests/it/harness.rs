@@ -74,7 +74,6 @@ impl Setup {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ron-node"));
         command.env_clear().arg("--config").arg(self.config_file()).args(&self.args).current_dir(self.dir());
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
@@ -85,23 +84,26 @@ impl Setup {
 
     /// Runs a node that is expected to end by itself; its exit code, and all it printed.
     pub(crate) fn run_to_end(&self) -> (i32, String) {
-        let mut child = self.command().spawn().unwrap();
-        let log = Arc::new(Log::default());
-        follow(child.stdout.take().unwrap(), log.clone());
-        follow(child.stderr.take().unwrap(), log.clone());
-        let status = poll("the node's end", || child.try_wait().unwrap());
-        poll("the end of its log", || log.ended().then_some(()));
-        (status.code().unwrap_or(-1), log.text())
+        let (child, log) = spawn(self.command());
+        let mut node = TestNode { setup: self.clone(), child, log, ready: Value::Null };
+        let status = node.wait_exit();
+        poll("the end of its log", || node.log.ended().then_some(()));
+        (status.code().unwrap_or(-1), node.log())
     }
 }
 
-/// Starts a node by a command of one's own.
-pub(crate) fn start_command(setup: &Setup, mut command: Command) -> TestNode {
+fn spawn(mut command: Command) -> (Child, Arc<Log>) {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let log = Arc::new(Log::default());
     follow(child.stdout.take().unwrap(), log.clone());
     follow(child.stderr.take().unwrap(), log.clone());
+    (child, log)
+}
+
+/// Starts a node by a command of one's own.
+pub(crate) fn start_command(setup: &Setup, command: Command) -> TestNode {
+    let (mut child, log) = spawn(command);
     let ready = log.wait(|line| {
         let json: Value = serde_json::from_str(line).ok()?;
         (json["msg"] == "ready" && json["ready"] == 1).then_some(json)

@@ -45,10 +45,6 @@ impl Client {
         Client { door: self.door.clone(), token: Some(token.to_owned()) }
     }
 
-    pub(crate) fn without_token(&self) -> Client {
-        Client { door: self.door.clone(), token: None }
-    }
-
     pub(crate) fn addr(&self) -> SocketAddr {
         match &self.door {
             Door::Tcp(addr) => *addr,
