@@ -181,7 +181,7 @@ impl Duties {
         for LagCount { subscriber, topic, lagged, .. } in node.tree.bus.lag_counters() {
             let seen = self.lag.entry((subscriber.to_string(), topic.to_string())).or_default();
             if lagged > *seen {
-                node.metrics.mailbox.bus_lagged(&topic.to_string(), lagged - *seen);
+                node.metrics.mailbox.bus_lagged(topic, lagged - *seen);
                 *seen = lagged;
             }
         }

@@ -82,7 +82,7 @@ impl std::fmt::Display for SocketPlace {
 }
 
 fn is_tmpfs(dir: &Path) -> bool {
-    rustix::fs::statfs(dir).is_ok_and(|found| i64::from(found.f_type) == TMPFS_MAGIC)
+    rustix::fs::statfs(dir).is_ok_and(|found| found.f_type == TMPFS_MAGIC)
 }
 
 /// Makes the data directory for this uid alone; tightens one that is open to others.

@@ -1,5 +1,7 @@
 //! The mailbox over a real store in RAM: what a caller sees.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bytes::Bytes;
 use ron_actors::kernel::bus::BusLimits;
 use ron_actors::kernel::child::NoObserver;

@@ -2,7 +2,7 @@
 //! connection goes away first, they are released at once (SPEC §4.2).
 
 use super::directory::Entry;
-use super::shard::ShardMsg;
+use super::messages::ShardMsg;
 use ron_core::envelope::Envelope;
 use ron_core::shard::{DeliveryRef, Leased};
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 
 use super::MailboxConfig;
 use super::figures::QueueFigures;
-use super::shard::ShardMsg;
+use super::messages::ShardMsg;
 use crate::kernel::admission::Admission;
 use crate::kernel::handle::{Handle, HandlePublisher};
 use crate::store::BootCounts;

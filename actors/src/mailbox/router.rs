@@ -2,7 +2,8 @@
 //! and never come here.
 
 use super::directory::{Directory, Entry};
-use super::shard::{ShardActor, ShardArgs, ShardMsg};
+use super::messages::ShardMsg;
+use super::shard::{ShardActor, ShardArgs};
 use super::{MailboxConfig, MailboxObserver};
 use crate::kernel::child::{ChildKind, ChildSpec, ChildStatus, ServiceLabel};
 use crate::kernel::supervisor::{StartError, SupervisorRef};

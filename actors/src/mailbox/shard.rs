@@ -3,97 +3,24 @@
 //! when idle.
 
 use super::directory::Entry;
+use super::loading::{Phase, RELOAD_AFTER_MS};
+use super::messages::{EnqueueReply, PeekReply, SettleReply, ShardMsg, StatReply, refusal, refuse};
 use super::waiting::{GrantedBox, RecvReply, Waiting};
 use super::{MailboxConfig, MailboxObserver};
 use crate::kernel::admission::Permit;
-use crate::store::{ShardSink, Store, StoreError, Unit, UnitFailure, UnitResult, Work};
+use crate::store::{OnDone, ShardSink, Store, Unit, UnitFailure, UnitResult, Work};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ron_core::ids::Slot;
 use ron_core::message::{NewMessage, PutOutcome};
-use ron_core::reason::{Effect, Reason, Refusal};
-use ron_core::shard::{
-    Command, DeliveryRef, NackMode, PeekState, Peeked, Recovery, Reply, Settings, Shard, Stats, Step, Ticket,
-    WaiterId, Want,
-};
+use ron_core::shard::{Command, Counts, NackMode, PeekState, Reply, Step, Ticket};
 use ron_core::time::{Clock, Millis};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::oneshot;
-
-/// First wait before loading is tried again, ms; doubles up to a second.
-const RELOAD_AFTER_MS: u64 = 50;
 
 /// The address of a shard's actor.
 pub type ShardRef = ActorRef<ShardMsg>;
-
-/// What was done with an enqueue: one outcome a message.
-pub type EnqueueReply = oneshot::Sender<Result<Vec<PutOutcome>, Refusal>>;
-/// One result a delivery.
-pub type SettleReply = oneshot::Sender<Result<Vec<Result<(), Reason>>, Refusal>>;
-/// Depths, live idempotency keys, settings.
-pub type StatReply = oneshot::Sender<Result<(Stats, u64, Settings), Refusal>>;
-/// One page.
-pub type PeekReply = oneshot::Sender<Result<Vec<Peeked>, Refusal>>;
-
-/// What a shard's actor is told.
-pub enum ShardMsg {
-    /// Store messages.
-    Enqueue(Vec<NewMessage>, EnqueueReply, Permit),
-    /// Hand out messages, or wait `wait_ms` for some.
-    Recv {
-        /// Unique in the entry's life.
-        waiter: WaiterId,
-        /// What is asked for.
-        want: Want,
-        /// How long to wait.
-        wait_ms: u64,
-        /// Where they go.
-        reply: RecvReply,
-        /// Rides along until the answer.
-        permit: Permit,
-    },
-    /// A waiting receive's caller is gone.
-    CancelRecv(WaiterId),
-    /// Settle deliveries: an Ack, Nack or Extend command.
-    Settle(Command, SettleReply, Permit),
-    /// Deliveries that never reached their consumer: released.
-    Unwanted {
-        /// Which.
-        deliveries: Vec<DeliveryRef>,
-    },
-    /// A record that failed its checksum.
-    Corrupt(DeliveryRef),
-    /// The figures.
-    Stat(StatReply),
-    /// A page of messages.
-    Peek(PeekState, Option<(u64, Slot)>, usize, PeekReply),
-    /// The store committed a ticket.
-    Committed(Ticket, Vec<PutOutcome>),
-    /// The store lost a ticket: load anew.
-    Failed(UnitFailure),
-    /// A load of this generation is done.
-    Loaded(u64, Box<Result<Loaded, StoreError>>),
-    /// Try to load again.
-    Reload(u64),
-    /// Time for the state machine; stale unless of this generation.
-    Tick(u64),
-    /// Long polls end now, empty: the node drains.
-    EndWaits,
-    /// Fail: a drill wants to see the restart.
-    Crash,
-}
-
-/// A shard out of the store.
-#[derive(Debug)]
-pub struct Loaded {
-    shard: Shard,
-    epoch: crate::store::ShardEpoch,
-    exists: bool,
-    /// What its lease clocks stood still; written down with the first tick.
-    stood_still_ms: u64,
-}
 
 /// What the actor needs.
 #[derive(Debug, Clone)]
@@ -110,28 +37,18 @@ pub struct ShardArgs {
     pub observer: Arc<dyn MailboxObserver>,
 }
 
-enum Phase {
-    /// No state in memory; the next command loads it.
-    Parked,
-    /// Being loaded: commands wait in order.
-    Loading(VecDeque<ShardMsg>),
-    /// The store cannot give it now: commands are refused until it can.
-    Recovering,
-    Ready(Box<Loaded>),
-}
-
 /// What it keeps.
 pub struct ShardState {
-    args: ShardArgs,
-    phase: Phase,
-    waiting: Waiting,
-    sink: Arc<dyn ShardSink>,
-    load: u64,
-    reload_ms: u64,
-    tick: u64,
-    tick_at: Option<Millis>,
-    used: Millis,
-    entropy: u64,
+    pub(super) args: ShardArgs,
+    pub(super) phase: Phase,
+    pub(super) waiting: Waiting,
+    pub(super) sink: Arc<dyn ShardSink>,
+    pub(super) load: u64,
+    pub(super) reload_ms: u64,
+    pub(super) tick: u64,
+    pub(super) tick_at: Option<Millis>,
+    pub(super) used: Millis,
+    pub(super) entropy: u64,
 }
 
 /// See the module.
@@ -204,106 +121,36 @@ impl Actor for ShardActor {
     }
 }
 
-fn refusal(failure: UnitFailure) -> Refusal {
-    let storage = Refusal::new(Reason::Storage, "the store failed; retry with the same idempotency key");
-    match failure {
-        UnitFailure::Indeterminate => storage,
-        UnitFailure::NotTried => storage.without_effect(),
-        UnitFailure::StaleEpoch => {
-            Refusal::new(Reason::DownstreamUnavailable, "the queue is restarting; retry").without_effect()
-        }
-    }
-}
-
 impl ShardState {
-    fn now(&self) -> Millis {
+    pub(super) fn now(&self) -> Millis {
         self.args.clock.now()
-    }
-
-    // --- loading ---
-
-    fn load_behind(&mut self, myself: &ShardRef, waiting: VecDeque<ShardMsg>) {
-        self.phase = Phase::Loading(waiting);
-        self.load += 1;
-        let (load, args, myself) = (self.load, self.args.clone(), myself.clone());
-        tokio::spawn(async move {
-            let loaded = load_shard(args).await;
-            let _ = myself.cast(ShardMsg::Loaded(load, Box::new(loaded)));
-        });
-    }
-
-    fn loaded(&mut self, myself: &ShardRef, result: Result<Loaded, StoreError>) {
-        let waiting = match std::mem::replace(&mut self.phase, Phase::Recovering) {
-            Phase::Loading(waiting) => waiting,
-            Phase::Parked | Phase::Recovering | Phase::Ready(_) => VecDeque::new(),
-        };
-        match result {
-            Ok(loaded) => {
-                self.args.entry.exists.store(loaded.exists, Ordering::Release);
-                self.phase = Phase::Ready(Box::new(loaded));
-                self.reload_ms = RELOAD_AFTER_MS;
-                self.used = self.now();
-                self.write_stillness(myself);
-                waiting.into_iter().for_each(|message| self.command(myself, message));
-            }
-            Err(error) => {
-                tracing::warn!(%error, queue = %self.args.entry.key, "a queue cannot be loaded yet");
-                self.args.entry.stands_still_from(self.now());
-                waiting.into_iter().for_each(|message| self.command(myself, message));
-                let load = self.load;
-                let after = Duration::from_millis(self.reload_ms);
-                self.reload_ms = (self.reload_ms * 2).min(1_000);
-                myself.send_after(after, move || ShardMsg::Reload(load));
-            }
-        }
-    }
-
-    /// The deadlines that recovery moved become durable; only then is the time they stood still forgotten.
-    fn write_stillness(&mut self, myself: &ShardRef) {
-        let Phase::Ready(loaded) = &mut self.phase else { return };
-        let now = self.args.clock.now();
-        let step = loaded.shard.apply(now, Command::Tick);
-        let (entry, ms) = (self.args.entry.clone(), std::mem::take(&mut loaded.stood_still_ms));
-        let done = move |result: UnitResult<'_>| {
-            if result.is_ok() {
-                entry.stillness_written(ms);
-            }
-        };
-        self.carry(myself, step, Vec::new(), Some(Box::new(done)));
-    }
-
-    fn failed(&mut self, myself: &ShardRef, failure: UnitFailure) {
-        if !matches!(self.phase, Phase::Ready(_)) {
-            return; // another ticket of the same failure
-        }
-        tracing::warn!(?failure, queue = %self.args.entry.key, "a queue lost a commit and loads itself anew");
-        self.args.entry.stands_still_from(self.now());
-        self.waiting.refuse_all(&refusal(UnitFailure::NotTried));
-        self.tick += 1;
-        self.tick_at = None;
-        self.load_behind(myself, VecDeque::new());
     }
 
     // --- commands ---
 
-    fn command(&mut self, myself: &ShardRef, message: ShardMsg) {
+    pub(super) fn command(&mut self, myself: &ShardRef, message: ShardMsg) {
         match &mut self.phase {
             Phase::Ready(_) => self.on_ready(myself, message),
             Phase::Loading(waiting) => waiting.push_back(message),
+            // Nobody can be waiting at a parked shard, and no commit is owed to it.
+            Phase::Parked
+                if matches!(
+                    message,
+                    ShardMsg::CancelRecv(_) | ShardMsg::Committed(..) | ShardMsg::EndWaits
+                ) => {}
             Phase::Parked => self.load_behind(myself, VecDeque::from([message])),
             Phase::Recovering => refuse(message, &refusal(UnitFailure::NotTried)),
         }
     }
 
     fn on_ready(&mut self, myself: &ShardRef, message: ShardMsg) {
-        let now = self.now();
-        self.used = now;
+        self.used = self.now();
         match message {
-            ShardMsg::Enqueue(messages, reply, permit) => self.enqueue(myself, now, messages, reply, permit),
+            ShardMsg::Enqueue(messages, reply, permit) => self.enqueue(myself, messages, reply, permit),
             ShardMsg::Recv { waiter, want, wait_ms, reply, permit } => {
                 self.waiting.insert(waiter, reply, permit);
-                let until = now.plus(wait_ms);
-                let step = self.apply(now, Command::Recv { waiter, want, until });
+                let until = self.used.plus(wait_ms);
+                let Some(step) = self.apply(Command::Recv { waiter, want, until }) else { return };
                 if let Reply::Refused(refusal) = &step.reply
                     && let Some(reply) = self.waiting.remove(waiter)
                 {
@@ -313,28 +160,24 @@ impl ShardState {
             }
             ShardMsg::CancelRecv(waiter) => {
                 self.waiting.remove(waiter);
-                let step = self.apply(now, Command::CancelRecv { waiter });
-                self.carry(myself, step, Vec::new(), None);
+                self.apply_and_carry(myself, Command::CancelRecv { waiter });
             }
-            ShardMsg::Settle(command, reply, permit) => self.settle(myself, now, command, reply, permit),
+            ShardMsg::Settle(command, reply, permit) => self.settle(myself, command, reply, permit),
             ShardMsg::Unwanted { deliveries } => {
                 let (mode, delay_ms, note, entropy) = (NackMode::Release, None, None, 0);
-                let step = self.apply(now, Command::Nack { deliveries, mode, delay_ms, note, entropy });
-                self.carry(myself, step, Vec::new(), None);
+                self.apply_and_carry(myself, Command::Nack { deliveries, mode, delay_ms, note, entropy });
             }
             ShardMsg::Corrupt(delivery) => {
                 self.args.observer.integrity_failed();
-                let step = self.apply(now, Command::Corrupt { delivery });
-                self.carry(myself, step, Vec::new(), None);
+                self.apply_and_carry(myself, Command::Corrupt { delivery });
             }
             ShardMsg::Stat(reply) => self.stat(reply),
             ShardMsg::Peek(peek, after, limit, reply) => self.peek(peek, after, limit, reply),
-            ShardMsg::Committed(ticket, outcomes) => self.committed(myself, now, ticket, &outcomes),
+            ShardMsg::Committed(ticket, outcomes) => self.committed(myself, ticket, &outcomes),
             ShardMsg::EndWaits => {
-                for waiter in self.waiting.take_all() {
-                    let step = self.apply(now, Command::CancelRecv { waiter });
+                for waiter in self.waiting.all() {
                     self.waiting.answer_empty(&[waiter]);
-                    self.carry(myself, step, Vec::new(), None);
+                    self.apply_and_carry(myself, Command::CancelRecv { waiter });
                 }
             }
             ShardMsg::Failed(_)
@@ -345,24 +188,24 @@ impl ShardState {
         }
     }
 
-    fn apply(&mut self, now: Millis, command: Command) -> Step {
+    /// Applies a command; `None` if the shard is not in memory.
+    fn apply(&mut self, command: Command) -> Option<Step> {
+        let now = self.now();
         match &mut self.phase {
-            Phase::Ready(loaded) => loaded.shard.apply(now, command),
-            Phase::Parked | Phase::Loading(_) | Phase::Recovering => {
-                Shard::new(self.args.config.settings).apply(now, Command::Tick)
-            }
+            Phase::Ready(loaded) => Some(loaded.shard.apply(now, command)),
+            Phase::Parked | Phase::Loading(_) | Phase::Recovering => None,
         }
     }
 
-    fn enqueue(
-        &mut self,
-        myself: &ShardRef,
-        now: Millis,
-        messages: Vec<NewMessage>,
-        reply: EnqueueReply,
-        permit: Permit,
-    ) {
-        let step = self.apply(now, Command::Enqueue { count: messages.len() as u32 });
+    /// Applies a command whose caller wants no answer.
+    fn apply_and_carry(&mut self, myself: &ShardRef, command: Command) {
+        if let Some(step) = self.apply(command) {
+            self.carry(myself, step, Vec::new(), None);
+        }
+    }
+
+    fn enqueue(&mut self, myself: &ShardRef, messages: Vec<NewMessage>, reply: EnqueueReply, permit: Permit) {
+        let Some(step) = self.apply(Command::Enqueue { count: messages.len() as u32 }) else { return };
         if let Reply::Refused(refusal) = step.reply {
             let _ = reply.send(Err(refusal));
             return;
@@ -383,19 +226,19 @@ impl ShardState {
     fn settle(
         &mut self,
         myself: &ShardRef,
-        now: Millis,
         command: Command,
         reply: SettleReply,
         permit: Permit,
     ) {
         let command = match command {
             Command::Nack { deliveries, mode, delay_ms, note, .. } => {
-                self.entropy = self.entropy.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(now.0 | 1);
+                self.entropy =
+                    self.entropy.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(self.used.0 | 1);
                 Command::Nack { deliveries, mode, delay_ms, note, entropy: self.entropy }
             }
             other => other,
         };
-        let mut step = self.apply(now, command);
+        let Some(mut step) = self.apply(command) else { return };
         let results = match std::mem::replace(&mut step.reply, Reply::None) {
             Reply::Settled(results) => results,
             Reply::None | Reply::Reserved | Reply::Refused(_) => Vec::new(),
@@ -430,20 +273,20 @@ impl ShardState {
         }));
     }
 
-    fn committed(&mut self, myself: &ShardRef, now: Millis, ticket: Ticket, outcomes: &[PutOutcome]) {
+    fn committed(&mut self, myself: &ShardRef, ticket: Ticket, outcomes: &[PutOutcome]) {
         let Phase::Ready(loaded) = &mut self.phase else { return };
         loaded.exists |= outcomes.iter().any(|outcome| matches!(outcome, PutOutcome::Stored(_)));
-        let step = loaded.shard.committed(now, ticket, outcomes);
+        let step = loaded.shard.committed(self.used, ticket, outcomes);
         self.carry(myself, step, Vec::new(), None);
     }
 
     /// Brings a step's consequences where they belong.
-    fn carry(
+    pub(super) fn carry(
         &mut self,
         myself: &ShardRef,
         step: Step,
         puts: Vec<NewMessage>,
-        done: Option<Box<dyn FnOnce(UnitResult<'_>) + Send>>,
+        done: Option<OnDone>,
     ) {
         let Phase::Ready(loaded) = &mut self.phase else { return };
         let entry = &self.args.entry;
@@ -467,7 +310,7 @@ impl ShardState {
         self.arm(myself);
     }
 
-    fn count(&mut self, counts: &ron_core::shard::Counts) {
+    fn count(&mut self, counts: &Counts) {
         let Phase::Ready(loaded) = &self.phase else { return };
         let entry = &self.args.entry;
         entry.figures.count(counts);
@@ -506,17 +349,12 @@ impl ShardState {
             self.phase = Phase::Parked;
             return;
         }
-        let step = self.apply(now, Command::Tick);
-        self.carry(myself, step, Vec::new(), None);
+        self.apply_and_carry(myself, Command::Tick);
     }
 }
 
 /// After the commit: grants first, since they may be what the caller waits for, then the command's own answer.
-fn answer(
-    result: UnitResult<'_>,
-    grants: Vec<(RecvReply, GrantedBox)>,
-    done: Option<Box<dyn FnOnce(UnitResult<'_>) + Send>>,
-) {
+fn answer(result: UnitResult<'_>, grants: Vec<(RecvReply, GrantedBox)>, done: Option<OnDone>) {
     for (reply, granted) in grants {
         let _ = match result {
             Ok(_) => reply.send(Ok(Some(granted))),
@@ -527,42 +365,4 @@ fn answer(
     if let Some(done) = done {
         done(result);
     }
-}
-
-/// Refuses a command that cannot be served now.
-fn refuse(message: ShardMsg, refusal: &Refusal) {
-    let refusal = refusal.clone();
-    debug_assert_eq!(refusal.effect, Effect::None);
-    match message {
-        ShardMsg::Enqueue(_, reply, _) => drop(reply.send(Err(refusal))),
-        ShardMsg::Recv { reply, .. } => drop(reply.send(Err(refusal))),
-        ShardMsg::Settle(_, reply, _) => drop(reply.send(Err(refusal))),
-        ShardMsg::Stat(reply) => drop(reply.send(Err(refusal))),
-        ShardMsg::Peek(_, _, _, reply) => drop(reply.send(Err(refusal))),
-        ShardMsg::CancelRecv(_)
-        | ShardMsg::Unwanted { .. }
-        | ShardMsg::Corrupt(_)
-        | ShardMsg::Committed(..)
-        | ShardMsg::Failed(_)
-        | ShardMsg::Loaded(..)
-        | ShardMsg::Reload(_)
-        | ShardMsg::Tick(_)
-        | ShardMsg::EndWaits
-        | ShardMsg::Crash => {}
-    }
-}
-
-/// Takes a snapshot at its place in the store's queue and scans it on the blocking pool.
-async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
-    let job = args.store.load(args.entry.shard).await?;
-    let now = args.clock.now();
-    let stood_still_ms = args.entry.goes_on_at(now);
-    let settings = args.config.settings;
-    let scan = move || {
-        let (epoch, exists) = (job.epoch, job.exists);
-        let mut recovery = Recovery::new(settings, now, stood_still_ms);
-        job.run(&mut |message| recovery.push(message))?;
-        Ok(Loaded { shard: recovery.finish(), epoch, exists, stood_still_ms })
-    };
-    tokio::task::spawn_blocking(scan).await.unwrap_or(Err(StoreError::Reopening))
 }

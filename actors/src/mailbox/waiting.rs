@@ -47,8 +47,8 @@ impl Waiting {
         }
     }
 
-    /// Answers all of them empty: the node drains.
-    pub(crate) fn take_all(&mut self) -> Vec<WaiterId> {
+    /// Their names.
+    pub(crate) fn all(&mut self) -> Vec<WaiterId> {
         self.receives.keys().copied().collect()
     }
 

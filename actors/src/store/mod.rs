@@ -26,7 +26,7 @@ pub use error::{StoreError, UnitFailure};
 pub use load::LoadJob;
 pub use read::{ReadFailure, Reader};
 pub use recover::{BootCounts, ClockFrom};
-pub use unit::{ShardSink, Unit, UnitResult};
+pub use unit::{OnDone, ShardSink, Unit, UnitResult};
 
 use std::fmt;
 

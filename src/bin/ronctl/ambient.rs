@@ -1,6 +1,9 @@
 //! The only place of ronctl that reads a clock or a random source. Nothing is decided here.
 
-use std::time::{Duration, Instant};
+use crate::failure::{Failure, failed};
+use ron_actors::entropy::{Entropy, OsEntropy};
+use ron_core::time::Millis;
+use std::time::{Duration, Instant, SystemTime};
 
 /// The monotonic clock, for measuring.
 #[must_use]
@@ -9,12 +12,18 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Seconds since the Unix epoch, for the timestamps that providers sign.
+/// The wall clock.
 #[must_use]
 #[allow(clippy::disallowed_methods)] // as above
+pub(crate) fn wall() -> Millis {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Seconds since the Unix epoch, for the timestamps that providers sign.
+#[must_use]
 pub(crate) fn unix_seconds() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    i64::try_from(wall().0 / 1000).unwrap_or(i64::MAX)
 }
 
 /// Processor time that this process has used.
@@ -25,11 +34,13 @@ pub(crate) fn own_cpu() -> Duration {
 }
 
 /// Fresh random bytes, for throw-away keys and payloads.
-#[must_use]
-pub(crate) fn random<const N: usize>() -> [u8; N] {
+///
+/// # Errors
+/// If the system gives none.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Failure> {
     let mut bytes = [0; N];
-    rand::fill(&mut bytes[..]);
-    bytes
+    OsEntropy.fill(&mut bytes).map_err(|none| failed(none.to_string()))?;
+    Ok(bytes)
 }
 
 /// Milliseconds of `span` with a fraction, for people.

@@ -5,16 +5,16 @@
 
 use crate::args;
 use crate::client::{Call, Client, Door};
+use crate::control;
 use crate::failure::{Failure, failed};
 use crate::output::{Output, warn, watched};
 use crate::own_node::OwnNode;
-use crate::status::{self, Status};
+use crate::status::Status;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use load::{Load, Work};
 use report::{Comparison, Run};
-use serde::Deserialize;
-use serde_json::json;
+use ron_core::capability::Op;
 use std::cell::Cell;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -133,11 +133,6 @@ struct Site {
     _own: Option<OwnNode>,
 }
 
-#[derive(Deserialize)]
-struct Minted {
-    token: String,
-}
-
 impl Site {
     async fn find(setup: &Setup, node: impl FnOnce() -> Result<Client, Failure>) -> Result<Site, Failure> {
         if let (Some(url), Some(token)) = (&setup.url, &setup.token) {
@@ -145,11 +140,11 @@ impl Site {
             return Ok(Site { address, admin: setup.admin.clone(), token: token.clone(), _own: None });
         }
         if !setup.spawn {
-            let mut control = node()?;
-            let status: Status = status::fetch(&mut control).await?;
+            let mut node = node()?;
+            let status: Status = control::status(&mut node).await?;
             let named = |name: &str| status.address(name).map(str::to_owned);
             let address = named("mailbox").ok_or_else(|| failed("the node serves no mailbox listener"))?;
-            let token = mint(&mut control).await?;
+            let token = mint(&mut node).await?;
             return Ok(Site { address, admin: named("mailbox_admin"), token, _own: None });
         }
         let mut own = OwnNode::prepare(setup.dir.as_deref())?;
@@ -171,11 +166,9 @@ impl Site {
     }
 }
 
-async fn mint(control: &mut Client) -> Result<String, Failure> {
-    let ops = ["enqueue", "recv", "ack"];
-    let want = json!({ "tenant": TENANT, "topic": "*", "ops": ops, "ttl_ms": TOKEN_TTL_MS });
-    let minted: Minted = control.read(Call::json("/ctl/cap/mint", &want)).await?;
-    Ok(minted.token)
+async fn mint(node: &mut Client) -> Result<String, Failure> {
+    let ops = [Op::Enqueue, Op::Recv, Op::Ack];
+    Ok(control::mint_for(node, TENANT, &ops, TOKEN_TTL_MS).await?.token)
 }
 
 struct Bench {

@@ -1,7 +1,7 @@
 //! A small HTTP/1.1 client over TCP and Unix sockets: one kept connection a [`Client`], every call bounded in time.
 
 use crate::failure::{Failure, failed};
-use crate::locate::Place;
+use crate::locate;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST, HeaderMap};
 use http::{Method, Request, Response, StatusCode};
@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use ron_node::socket::SocketPlace;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::io;
@@ -28,7 +29,7 @@ pub(crate) enum Door {
     /// `HOST:PORT` of a listener.
     Tcp(String),
     /// The control socket.
-    Unix(Place),
+    Unix(SocketPlace),
 }
 
 impl std::fmt::Display for Door {
@@ -302,7 +303,7 @@ impl Client {
                 stream.set_nodelay(true)?;
                 handshake(stream).await
             }
-            Door::Unix(place) => handshake(place.connect().await?).await,
+            Door::Unix(place) => handshake(locate::connect(place).await?).await,
         }
     }
 

@@ -18,6 +18,16 @@ pub(crate) enum ConfigCommand {
     Print(Which),
 }
 
+impl ConfigCommand {
+    /// The same command, about `file` if it names none itself: what a global `--config` means here.
+    #[must_use]
+    pub(crate) fn or_file(mut self, file: Option<PathBuf>) -> ConfigCommand {
+        let (ConfigCommand::Check(which) | ConfigCommand::Print(which)) = &mut self;
+        which.file = which.file.take().or(file);
+        self
+    }
+}
+
 /// Which configuration.
 #[derive(Debug, Args)]
 pub(crate) struct Which {

@@ -1,6 +1,7 @@
 //! Why a command failed, and the exit code that says so (SPEC §9).
 
 use crate::output::warn;
+use std::io;
 use std::process::ExitCode;
 
 /// The end of a command that did not succeed. The text is for a person and never holds a secret or a token.
@@ -42,6 +43,19 @@ impl Failure {
             warn(&self.to_string());
         }
         ExitCode::from(self.code())
+    }
+}
+
+/// An error of a subcommand that knows no exit codes: ours if it came from us, else plain failure.
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        match error.downcast::<Failure>() {
+            Ok(failure) => failure,
+            Err(other) => match other.downcast_ref::<io::Error>().map(io::Error::kind) {
+                Some(io::ErrorKind::BrokenPipe) => Failure::OutputClosed,
+                _ => Failure::Failed(format!("{other:#}")),
+            },
+        }
     }
 }
 

@@ -7,7 +7,10 @@
 mod ambient;
 mod args;
 mod bench;
+mod cap;
 mod client;
+mod config;
+mod control;
 mod demo;
 mod failure;
 mod locate;
@@ -19,8 +22,9 @@ mod topic;
 use clap::{Parser, Subcommand};
 use client::{Client, Door};
 use failure::{Failure, failed};
-use locate::Place;
 use output::Output;
+use ron_node::schemes::Catalogue;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -47,6 +51,12 @@ struct Cli {
 enum Command {
     /// Show whether the node is ready, where it listens, and how it is
     Status,
+    /// Check a configuration, or print what is in force
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Make, read and narrow capabilities
+    #[command(subcommand)]
+    Cap(cap::CapCommand),
     /// Look at topics, send, receive and ack single messages
     #[command(subcommand)]
     Topic(topic::TopicCommand),
@@ -65,20 +75,34 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime.block_on(run(cli)),
         Err(err) => Err(failed(format!("starting: {err}"))),
     };
-    done.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
+    done.unwrap_or_else(|failure| failure.report())
 }
 
-async fn run(cli: Cli) -> Result<(), Failure> {
+async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let out = Output { json: cli.json };
     let node = || {
-        Place::find(cli.socket.as_deref(), cli.config.as_deref()).map(|place| Client::new(Door::Unix(place)))
+        locate::find(cli.socket.as_deref(), cli.config.as_deref()).map(|place| Client::new(Door::Unix(place)))
     };
     match cli.command {
+        Command::Config(command) => {
+            let code =
+                config::run(&command.or_file(cli.config), cli.json, &Catalogue, &mut io::stdout().lock())?;
+            return Ok(ExitCode::from(code));
+        }
+        Command::Cap(command) => {
+            let by_node = async |request| {
+                let minted = control::mint(&mut node()?, &request).await?;
+                Ok((minted.token, minted.cap_id))
+            };
+            cap::run(&command, cli.json, ambient::wall(), by_node, &mut io::stdout().lock()).await?;
+            Ok(())
+        }
         Command::Status => status::run(node()?, out).await,
         Command::Topic(command) => topic::run(command, node()?, out).await,
         Command::Bench(command) => bench::run(command, node, out).await,
         Command::Demo(args) => demo::run(args, out).await,
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

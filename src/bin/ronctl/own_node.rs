@@ -4,7 +4,7 @@
 use crate::ambient;
 use crate::client::{Client, Door};
 use crate::failure::{Failure, failed};
-use crate::locate::Place;
+use ron_node::socket::SocketPlace;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
@@ -169,7 +169,7 @@ impl OwnNode {
     /// A client of its control socket.
     #[must_use]
     pub(crate) fn control(&self) -> Client {
-        Client::new(Door::Unix(Place::Path(self.data_dir().join("ronctl.sock"))))
+        Client::new(Door::Unix(SocketPlace::in_data_dir(&self.data_dir())))
     }
 
     /// Whether its directory is on a file system that keeps files in memory only.

@@ -1,6 +1,7 @@
 //! `ronctl status`: what the node says of itself.
 
-use crate::client::{Call, Client};
+use crate::client::Client;
+use crate::control;
 use crate::failure::Failure;
 use crate::output::Output;
 use serde::Deserialize;
@@ -48,23 +49,15 @@ impl Status {
     }
 }
 
-/// Asks the node.
-///
-/// # Errors
-/// [`Failure::Unreachable`] if none answers.
-pub(crate) async fn fetch<T: serde::de::DeserializeOwned>(client: &mut Client) -> Result<T, Failure> {
-    client.read(Call::get("/ctl/status")).await
-}
-
 /// Runs `ronctl status`.
 ///
 /// # Errors
 /// [`Failure::Unreachable`] if no node answers. A node that answers but is not ready is no error.
 pub(crate) async fn run(mut client: Client, out: Output) -> Result<(), Failure> {
     if out.json {
-        return out.value(&fetch::<Value>(&mut client).await?);
+        return out.value(&control::status::<Value>(&mut client).await?);
     }
-    let status: Status = fetch(&mut client).await?;
+    let status: Status = control::status(&mut client).await?;
     let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
     let mut pairs = vec![
         ("ready", yes_no(status.ready)),

@@ -118,15 +118,15 @@ struct Requests {
 }
 
 impl Requests {
-    fn new(load: &Load, work: Work) -> Requests {
-        let body: Vec<u8> = ambient::random::<64>().iter().copied().cycle().take(load.size).collect();
+    fn new(load: &Load, work: Work) -> Result<Requests, Failure> {
+        let body: Vec<u8> = ambient::random::<64>()?.iter().copied().cycle().take(load.size).collect();
         let binary = "application/octet-stream";
         let post_to = |path: &str, body: &[u8]| post(&load.address, path, Some(&load.token), binary, body);
         let each_topic = |what: fn(&Load, usize) -> String, body: &[u8]| -> Vec<Vec<u8>> {
             (0..load.topics).map(|topic| post_to(&what(load, topic), body)).collect()
         };
         let enqueue = |load: &Load, topic| format!("{}/enqueue", load.path(topic));
-        match work {
+        Ok(match work {
             Work::Empty => Requests {
                 first: vec![post(&load.address, "/bench/empty", None, binary, &[])],
                 recv: Vec::new(),
@@ -144,7 +144,7 @@ impl Requests {
                 };
                 Requests { first: each_topic(enqueue, &body), recv: (0..load.topics).map(recv).collect() }
             }
-        }
+        })
     }
 }
 
@@ -168,7 +168,7 @@ pub(super) async fn run(load: &Load, work: Work, done: Rc<Cell<u64>>) -> Result<
     if let Some(Err(err)) = opened.into_iter().find(Result::is_err) {
         return Err(Failure::Unreachable(format!("no node answers at {}: {err}", load.address)));
     }
-    let requests = Requests::new(load, work);
+    let requests = Requests::new(load, work)?;
     let cpu_before = ambient::own_cpu();
     let starts = ambient::now() + load.warmup;
     let ends = starts + load.duration;

@@ -50,7 +50,7 @@ async fn a_refusal_is_told_in_the_nodes_words() {
         let (mut stream, _) = listener.accept().await.unwrap();
         serve_one(&mut stream, &answer).await
     });
-    let mut client = Client::new(Door::Unix(Place::Path(path)));
+    let mut client = Client::new(Door::Unix(SocketPlace::Path(path)));
     let error = client.read::<serde_json::Value>(Call::get("/v1/acme/orders")).await.unwrap_err();
     assert_eq!(error.to_string(), "NOT_FOUND: no such topic (corr_id 01ABCDEF)");
     assert_eq!(error.code(), 1);
@@ -59,7 +59,7 @@ async fn a_refusal_is_told_in_the_nodes_words() {
 
 #[tokio::test]
 async fn no_node_is_code_69_and_says_where_it_looked() {
-    let mut client = Client::new(Door::Unix(Place::Path("/nonexistent/ronctl.sock".into())));
+    let mut client = Client::new(Door::Unix(SocketPlace::Path("/nonexistent/ronctl.sock".into())));
     let error = Failure::from(client.call(Call::get("/ctl/status")).await.unwrap_err());
     assert_eq!(error.code(), 69);
     let text = error.to_string();

@@ -76,20 +76,20 @@ impl Load {
     /// `messages` different messages for `connections` senders, half of them API sends, half webhooks.
     ///
     /// # Errors
-    /// Never in practice: the histogram's bounds are fixed.
+    /// If the system gives no random bytes.
     pub(super) fn new(messages: usize, connections: usize) -> Result<Load, Failure> {
         let parcel = |n: usize| {
-            let key = HEXLOWER.encode(&ambient::random::<12>());
+            let key = HEXLOWER.encode(&ambient::random::<12>()?);
             let way = if n.is_multiple_of(2) { Way::Api } else { Way::Webhook };
             let body = match way {
-                Way::Api => [&ambient::random::<192>()[..], key.as_bytes()].concat(),
+                Way::Api => [&ambient::random::<192>()?[..], key.as_bytes()].concat(),
                 Way::Webhook => PROVIDER.event(&key),
             };
-            Parcel { way, key, body, sent: Cell::new(false), answered: RefCell::new(None) }
+            Ok(Parcel { way, key, body, sent: Cell::new(false), answered: RefCell::new(None) })
         };
         let latency = Histogram::new_with_bounds(1, 60_000_000, 3);
         Ok(Load {
-            parcels: (0..messages).map(parcel).collect(),
+            parcels: (0..messages).map(parcel).collect::<Result<_, Failure>>()?,
             connections,
             in_flight: Cell::new(0),
             done: Cell::new(0),

@@ -3,6 +3,7 @@
 
 use crate::ambient;
 use crate::client::Call;
+use crate::failure::Failure;
 use data_encoding::{BASE64, HEXLOWER};
 use ed25519_dalek::{Signer, SigningKey};
 use hmac::{Hmac, KeyInit, Mac};
@@ -80,9 +81,11 @@ pub(super) struct Sender {
 
 impl Sender {
     /// A provider with a fresh secret.
-    #[must_use]
-    pub(super) fn new(kind: Kind) -> Sender {
-        Sender { kind, seed: ambient::random() }
+    ///
+    /// # Errors
+    /// If the system gives no random bytes.
+    pub(super) fn new(kind: Kind) -> Result<Sender, Failure> {
+        Ok(Sender { kind, seed: ambient::random()? })
     }
 
     /// What the node is given to verify with: the shared secret, or the public key.

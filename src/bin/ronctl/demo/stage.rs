@@ -2,9 +2,11 @@
 
 use super::sender::{Kind, Sender};
 use crate::client::{Answer, Call, Client, Door};
+use crate::control;
 use crate::failure::{Failure, failed};
 use crate::own_node::OwnNode;
 use data_encoding::BASE64;
+use ron_core::capability::Op;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -76,7 +78,7 @@ impl Stage {
     /// If its files cannot be written.
     pub(super) fn prepare() -> Result<Stage, Failure> {
         let node = OwnNode::prepare(None)?;
-        let senders: Vec<Sender> = Kind::ALL.into_iter().map(Sender::new).collect();
+        let senders = Kind::ALL.into_iter().map(Sender::new).collect::<Result<Vec<Sender>, Failure>>()?;
         let mut providers = String::new();
         for sender in &senders {
             let name = sender.kind.name();
@@ -97,14 +99,8 @@ impl Stage {
     /// # Errors
     /// If it refuses.
     pub(super) async fn mint(&mut self) -> Result<String, Failure> {
-        #[derive(Deserialize)]
-        struct Minted {
-            token: String,
-            cap_id: String,
-        }
-        let ops = ["enqueue", "recv", "ack", "nack", "stat", "peek"];
-        let want = json!({ "tenant": TENANT, "topic": "*", "ops": ops, "ttl_ms": 600_000 });
-        let minted: Minted = self.node.control().read(Call::json("/ctl/cap/mint", &want)).await?;
+        let ops = [Op::Enqueue, Op::Recv, Op::Ack, Op::Nack, Op::Stat, Op::Peek];
+        let minted = control::mint_for(&mut self.node.control(), TENANT, &ops, 600_000).await?;
         self.token = minted.token;
         Ok(minted.cap_id)
     }

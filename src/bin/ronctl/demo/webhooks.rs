@@ -20,7 +20,7 @@ const LEASE: Duration = Duration::from_secs(30);
 /// If it is refused, lost, or changed.
 pub(super) async fn round_trip(stage: &Stage, kind: Kind) -> Result<String, Failure> {
     let topic = kind.name();
-    let id = HEXLOWER.encode(&ambient::random::<10>());
+    let id = HEXLOWER.encode(&ambient::random::<10>()?);
     let body = kind.event(&id);
     let webhook = stage.sender(kind)?.webhook(&id, unix_seconds(), &body);
     let (mut interop, mut mailbox) = (stage.interop()?, stage.mailbox()?);
@@ -46,7 +46,7 @@ pub(super) async fn round_trip(stage: &Stage, kind: Kind) -> Result<String, Fail
 /// If it is not.
 pub(super) async fn duplicate(stage: &Stage) -> Result<String, Failure> {
     let kind = Kind::Stripe;
-    let body = kind.event(&HEXLOWER.encode(&ambient::random::<10>()));
+    let body = kind.event(&HEXLOWER.encode(&ambient::random::<10>()?));
     let sender = stage.sender(kind)?;
     let (mut interop, mut mailbox) = (stage.interop()?, stage.mailbox()?);
     let first: Accepted = interop.read(sender.webhook("", unix_seconds(), &body)).await?;
@@ -97,7 +97,7 @@ pub(super) async fn stale(stage: &Stage) -> Result<String, Failure> {
 /// # Errors
 /// If it is not, or enqueues something.
 pub(super) async fn slack_handshake(stage: &Stage) -> Result<String, Failure> {
-    let challenge = HEXLOWER.encode(&ambient::random::<16>());
+    let challenge = HEXLOWER.encode(&ambient::random::<16>()?);
     let body = json!({ "type": "url_verification", "token": "unused", "challenge": challenge }).to_string();
     let webhook = stage.sender(Kind::Slack)?.webhook("", unix_seconds(), body.as_bytes());
     let answer = stage.interop()?.call(webhook).await?;

@@ -1,0 +1,112 @@
+//! How a shard comes out of the store, and what it is while it does not: parked, being loaded, or recovering.
+
+use super::messages::{ShardMsg, refusal};
+use super::shard::{ShardArgs, ShardRef, ShardState};
+use crate::store::{ShardEpoch, StoreError, UnitFailure, UnitResult};
+use ron_core::shard::{Command, Recovery, Shard};
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// First wait before loading is tried again, ms; doubles up to a second.
+pub(super) const RELOAD_AFTER_MS: u64 = 50;
+
+/// A shard out of the store.
+#[derive(Debug)]
+pub struct Loaded {
+    pub(super) shard: Shard,
+    pub(super) epoch: ShardEpoch,
+    pub(super) exists: bool,
+    /// What its lease clocks stood still; written down with the first tick.
+    pub(super) stood_still_ms: u64,
+}
+
+/// Where a shard's state is.
+pub(super) enum Phase {
+    /// No state in memory; the next command loads it.
+    Parked,
+    /// Being loaded: commands wait in order.
+    Loading(VecDeque<ShardMsg>),
+    /// The store cannot give it now: commands are refused until it can.
+    Recovering,
+    Ready(Box<Loaded>),
+}
+
+impl ShardState {
+    pub(super) fn load_behind(&mut self, myself: &ShardRef, waiting: VecDeque<ShardMsg>) {
+        self.phase = Phase::Loading(waiting);
+        self.load += 1;
+        let (load, args, myself) = (self.load, self.args.clone(), myself.clone());
+        tokio::spawn(async move {
+            let loaded = load_shard(args).await;
+            let _ = myself.cast(ShardMsg::Loaded(load, Box::new(loaded)));
+        });
+    }
+
+    pub(super) fn loaded(&mut self, myself: &ShardRef, result: Result<Loaded, StoreError>) {
+        let waiting = match std::mem::replace(&mut self.phase, Phase::Recovering) {
+            Phase::Loading(waiting) => waiting,
+            Phase::Parked | Phase::Recovering | Phase::Ready(_) => VecDeque::new(),
+        };
+        match result {
+            Ok(loaded) => {
+                self.args.entry.exists.store(loaded.exists, Ordering::Release);
+                self.phase = Phase::Ready(Box::new(loaded));
+                self.reload_ms = RELOAD_AFTER_MS;
+                self.used = self.now();
+                self.write_stillness(myself);
+                waiting.into_iter().for_each(|message| self.command(myself, message));
+            }
+            Err(error) => {
+                tracing::warn!(%error, queue = %self.args.entry.key, "a queue cannot be loaded yet");
+                self.args.entry.stands_still_from(self.now());
+                waiting.into_iter().for_each(|message| self.command(myself, message));
+                let load = self.load;
+                let after = Duration::from_millis(self.reload_ms);
+                self.reload_ms = (self.reload_ms * 2).min(1_000);
+                myself.send_after(after, move || ShardMsg::Reload(load));
+            }
+        }
+    }
+
+    /// The deadlines that recovery moved become durable; only then is the time they stood still forgotten.
+    fn write_stillness(&mut self, myself: &ShardRef) {
+        let Phase::Ready(loaded) = &mut self.phase else { return };
+        let now = self.args.clock.now();
+        let step = loaded.shard.apply(now, Command::Tick);
+        let (entry, ms) = (self.args.entry.clone(), std::mem::take(&mut loaded.stood_still_ms));
+        let done = move |result: UnitResult<'_>| {
+            if result.is_ok() {
+                entry.stillness_written(ms);
+            }
+        };
+        self.carry(myself, step, Vec::new(), Some(Box::new(done)));
+    }
+
+    pub(super) fn failed(&mut self, myself: &ShardRef, failure: UnitFailure) {
+        if !matches!(self.phase, Phase::Ready(_)) {
+            return; // another ticket of the same failure
+        }
+        tracing::warn!(?failure, queue = %self.args.entry.key, "a queue lost a commit and loads itself anew");
+        self.args.entry.stands_still_from(self.now());
+        self.waiting.refuse_all(&refusal(UnitFailure::NotTried));
+        self.tick += 1;
+        self.tick_at = None;
+        self.load_behind(myself, VecDeque::new());
+    }
+}
+
+/// Takes a snapshot at its place in the store's queue and scans it on the blocking pool.
+async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
+    let job = args.store.load(args.entry.shard).await?;
+    let now = args.clock.now();
+    let stood_still_ms = args.entry.goes_on_at(now);
+    let settings = args.config.settings;
+    let scan = move || {
+        let (epoch, exists) = (job.epoch, job.exists);
+        let mut recovery = Recovery::new(settings, now, stood_still_ms);
+        job.run(&mut |message| recovery.push(message))?;
+        Ok(Loaded { shard: recovery.finish(), epoch, exists, stood_still_ms })
+    };
+    tokio::task::spawn_blocking(scan).await.unwrap_or(Err(StoreError::Reopening))
+}

@@ -1,0 +1,103 @@
+//! What a shard's actor is told, and how it says no.
+
+use super::loading::Loaded;
+use super::waiting::RecvReply;
+use crate::kernel::admission::Permit;
+use crate::store::{StoreError, UnitFailure};
+use ron_core::ids::Slot;
+use ron_core::message::{NewMessage, PutOutcome};
+use ron_core::reason::{Effect, Reason, Refusal};
+use ron_core::shard::{Command, DeliveryRef, PeekState, Peeked, Settings, Stats, Ticket, WaiterId, Want};
+use tokio::sync::oneshot;
+
+/// What was done with an enqueue: one outcome a message.
+pub type EnqueueReply = oneshot::Sender<Result<Vec<PutOutcome>, Refusal>>;
+/// One result a delivery.
+pub type SettleReply = oneshot::Sender<Result<Vec<Result<(), Reason>>, Refusal>>;
+/// Depths, live idempotency keys, settings.
+pub type StatReply = oneshot::Sender<Result<(Stats, u64, Settings), Refusal>>;
+/// One page.
+pub type PeekReply = oneshot::Sender<Result<Vec<Peeked>, Refusal>>;
+
+/// What a shard's actor is told.
+pub enum ShardMsg {
+    /// Store messages.
+    Enqueue(Vec<NewMessage>, EnqueueReply, Permit),
+    /// Hand out messages, or wait `wait_ms` for some.
+    Recv {
+        /// Unique in the entry's life.
+        waiter: WaiterId,
+        /// What is asked for.
+        want: Want,
+        /// How long to wait.
+        wait_ms: u64,
+        /// Where they go.
+        reply: RecvReply,
+        /// Rides along until the answer.
+        permit: Permit,
+    },
+    /// A waiting receive's caller is gone.
+    CancelRecv(WaiterId),
+    /// Settle deliveries: an Ack, Nack or Extend command.
+    Settle(Command, SettleReply, Permit),
+    /// Deliveries that never reached their consumer: released.
+    Unwanted {
+        /// Which.
+        deliveries: Vec<DeliveryRef>,
+    },
+    /// A record that failed its checksum.
+    Corrupt(DeliveryRef),
+    /// The figures.
+    Stat(StatReply),
+    /// A page of messages.
+    Peek(PeekState, Option<(u64, Slot)>, usize, PeekReply),
+    /// The store committed a ticket.
+    Committed(Ticket, Vec<PutOutcome>),
+    /// The store lost a ticket: load anew.
+    Failed(UnitFailure),
+    /// A load of this generation is done.
+    Loaded(u64, Box<Result<Loaded, StoreError>>),
+    /// Try to load again.
+    Reload(u64),
+    /// Time for the state machine; stale unless of this generation.
+    Tick(u64),
+    /// Long polls end now, empty: the node drains.
+    EndWaits,
+    /// Fail: a drill wants to see the restart.
+    Crash,
+}
+
+/// Refuses a command that cannot be served now.
+pub(super) fn refuse(message: ShardMsg, refusal: &Refusal) {
+    let refusal = refusal.clone();
+    debug_assert_eq!(refusal.effect, Effect::None);
+    match message {
+        ShardMsg::Enqueue(_, reply, _) => drop(reply.send(Err(refusal))),
+        ShardMsg::Recv { reply, .. } => drop(reply.send(Err(refusal))),
+        ShardMsg::Settle(_, reply, _) => drop(reply.send(Err(refusal))),
+        ShardMsg::Stat(reply) => drop(reply.send(Err(refusal))),
+        ShardMsg::Peek(_, _, _, reply) => drop(reply.send(Err(refusal))),
+        ShardMsg::CancelRecv(_)
+        | ShardMsg::Unwanted { .. }
+        | ShardMsg::Corrupt(_)
+        | ShardMsg::Committed(..)
+        | ShardMsg::Failed(_)
+        | ShardMsg::Loaded(..)
+        | ShardMsg::Reload(_)
+        | ShardMsg::Tick(_)
+        | ShardMsg::EndWaits
+        | ShardMsg::Crash => {}
+    }
+}
+
+/// What a caller is told when the store did not commit.
+pub(super) fn refusal(failure: UnitFailure) -> Refusal {
+    let storage = Refusal::new(Reason::Storage, "the store failed; retry with the same idempotency key");
+    match failure {
+        UnitFailure::Indeterminate => storage,
+        UnitFailure::NotTried => storage.without_effect(),
+        UnitFailure::StaleEpoch => {
+            Refusal::new(Reason::DownstreamUnavailable, "the queue is restarting; retry").without_effect()
+        }
+    }
+}
