@@ -104,11 +104,11 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// The directory of what a store held when it was opened.
+    /// The directory of what a store held when it was opened, last alive at `last_alive`: nobody could ack since.
     #[must_use]
     pub fn new(
         topics: Vec<(ShardId, QueueKey, BootCounts)>,
-        stood_still_ms: u64,
+        last_alive: Millis,
         config: MailboxConfig,
     ) -> Directory {
         let next_shard = topics.iter().map(|(shard, _, _)| u64::from(shard.0) + 1).max().unwrap_or(0);
@@ -116,7 +116,7 @@ impl Directory {
         for (shard, key, counts) in topics {
             let entry = Entry::new(shard, key.clone(), &config);
             entry.exists.store(true, Ordering::Release);
-            entry.stood_still_ms.store(stood_still_ms, Ordering::Release);
+            entry.stands_still_from(last_alive);
             entry.figures.set_stats(&Stats {
                 ready: counts.ready,
                 delayed: counts.delayed,

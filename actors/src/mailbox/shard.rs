@@ -223,13 +223,7 @@ impl ShardState {
         self.carry(myself, step, messages, Some(Box::new(done)));
     }
 
-    fn settle(
-        &mut self,
-        myself: &ShardRef,
-        command: Command,
-        reply: SettleReply,
-        permit: Permit,
-    ) {
+    fn settle(&mut self, myself: &ShardRef, command: Command, reply: SettleReply, permit: Permit) {
         let command = match command {
             Command::Nack { deliveries, mode, delay_ms, note, .. } => {
                 self.entropy =

@@ -129,15 +129,12 @@ impl StoreState {
 
     fn begin(&mut self, myself: &StoreRef) {
         let mut bytes = 0;
-        let fits = |unit: &Unit| {
+        let fits = |unit: &&Unit| {
             bytes += unit.bytes();
             bytes <= TURN_BYTES_MAX
         };
-        let n = self.units.iter().take(TURN_UNITS_MAX).take_while({
-            let mut fits = fits;
-            move |unit| fits(unit)
-        });
-        let n = n.count().max(1).min(self.units.len());
+        // At least one: a unit larger than a turn has a turn of its own.
+        let n = self.units.iter().take(TURN_UNITS_MAX).take_while(fits).count().max(1).min(self.units.len());
         let all = n == self.units.len();
         let units = self.units.drain(..n).collect();
         // Asks and loads answer for all that was submitted before them: they wait until that is committed.

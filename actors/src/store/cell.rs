@@ -11,7 +11,7 @@ use super::unit::Unit;
 use super::{ShardEpoch, StoreConfig, StoreObserver};
 use redb::Database;
 use ron_core::ids::{QueueKey, ShardId};
-use ron_core::time::Clock;
+use ron_core::time::{Clock, Millis};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,7 +38,7 @@ pub(crate) struct Turn {
 
 struct State {
     engine: Option<Engine>,
-    /// Outlives the engine, so that a ghost's epoch is never given again.
+    /// While there is no engine: its epochs, so that a ghost's is never given again.
     epochs: HashMap<ShardId, ShardEpoch>,
 }
 
@@ -67,8 +67,8 @@ pub struct Opened {
     pub cell: Arc<EngineCell>,
     /// Every topic and what it holds.
     pub topics: Vec<(ShardId, QueueKey, BootCounts)>,
-    /// Milliseconds that lease clocks stood still: from the last sign of life until now.
-    pub stood_still_ms: u64,
+    /// The last sign of life before: lease clocks stand still since.
+    pub last_alive: Millis,
     /// The clock to use, floored at what the store had seen.
     pub clock: Arc<dyn Clock>,
 }
@@ -90,13 +90,13 @@ impl EngineCell {
         let clock = engine.clock.clone();
         let counts_of = |shard| counts.get(&shard).copied().unwrap_or_default();
         let topics = engine.topics().map(|(shard, key)| (shard, key.clone(), counts_of(shard))).collect();
-        let stood_still_ms = clock.now().since(engine.last_alive);
+        let last_alive = engine.last_alive;
         let identity = engine.identity().clone();
         let state = Mutex::new(State { engine: Some(engine), epochs: HashMap::new() });
         let healthy = AtomicBool::new(true);
         let cell =
             EngineCell { state, medium, config, clock: clock.clone(), reader, identity, observer, healthy };
-        Ok(Opened { cell: Arc::new(cell), topics, stood_still_ms, clock })
+        Ok(Opened { cell: Arc::new(cell), topics, last_alive, clock })
     }
 
     /// Facts that receipts and ids need.
@@ -154,10 +154,6 @@ impl EngineCell {
             // A shard that is gone meanwhile needs no snapshot.
             let _ = load.reply.send(job);
         }
-        if let Some(engine) = &state.engine {
-            let epochs = engine.epochs.clone();
-            state.epochs = epochs;
-        }
     }
 
     /// The engine, reopened if it must be.
@@ -172,7 +168,7 @@ impl EngineCell {
             let opened = Engine::open(self.medium.as_ref(), &self.config, &clock_from, [0; 40], &self.reader);
             match opened {
                 Ok((mut engine, _)) => {
-                    engine.epochs = state.epochs.clone();
+                    engine.epochs = std::mem::take(&mut state.epochs);
                     tracing::info!("store reopened");
                     self.healthy.store(true, Ordering::Relaxed);
                     state.engine = Some(engine);
@@ -213,12 +209,12 @@ impl EngineCell {
             Err(error) => {
                 self.observer.failed();
                 tracing::error!(%error, "commit failed: its outcome is unknown, the store is reopened");
-                state.epochs = engine.epochs.clone();
+                self.close(state);
+                // Whoever had work in it must load anew; the others need not notice.
                 for (shard, _) in &work {
                     let epoch = state.epochs.entry(*shard).or_default();
                     *epoch = epoch.next();
                 }
-                self.close(state);
                 drop(units); // tells everyone: indeterminate
                 false
             }
@@ -231,6 +227,7 @@ impl EngineCell {
         self.reader.attach(None);
         self.reader.clear();
         if let Some(engine) = state.engine.take() {
+            state.epochs = engine.epochs;
             let mut db: Arc<Database> = engine.db;
             // Readers hold the database for one short transaction.
             loop {
@@ -252,7 +249,6 @@ impl EngineCell {
             Err(error) => {
                 self.observer.failed();
                 tracing::error!(%error, "background commit failed, the store is reopened");
-                state.epochs = engine.epochs.clone();
                 self.close(&mut state);
                 false
             }

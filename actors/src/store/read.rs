@@ -175,6 +175,13 @@ impl Reader {
         }
     }
 
+    /// Whether the chunk is on disk: for tests that look past the cache.
+    #[cfg(test)]
+    pub(crate) fn image_on_disk(&self, chunk: u64) -> Result<(), ReadFailure> {
+        self.clear();
+        self.image(chunk).map(drop)
+    }
+
     /// The dead letters of `slots`, in order; `None` where there is none.
     pub async fn letters(&self, shard: ShardId, slots: Vec<Slot>) -> Vec<Option<DeadLetter>> {
         let reader = self.clone();
@@ -183,7 +190,7 @@ impl Reader {
         read.ok().and_then(Result::ok).unwrap_or_else(|| vec![None; n])
     }
 
-    fn letters_blocking(
+    pub(crate) fn letters_blocking(
         &self,
         shard: ShardId,
         slots: &[Slot],

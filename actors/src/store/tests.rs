@@ -1,1 +1,282 @@
-//! tests
+//! The engine without actors: what a commit leaves behind, and what a reopening finds.
+
+use super::backend::{Medium, RamMedium};
+use super::codec::seal;
+use super::engine::{Engine, Work};
+use super::error::{StoreError, UnitFailure};
+use super::read::{ReadFailure, Reader};
+use super::schema::{BODY, DELTA, HEAD, STATE};
+use super::{ShardEpoch, StoreConfig};
+use crate::kernel::clock::ManualClock;
+use bytes::Bytes;
+use redb::{Database, ReadableDatabase, ReadableTableMetadata, TableDefinition};
+use ron_core::ids::{ContentHash, QueueKey, ShardId, Slot, Tenant, Topic};
+use ron_core::message::{
+    DeadLetter, DedupClaim, MessageMeta, MsgState, NewMessage, Origin, Phase, PutOutcome, Recovered, Settled,
+    StateOp,
+};
+use ron_core::time::{Clock, Millis};
+use std::sync::Arc;
+
+const SHARD: ShardId = ShardId(7);
+
+/// A store in RAM blocks that outlive each engine.
+struct Bench {
+    medium: RamMedium,
+    clock: ManualClock,
+    config: StoreConfig,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let clock = ManualClock::new(Millis(1_000_000));
+        Bench { medium: RamMedium::default(), clock, config: StoreConfig::default() }
+    }
+
+    fn try_open(&self) -> Result<(Engine, Reader), StoreError> {
+        let reader = Reader::new(1 << 20);
+        let clock = self.clock.clone();
+        let clock_from = move |_| Arc::new(clock.clone()) as Arc<dyn Clock>;
+        Ok((Engine::open(&self.medium, &self.config, &clock_from, [3; 40], &reader)?.0, reader))
+    }
+
+    fn open(&self) -> (Engine, Reader) {
+        self.try_open().unwrap()
+    }
+
+    /// Writes into a table of a closed store.
+    fn spoil(&self, table: TableDefinition<'static, u64, &'static [u8]>, key: u64, row: &[u8]) {
+        let db = self.raw();
+        let txn = db.begin_write().unwrap();
+        txn.open_table(table).unwrap().insert(key, row).unwrap();
+        txn.commit().unwrap();
+    }
+
+    fn raw(&self) -> Database {
+        self.medium.open(&mut Database::builder()).unwrap()
+    }
+}
+
+fn message(text: &str) -> NewMessage {
+    let payload = Bytes::from(text.to_owned());
+    let meta = MessageMeta {
+        content_type: "text/plain".into(),
+        attrs: Vec::new(),
+        idempotency_key: None,
+        corr_id: "corr-0001".into(),
+    };
+    let payload_hash = ContentHash::of(&payload);
+    NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup: None }
+}
+
+fn keyed(text: &str, key: &str, window_ms: u64) -> NewMessage {
+    let message = message(text);
+    let dedup = DedupClaim::new(&Origin::Api, key.as_bytes(), &message.payload_hash, window_ms);
+    NewMessage { dedup: Some(dedup), ..message }
+}
+
+fn queue() -> QueueKey {
+    QueueKey { tenant: Tenant::parse("acme").unwrap(), topic: Topic::parse("orders").unwrap() }
+}
+
+fn load(engine: &mut Engine) -> (ShardEpoch, Vec<Recovered>) {
+    let job = engine.snapshot(SHARD).unwrap();
+    let (epoch, mut found) = (job.epoch, Vec::new());
+    job.run(&mut |message| found.push(message)).unwrap();
+    (epoch, found)
+}
+
+fn commit(
+    engine: &mut Engine,
+    epoch: ShardEpoch,
+    puts: Vec<NewMessage>,
+    ops: Vec<StateOp>,
+) -> Vec<PutOutcome> {
+    let work = Work { epoch, create: Some(queue()), puts, ops };
+    engine.commit(&mut [(SHARD, work)]).unwrap().results.remove(0).unwrap()
+}
+
+fn slots(outcomes: &[PutOutcome]) -> Vec<Slot> {
+    let slot = |outcome: &PutOutcome| match outcome {
+        PutOutcome::Stored(at) => at.slot,
+        other => panic!("not stored: {other:?}"),
+    };
+    outcomes.iter().map(slot).collect()
+}
+
+fn state(phase: Phase, at: u64) -> MsgState {
+    MsgState { phase, at: Millis(at), attempt: 1, delivery: 1, settled: Settled::No, noted: false }
+}
+
+fn gone(slot: Slot) -> StateOp {
+    StateOp::Gone { slot, noted: false }
+}
+
+#[test]
+fn a_reopened_store_has_what_was_committed_and_numbers_on() {
+    let bench = Bench::new();
+    let (mut engine, _) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let first =
+        slots(&commit(&mut engine, epoch, vec![message("a"), message("b"), message("c")], Vec::new()));
+    let lease = StateOp::Set { slot: first[1], state: state(Phase::Leased, 1_005_000), note: None };
+    commit(&mut engine, epoch, Vec::new(), vec![gone(first[0]), lease]);
+    let next_chunk = engine.next_chunk;
+    drop(engine);
+
+    let (mut engine, reader) = bench.open();
+    assert_eq!(
+        engine.topics().map(|(shard, key)| (shard, key.clone())).collect::<Vec<_>>(),
+        [(SHARD, queue())]
+    );
+    let (epoch, found) = load(&mut engine);
+    assert_eq!(found.iter().map(|message| message.stored.slot).collect::<Vec<_>>(), first[1..]);
+    assert_eq!(found[0].state, Some(state(Phase::Leased, 1_005_000)));
+    assert_eq!(found[1].state, None);
+    let read = reader.fetch_blocking(&first);
+    assert_eq!(read[2].as_ref().unwrap().payload, "c");
+    // all gone: the chunk vanishes, its number is never given again, not even after a crash
+    commit(&mut engine, epoch, Vec::new(), vec![gone(first[1]), gone(first[2])]);
+    assert_eq!(engine.figures().chunks, 0);
+    assert_eq!(reader.image_on_disk(first[0].chunk()), Err(ReadFailure::Gone));
+    drop(engine);
+    let (engine, _) = bench.open();
+    assert!(engine.next_chunk >= next_chunk);
+}
+
+#[test]
+fn a_ghost_writes_nothing() {
+    let bench = Bench::new();
+    let (mut engine, _) = bench.open();
+    let (old, _) = load(&mut engine);
+    let (new, _) = load(&mut engine);
+    let ghost = Work { epoch: old, create: None, puts: vec![message("ghost")], ops: Vec::new() };
+    let live = Work { epoch: new, create: None, puts: vec![message("live")], ops: Vec::new() };
+    let committed = engine.commit(&mut [(SHARD, ghost), (SHARD, live)]).unwrap();
+    assert_eq!(committed.results[0], Err(UnitFailure::StaleEpoch));
+    assert!(committed.results[1].is_ok());
+    assert_eq!(load(&mut engine).1.len(), 1);
+}
+
+#[test]
+fn keys_are_remembered_across_a_reopening_for_their_window_and_no_longer() {
+    let bench = Bench::new();
+    let (mut engine, _) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let first = slots(&commit(&mut engine, epoch, vec![keyed("a", "k", 60_000)], Vec::new()));
+    commit(&mut engine, epoch, Vec::new(), vec![gone(first[0])]);
+    drop(engine);
+    let (mut engine, _) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let puts = vec![keyed("a", "k", 60_000), keyed("b", "k", 60_000)];
+    let again = commit(&mut engine, epoch, puts, Vec::new());
+    assert!(matches!(again[0], PutOutcome::Duplicate { slot, .. } if slot == first[0]));
+    assert_eq!(again[1], PutOutcome::Conflict);
+    bench.clock.advance(60_000);
+    let later = commit(&mut engine, epoch, vec![keyed("b", "k", 60_000)], Vec::new());
+    assert!(matches!(later[0], PutOutcome::Stored(_)));
+}
+
+#[test]
+fn deltas_are_folded_and_a_straggler_does_not_keep_its_neighbours_bytes() {
+    let bench = Bench::new();
+    let (mut engine, reader) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let puts = (0..100).map(|i| message(&format!("{i:->300}"))).collect();
+    let all = slots(&commit(&mut engine, epoch, puts, Vec::new()));
+    let before = engine.figures().body_bytes;
+    let keep = all[57];
+    let dead = all.iter().filter(|slot| **slot != keep).map(|slot| gone(*slot)).collect();
+    commit(&mut engine, epoch, Vec::new(), dead);
+    bench.clock.advance(10_000);
+    while engine.idle_work().unwrap() {}
+    assert!(engine.figures().body_bytes < before / 50, "{} of {before}", engine.figures().body_bytes);
+    assert!(reader.fetch_blocking(&[keep])[0].as_ref().unwrap().payload.ends_with(b"57"));
+    assert_eq!(reader.fetch_blocking(&[all[0]])[0].as_ref().unwrap_err(), &ReadFailure::Gone);
+    let rows = engine.db.begin_read().unwrap().open_table(DELTA).unwrap().len().unwrap();
+    assert_eq!(rows, 0, "a folded delta goes");
+    drop(engine);
+    let (mut engine, reader) = bench.open();
+    assert_eq!(load(&mut engine).1.iter().map(|found| found.stored.slot).collect::<Vec<_>>(), [keep]);
+    assert!(reader.fetch_blocking(&[keep])[0].is_ok());
+}
+
+#[test]
+fn a_large_message_is_stored_in_parts() {
+    let bench = Bench::new();
+    let (mut engine, _) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let text = "x".repeat(1 << 20);
+    let slot = slots(&commit(&mut engine, epoch, vec![message(&text)], Vec::new()))[0];
+    drop(engine);
+    let (mut engine, reader) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    assert_eq!(reader.fetch_blocking(&[slot])[0].as_ref().unwrap().payload, text);
+    commit(&mut engine, epoch, Vec::new(), vec![gone(slot)]);
+    let rows = engine.db.begin_read().unwrap().open_table(BODY).unwrap().len().unwrap();
+    assert_eq!(rows, 0);
+}
+
+#[test]
+fn a_dead_letter_keeps_the_error_noted_before() {
+    let bench = Bench::new();
+    let (mut engine, reader) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let slot = slots(&commit(&mut engine, epoch, vec![message("poison")], Vec::new()))[0];
+    let noted = MsgState { noted: true, ..state(Phase::Delayed, 2_000_000) };
+    commit(
+        &mut engine,
+        epoch,
+        Vec::new(),
+        vec![StateOp::Set { slot, state: noted, note: Some("boom".into()) }],
+    );
+    let letter =
+        DeadLetter { reason: "max_attempts".into(), attempts: 5, last_error: None, at: Millis(1_000_001) };
+    let dead = MsgState { noted: true, ..state(Phase::Dead, 1_000_001) };
+    commit(&mut engine, epoch, Vec::new(), vec![StateOp::Dead { slot, state: dead, letter }]);
+    let kept = reader.letters_blocking(SHARD, &[slot]).unwrap().remove(0).unwrap();
+    assert_eq!((kept.reason.as_str(), kept.last_error.as_deref()), ("max_attempts", Some("boom")));
+}
+
+#[test]
+fn a_rotted_body_is_damaged_and_a_rotted_head_delta_or_state_stops_the_boot() {
+    let bench = Bench::new();
+    let (mut engine, _) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let all = slots(&commit(&mut engine, epoch, vec![message("a"), message("b")], Vec::new()));
+    drop(engine);
+    let chunk = all[0].chunk();
+    let db = bench.raw();
+    let mut body =
+        db.begin_read().unwrap().open_table(BODY).unwrap().get(chunk << 8).unwrap().unwrap().value().to_vec();
+    let head =
+        db.begin_read().unwrap().open_table(HEAD).unwrap().get(chunk).unwrap().unwrap().value().to_vec();
+    drop(db);
+    body[60] ^= 1;
+    bench.spoil(BODY, chunk << 8, &body);
+    let (engine, reader) = bench.open();
+    let read = reader.fetch_blocking(&all);
+    assert_eq!(read[0].as_ref().unwrap_err(), &ReadFailure::Damaged);
+    assert_eq!(read[1].as_ref().unwrap().payload, "b");
+    drop(engine);
+    let good: [(TableDefinition<'static, u64, &'static [u8]>, &str, Vec<u8>); 3] =
+        [(HEAD, "head", head), (DELTA, "delta", seal(b"no delta")), (STATE, "state", seal(b"\xff\xff"))];
+    for (table, name, row) in good {
+        let mut rotted = row.clone();
+        rotted[3] ^= 1;
+        bench.spoil(table, chunk, &rotted);
+        match bench.try_open() {
+            Err(StoreError::Damaged { table, .. }) => assert_eq!(table, name),
+            other => panic!("{name}: {other:?}"),
+        }
+        let db = bench.raw();
+        let txn = db.begin_write().unwrap();
+        if name == "head" {
+            txn.open_table(table).unwrap().insert(chunk, row.as_slice()).unwrap();
+        } else {
+            txn.open_table(table).unwrap().remove(chunk).unwrap();
+        }
+        txn.commit().unwrap();
+    }
+    bench.open();
+}

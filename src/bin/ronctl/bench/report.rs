@@ -86,7 +86,11 @@ impl Run {
     pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
         let Run { connections, topics, size, seconds, done, .. } = self;
         let load = format!("{connections} connections, {topics} topic(s), {size} bytes, {seconds} s");
-        let said = self.durability.map(|word| format!(", every send answered `{word}`")).unwrap_or_default();
+        let said = self
+            .durability
+            .filter(|_| *done > 0)
+            .map(|word| format!(", every send answered `{word}`"))
+            .unwrap_or_default();
         let mut pairs =
             vec![(self.what, load), ("rate", format!("{:.0}/s ({done} done{said})", self.rate_per_s))];
         pairs.extend(self.latency.iter().map(|latency| (latency.step, latency.text())));
