@@ -15,22 +15,20 @@ use crate::http::request::Ids;
 use crate::http::serve::{Listening, ServeLimits, serve_tcp, serve_unix};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::observe::{Queues, Watch};
-use crate::schemes::Catalogue;
+use crate::providers::{serve_providers, shown_providers, verifier_specs};
 use crate::socket::{SocketPlace, make_data_dir};
 use arc_swap::ArcSwap;
 use axum::Router;
 use ron_actors::entropy::{Entropy, OsEntropy};
-use ron_actors::interop::{Verifier, VerifierArgs, VerifierHandle};
 use ron_actors::kernel::bus::BusLimits;
-use ron_actors::kernel::child::{ChildKind, ChildSpec, ServiceLabel};
+use ron_actors::kernel::child::ServiceLabel;
 use ron_actors::kernel::clock::SystemClock;
 use ron_actors::kernel::event::Event;
-use ron_actors::kernel::supervisor::tree;
+use ron_actors::kernel::supervisor::{SupervisorRef, tree};
 use ron_actors::mailbox::{Mailbox, MailboxConfig};
 use ron_actors::passport::Passport;
 use ron_actors::store::{FileMedium, Medium, RamMedium, StoreConfig, StoreError, StoreFigures};
 use ron_actors::tree::{Foundation, Tree, TreeArgs};
-use ron_core::ids::QueueKey;
 use ron_core::restart::RestartPolicy;
 use ron_core::time::Clock;
 use std::collections::{BTreeMap, HashMap};
@@ -87,6 +85,7 @@ pub struct Node {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) addresses: BTreeMap<&'static str, SocketAddr>,
     pub(crate) socket: SocketPlace,
+    verifiers: SupervisorRef,
     listeners: Vec<Listening>,
 }
 
@@ -106,7 +105,19 @@ impl Node {
     ///
     /// # Errors
     /// [`BootError`].
-    pub async fn boot(mut config: Config) -> Result<Node, BootError> {
+    pub async fn boot(config: Config) -> Result<Node, BootError> {
+        let medium: Arc<dyn Medium> = match config.node.amnesia {
+            true => Arc::new(RamMedium::default()),
+            false => Arc::new(FileMedium::new(config.node.data_dir.join(STORE_FILE))),
+        };
+        Node::boot_on(config, medium).await
+    }
+
+    /// As [`Node::boot`], with the store's bytes on `medium`: for drills that hold up or break its device.
+    ///
+    /// # Errors
+    /// [`BootError`].
+    pub async fn boot_on(mut config: Config, medium: Arc<dyn Medium>) -> Result<Node, BootError> {
         let mut warnings = Vec::new();
         if config.node.amnesia {
             refuse_leftovers(&config)?;
@@ -128,7 +139,7 @@ impl Node {
         });
         let metrics = Arc::new(metrics.map_err(|error| BootError::Root(error.to_string()))?);
         let watch = Arc::new(Watch::new(metrics.clone()));
-        let foundation = lay(&config, &watch, &entropy)?;
+        let foundation = lay(&config, medium, &watch, &entropy)?;
         watch.tell(&foundation.bus);
         let (clock, bus) = (foundation.clock.clone(), foundation.bus.clone());
         let ring = match &config.auth.keyring {
@@ -141,15 +152,19 @@ impl Node {
         let passport = Passport::new(ring, clock.clone(), Arc::new(entropy), max_ttl);
         let readiness = Arc::new(Readiness::booting());
         let providers = Arc::new(serve_providers(&config, &metrics)?);
+        let mut interop = None;
         let specs = {
-            let (providers, passport) = (providers.clone(), passport.clone());
+            let (providers, passport, interop) = (providers.clone(), passport.clone(), &mut interop);
             move |_: &Mailbox, options: &ron_actors::kernel::supervisor::SupervisorOptions| {
-                let children = move || verifiers(&providers, &passport);
-                vec![tree("interop", ServiceLabel::Interop, options.clone(), children).0]
+                let children = move || verifier_specs(&providers, &passport);
+                let (spec, supervisor) = tree("interop", ServiceLabel::Interop, options.clone(), children);
+                *interop = Some(supervisor);
+                vec![spec]
             }
         };
         let tree =
             foundation.raise(watch, specs).await.map_err(|error| BootError::Root(error.to_string()))?;
+        let verifiers = interop.ok_or_else(|| BootError::Root("no interop tree".into()))?;
         let rate = {
             let of = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
             Arc::new(RateLimits::new(of(config.interop.limits.max_rps), of(config.interop.limits.burst_rps)))
@@ -185,6 +200,7 @@ impl Node {
             clock,
             addresses: BTreeMap::new(),
             socket: SocketPlace::in_data_dir(&config.node.data_dir),
+            verifiers,
             listeners: Vec::new(),
             config: {
                 config.wants_temporary_data_dir = false;
@@ -321,7 +337,19 @@ impl Node {
         &self.tree
     }
 
-    /// What `--dev` needs to print a signed request.
+    /// The supervisor of the providers' verifiers, for drills.
+    #[must_use]
+    pub fn verifiers(&self) -> &SupervisorRef {
+        &self.verifiers
+    }
+
+    /// Node time and the wall clock.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Mints capabilities.
     #[must_use]
     pub fn passport(&self) -> &Passport {
         &self.passport
@@ -376,11 +404,12 @@ fn refuse_leftovers(config: &Config) -> Result<(), BootError> {
     }
 }
 
-fn lay(config: &Config, watch: &Arc<Watch>, entropy: &OsEntropy) -> Result<Foundation, BootError> {
-    let medium: Arc<dyn Medium> = match config.node.amnesia {
-        true => Arc::new(RamMedium::default()),
-        false => Arc::new(FileMedium::new(config.node.data_dir.join(STORE_FILE))),
-    };
+fn lay(
+    config: &Config,
+    medium: Arc<dyn Medium>,
+    watch: &Arc<Watch>,
+    entropy: &OsEntropy,
+) -> Result<Foundation, BootError> {
     let (mut bits, mut seed) = ([0; 40], [0; 8]);
     let filled = entropy.fill(&mut bits).and_then(|()| entropy.fill(&mut seed));
     filled.map_err(|_| BootError::Root("no random bytes".into()))?;
@@ -420,67 +449,6 @@ fn lay(config: &Config, watch: &Arc<Watch>, entropy: &OsEntropy) -> Result<Found
         )),
         other => BootError::Store(other),
     })
-}
-
-fn serve_providers(config: &Config, metrics: &Metrics) -> Result<HashMap<String, Served>, BootError> {
-    let mut served = HashMap::new();
-    let limits = &config.interop.limits;
-    for (name, provider) in config.interop.providers.iter().filter(|(_, provider)| provider.enabled) {
-        let rules = Catalogue::rules(name, provider, &config.interop.schemes);
-        let rules = rules
-            .map_err(|(key, what)| BootError::Config(format!("interop.providers.{name}.{key}: {what}")))?;
-        let kids: Vec<String> = rules.kids().map(ToString::to_string).collect();
-        let provider_metrics = metrics.interop.provider(name.as_str(), kids.iter().map(String::as_str));
-        served.insert(
-            name.to_string(),
-            Served {
-                rules: Arc::new(rules),
-                verifier: VerifierHandle::new(
-                    limits.max_unverified as usize,
-                    limits.unverified_bytes.as_usize(),
-                ),
-                queue: QueueKey { tenant: provider.tenant.clone(), topic: provider.topic.clone() },
-                body_limit: provider.body_limit.unwrap_or(limits.body_limit).as_usize(),
-                metrics: provider_metrics,
-            },
-        );
-    }
-    Ok(served)
-}
-
-fn verifiers(providers: &HashMap<String, Served>, passport: &Passport) -> Vec<ChildSpec> {
-    let spec = |(name, served): (&String, &Served)| {
-        let args = VerifierArgs {
-            rules: served.rules.clone(),
-            queue: served.queue.clone(),
-            passport: passport.clone(),
-        };
-        let make = move || (Verifier, args.clone());
-        let publisher = served.verifier.publisher();
-        ChildSpec::actor(
-            ChildKind::Fixed,
-            format!("verifier:{name}"),
-            ServiceLabel::Verifier,
-            publisher,
-            make,
-        )
-    };
-    providers.iter().map(spec).collect()
-}
-
-fn shown_providers(config: &Config) -> serde_json::Value {
-    let show = |(name, provider): (&ron_core::ids::ProviderName, &crate::config::Provider)| {
-        let kids: Vec<&str> = provider.secrets.iter().map(|secret| secret.kid.as_str()).collect();
-        serde_json::json!({
-            "name": name.as_str(),
-            "scheme": provider.scheme,
-            "enabled": provider.enabled,
-            "tenant": provider.tenant.as_str(),
-            "topic": provider.topic.as_str(),
-            "kids": kids,
-        })
-    };
-    config.interop.providers.iter().map(show).collect()
 }
 
 fn mailbox_limits(config: &Config) -> MailboxLimits {

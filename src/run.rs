@@ -113,6 +113,18 @@ pub async fn serve(mut node: Node, mut signals: Signals, sources: Sources, log: 
     }
 }
 
+/// Does the small duties of every second until it is dropped: [`serve`] without signals, for drills that run a
+/// node inside themselves.
+pub async fn look_after(node: &Node) {
+    let mut duties = Duties::default();
+    let mut timer = tokio::time::interval(EVERY);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        duties.do_them(node).await;
+    }
+}
+
 /// Re-reads the configuration and puts in force what can be without a restart. A bad one changes nothing.
 fn reload(node: &mut Node, sources: &Sources, log: &LogLevel, version: u64) {
     let new = match Config::load(sources, &Catalogue) {

@@ -1,1 +1,3 @@
-//! x
+//! Drills and simulations against ron-node; never a dependency of the node.
+
+pub mod drill;
