@@ -56,7 +56,7 @@ const LIBRARIES: [(&str, &[&str]); 12] = [
     ("metrics", &["src/metrics.rs", "src/metrics/"]),
     ("metrics_exporter_prometheus", &["src/metrics.rs", "src/metrics/"]),
     ("axum", &["src/", "tests/"]),
-    ("hyper", &["src/", "tests/"]),
+    ("hyper", &["src/", "chaos/src/drill/", "tests/"]),
     ("figment", &["src/config/"]),
     ("clap", &["src/main.rs", "src/bin/ronctl/", "chaos/"]),
     // "SHA-256 (and SHA-1 …) only at the edge": the keys of a scheme; the senders' side of demo and drills signs

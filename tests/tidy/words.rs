@@ -23,7 +23,7 @@ fn nothing_is_left_to_do_and_nothing_gives_up() {
 }
 
 /// Where the operating system may be asked for the time or for random bytes.
-const CLOCKS: [&str; 7] = [
+const CLOCKS: [&str; 8] = [
     "actors/src/kernel/clock.rs",
     "actors/src/entropy.rs",
     "src/bin/ronctl/ambient.rs",
@@ -33,6 +33,8 @@ const CLOCKS: [&str; 7] = [
     // the runtime's own clock, which a test can pause: deadlines of bodies, latencies of requests
     "src/http/body.rs",
     "src/http/door.rs",
+    // a real node is measured from outside; the simulator next door gets no clock
+    "chaos/src/drill/",
 ];
 
 #[test]
@@ -47,7 +49,7 @@ fn time_and_randomness_are_arguments() {
     ];
     let mut wrong = Vec::new();
     for (path, tokens) in files::production() {
-        if CLOCKS.contains(&path.as_str()) {
+        if CLOCKS.iter().any(|room| path.starts_with(room)) {
             continue;
         }
         for pattern in forbidden {
