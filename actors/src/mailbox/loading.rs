@@ -1,8 +1,8 @@
 //! How a shard comes out of the store, and what it is while it does not: parked, being loaded, or recovering.
 
-use crate::blocking::Job;
 use super::messages::{ShardMsg, refusal};
 use super::shard::{ShardArgs, ShardRef, ShardState};
+use crate::blocking::Job;
 use crate::store::{ShardEpoch, StoreError, UnitFailure, UnitResult};
 use ron_core::shard::{Command, Recovery, Shard};
 use std::collections::VecDeque;

@@ -7,7 +7,9 @@ use crate::store::{StoreError, UnitFailure};
 use ron_core::ids::Slot;
 use ron_core::message::{NewMessage, PutOutcome};
 use ron_core::reason::{Effect, Reason, Refusal};
-use ron_core::shard::{Command, DeliveryRef, PeekState, Peeked, Settings, Stats, Ticket, Violation, WaiterId, Want};
+use ron_core::shard::{
+    Command, DeliveryRef, PeekState, Peeked, Settings, Stats, Ticket, Violation, WaiterId, Want,
+};
 use tokio::sync::oneshot;
 
 /// What was done with an enqueue: one outcome a message.

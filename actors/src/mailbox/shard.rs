@@ -136,10 +136,7 @@ impl ShardState {
             Phase::Loading(waiting) => waiting.push_back(message),
             // Nobody can be waiting at a parked shard, and no commit is owed to it.
             Phase::Parked
-                if matches!(
-                    message,
-                    ShardMsg::CancelRecv(_) | ShardMsg::Check(_) | ShardMsg::EndWaits
-                ) => {}
+                if matches!(message, ShardMsg::CancelRecv(_) | ShardMsg::Check(_) | ShardMsg::EndWaits) => {}
             Phase::Parked => self.load_behind(myself, VecDeque::from([message])),
             Phase::Recovering => refuse(message, &refusal(UnitFailure::NotTried)),
         }

@@ -49,7 +49,8 @@ impl World {
     fn act(&mut self, seat: usize) {
         match self.rng.between(0, 99) {
             0..34 if self.model.live(self.seats[seat].id) < LIVE_MAX => {
-                let count = if self.rng.chance(8) { self.rng.between(20, 45) } else { self.rng.between(1, 6) };
+                let count =
+                    if self.rng.chance(8) { self.rng.between(20, 45) } else { self.rng.between(1, 6) };
                 let puts = (0..count).map(|_| Arc::new(self.draft())).collect();
                 self.send(seat, puts);
             }

@@ -259,7 +259,10 @@ impl Model {
 
     /// The remembered keys of a shard, expired ones included, oldest first by text.
     pub fn keys(&self, shard: u32) -> impl Iterator<Item = (&str, &Known)> {
-        self.keys.iter().filter(move |((of, _), _)| *of == shard).map(|((_, text), known)| (text.as_str(), known))
+        self.keys
+            .iter()
+            .filter(move |((of, _), _)| *of == shard)
+            .map(|((_, text), known)| (text.as_str(), known))
     }
 
     /// The slots of a shard.
@@ -325,9 +328,10 @@ impl Model {
         if effect.timed {
             self.pass_time(effect.shard, now);
         }
-        effect.grants.iter().try_for_each(|(leased, visibility_ms)| {
-            self.grant(effect.shard, now, leased, *visibility_ms)
-        })
+        effect
+            .grants
+            .iter()
+            .try_for_each(|(leased, visibility_ms)| self.grant(effect.shard, now, leased, *visibility_ms))
     }
 
     fn put(&mut self, effect: &Effect, now: Millis, outcomes: &[PutOutcome]) -> Result<(), Violation> {
@@ -340,7 +344,8 @@ impl Model {
             let text = format!("shard {}: puts answered {outcomes:?}, expected {expected:?}", effect.shard);
             return Err(Violation::contract(text));
         }
-        let count = |fits: fn(&PutOutcome) -> bool| outcomes.iter().filter(|outcome| fits(outcome)).count() as u64;
+        let count =
+            |fits: fn(&PutOutcome) -> bool| outcomes.iter().filter(|outcome| fits(outcome)).count() as u64;
         self.tally.duplicates += count(|outcome| matches!(outcome, PutOutcome::Duplicate { .. }));
         self.tally.conflicts += count(|outcome| matches!(outcome, PutOutcome::Conflict));
         let shard = self.shards.entry(effect.shard).or_default();
@@ -391,8 +396,7 @@ impl Model {
         self.tally.delivered += 1;
         msg.settled = Settled::No;
         msg.place = Place::Leased(deadline);
-        let right =
-            Leased { slot: leased.slot, attempt: msg.attempt, delivery: msg.delivery, deadline };
+        let right = Leased { slot: leased.slot, attempt: msg.attempt, delivery: msg.delivery, deadline };
         if *leased == right {
             Ok(())
         } else {
