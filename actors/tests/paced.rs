@@ -45,8 +45,9 @@ impl Pace for Slow {
 fn a_commit_that_outlasts_the_parking_time_leaves_the_queue_asleep() {
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true);
-        tell.send({ runtime }.build().unwrap().block_on(send_one())).unwrap();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+        tell.send(runtime.block_on(send_one())).unwrap();
     });
     assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(Duration::from_secs(20)));
 }
