@@ -113,6 +113,18 @@ pub async fn serve(mut node: Node, mut signals: Signals, sources: Sources, log: 
     }
 }
 
+/// Does the small duties of every second until it is dropped: [`serve`] without signals, for drills that run a
+/// node inside themselves.
+pub async fn look_after(node: &Node) {
+    let mut duties = Duties::default();
+    let mut timer = tokio::time::interval(EVERY);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        duties.do_them(node).await;
+    }
+}
+
 /// Re-reads the configuration and puts in force what can be without a restart. A bad one changes nothing.
 fn reload(node: &mut Node, sources: &Sources, log: &LogLevel, version: u64) {
     let new = match Config::load(sources, &Catalogue) {
@@ -166,6 +178,9 @@ impl Duties {
             node.readiness.set_quarantined(all);
         }
         self.count_lag(node);
+        if self.ticks.is_multiple_of(4) {
+            measure_disk(node);
+        }
         if self.ticks.is_multiple_of(4)
             && let Ok(figures) = node.tree.store.ask(|engine| engine.figures()).await
         {
@@ -185,6 +200,16 @@ impl Duties {
                 *seen = lagged;
             }
         }
+    }
+}
+
+/// What the store may still fill; nothing to tell in amnesia.
+fn measure_disk(node: &Node) {
+    if node.config.node.amnesia {
+        return;
+    }
+    if let Ok(disk) = rustix::fs::statvfs(&node.config.node.data_dir) {
+        node.metrics.mailbox.store_free_bytes.set((disk.f_bavail * disk.f_frsize) as f64);
     }
 }
 

@@ -1,1 +1,15 @@
-//! x
+//! The real binary from outside: each test starts nodes of its own in a temporary directory, on free ports, and
+//! knows only what a client knows.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bad_input;
+mod capabilities;
+mod config;
+mod harness;
+mod http;
+mod interop;
+mod lifecycle;
+mod mailbox;
+mod metrics;
+mod receipts;

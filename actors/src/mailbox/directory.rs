@@ -67,6 +67,12 @@ impl Entry {
         self.handle.is_quarantined()
     }
 
+    /// Requests that are in its actor's mailbox, or wait for their commit.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.requests.in_use().count + self.settles.in_use().count
+    }
+
     /// The name of its actor among its siblings.
     #[must_use]
     pub fn child_name(&self) -> String {

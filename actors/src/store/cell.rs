@@ -9,13 +9,14 @@ use super::read::Reader;
 use super::recover::{BootCounts, ClockFrom};
 use super::unit::Unit;
 use super::{ShardEpoch, StoreConfig, StoreObserver};
+use crate::blocking::{Blocking, Job};
 use redb::Database;
 use ron_core::ids::{QueueKey, ShardId};
 use ron_core::time::{Clock, Millis};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 /// A question to the engine, answered after the commits before it.
 pub type Ask = Box<dyn FnOnce(Result<&Engine, UnitFailure>) + Send>;
@@ -49,6 +50,7 @@ pub struct EngineCell {
     config: StoreConfig,
     clock: Arc<dyn Clock>,
     reader: Reader,
+    turns: Arc<tokio::sync::Mutex<()>>,
     identity: Identity,
     observer: Arc<dyn StoreObserver>,
     healthy: AtomicBool,
@@ -85,7 +87,7 @@ impl EngineCell {
         entropy: [u8; 40],
         observer: Arc<dyn StoreObserver>,
     ) -> Result<Opened, StoreError> {
-        let reader = Reader::new(config.body_cache_bytes);
+        let reader = Reader::new(config.body_cache_bytes, config.blocking.clone());
         let (engine, counts) = Engine::open(medium.as_ref(), &config, clock_from, entropy, &reader)?;
         let clock = engine.clock.clone();
         let counts_of = |shard| counts.get(&shard).copied().unwrap_or_default();
@@ -94,8 +96,18 @@ impl EngineCell {
         let identity = engine.identity().clone();
         let state = Mutex::new(State { engine: Some(engine), epochs: HashMap::new() });
         let healthy = AtomicBool::new(true);
-        let cell =
-            EngineCell { state, medium, config, clock: clock.clone(), reader, identity, observer, healthy };
+        let (clock_of_cell, turns) = (clock.clone(), Arc::default());
+        let cell = EngineCell {
+            state,
+            medium,
+            config,
+            clock: clock_of_cell,
+            reader,
+            turns,
+            identity,
+            observer,
+            healthy,
+        };
         Ok(Opened { cell: Arc::new(cell), topics, last_alive, clock })
     }
 
@@ -123,8 +135,14 @@ impl EngineCell {
         self.healthy.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn inline(&self) -> bool {
-        self.config.inline
+    pub(crate) fn blocking(&self) -> &Blocking {
+        &self.config.blocking
+    }
+
+    /// The right to the next turn, in the order asked for. It travels with the turn's work: what a killed actor
+    /// has begun is over before its successor begins, so a shard's commits never change places.
+    pub(crate) async fn next_turn(&self) -> OwnedMutexGuard<()> {
+        self.turns.clone().lock_owned().await
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -240,8 +258,24 @@ impl EngineCell {
         }
     }
 
+    /// Commits `units` together and tells everyone, without an actor: for drivers that have none. Blocks.
+    pub fn run(&self, units: Vec<Unit>) {
+        self.turn(Turn { units, ..Turn::default() });
+    }
+
+    /// A snapshot of a shard, now: for drivers without an actor. Blocks.
+    ///
+    /// # Errors
+    /// The store cannot be opened, or read.
+    pub fn load(&self, shard: ShardId) -> Result<LoadJob, StoreError> {
+        let mut state = self.lock();
+        let job = self.engine(&mut state)?.snapshot(shard)?;
+        state.epochs.insert(shard, job.epoch);
+        Ok(job)
+    }
+
     /// One commit of background work, if some is due. Blocks. Returns whether there was some.
-    pub(crate) fn idle(&self) -> bool {
+    pub fn idle(&self) -> bool {
         let mut state = self.lock();
         let Ok(engine) = self.engine(&mut state) else { return false };
         match engine.idle_work() {
@@ -255,7 +289,19 @@ impl EngineCell {
         }
     }
 
-    /// Ends the store in good order: everything folded, marks saved. Blocks.
+    /// Ends the store in good order, after the turn that runs: everything folded, marks saved.
+    pub async fn close_down(self: Arc<Self>) {
+        let turn = self.next_turn().await;
+        let blocking = self.config.blocking.clone();
+        let shut = move || {
+            self.shut();
+            drop(turn);
+        };
+        // Only a panic inside could keep it from closing, and that leaves what a crash leaves.
+        let _ = blocking.run(Job::Turn, shut).await;
+    }
+
+    /// [`EngineCell::close_down`] for a thread that may block, when no actor runs. Blocks.
     pub fn shut(&self) {
         let mut state = self.lock();
         if let Some(engine) = state.engine.as_mut()

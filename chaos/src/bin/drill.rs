@@ -1,0 +1,78 @@
+//! `drill`: fault drills against a whole node in this process.
+
+#![allow(clippy::print_stdout)]
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use ron_chaos::drill::{kills, quarantine};
+use std::time::Duration;
+
+/// Fault drills against ron-node.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// Print the whole report as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    drill: Drill,
+}
+
+#[derive(Debug, Subcommand)]
+enum Drill {
+    /// Kill 100 actors within their restart budgets, then one past its budget
+    Kills {
+        /// How many of them are the store; each but the first takes a minute
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=20))]
+        store: u8,
+        /// Longest time until a killed actor answers again, ms
+        #[arg(long, default_value_t = 200)]
+        back_ms: u64,
+    },
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let cli = Cli::parse();
+    match cli.drill {
+        Drill::Kills { store, back_ms } => kills(cli.json, usize::from(store), back_ms).await,
+    }
+}
+
+async fn kills(json: bool, store: usize, back_ms: u64) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let plan = kills::Plan { back_within: Duration::from_millis(back_ms), ..kills::Plan::hundred(store) };
+    let bar = ProgressBar::new(100).with_style(ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}")?);
+    let first = dir.path().join("kills");
+    let report = kills::run(&first, plan, |kill| {
+        bar.set_message(format!("{} back after {:.0} ms", kill.child, kill.back_ms));
+        bar.inc(1);
+    });
+    let report = Box::pin(report).await?;
+    bar.finish_and_clear();
+    let second = Box::pin(quarantine::run(&dir.path().join("quarantine"))).await?;
+    if json {
+        println!("{}", serde_json::json!({ "kills": report, "quarantine": second }));
+    } else {
+        let (calls, median, p99, worst) = report.bystanders;
+        println!("{} actors killed, {} with uncommitted requests aboard", report.kills.len(), report.aboard);
+        println!("slowest back: {:.0} ms", report.slowest_back_ms);
+        println!(
+            "others: {calls} calls, none refused; median {median:.1} ms, p99 {p99:.1} ms, worst {worst:.1} ms"
+        );
+        println!(
+            "{} messages answered, {} deliveries, {} acked, {} lost",
+            report.balance.answered,
+            report.balance.deliveries,
+            report.balance.acked,
+            report.balance.lost.len()
+        );
+        println!("past the budget: quarantined after {} kills, alone, and released", second.kills);
+    }
+    let faults = [report.faults, second.faults].concat();
+    if !faults.is_empty() {
+        bail!("{} faults:\n  {}", faults.len(), faults.join("\n  "));
+    }
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! The providers that are served: their rules, their verifiers' specs, and how `ronctl` shows them.
+
+use crate::config::Config;
+use crate::gate::Served;
+use crate::metrics::Metrics;
+use crate::node::BootError;
+use crate::schemes::Catalogue;
+use ron_actors::interop::{Verifier, VerifierArgs, VerifierHandle};
+use ron_actors::kernel::child::{ChildKind, ChildSpec, ServiceLabel};
+use ron_actors::passport::Passport;
+use ron_core::ids::QueueKey;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub(crate) fn serve_providers(
+    config: &Config,
+    metrics: &Metrics,
+) -> Result<HashMap<String, Served>, BootError> {
+    let mut served = HashMap::new();
+    let limits = &config.interop.limits;
+    for (name, provider) in config.interop.providers.iter().filter(|(_, provider)| provider.enabled) {
+        let rules = Catalogue::rules(name, provider, &config.interop.schemes);
+        let rules = rules
+            .map_err(|(key, what)| BootError::Config(format!("interop.providers.{name}.{key}: {what}")))?;
+        let kids: Vec<String> = rules.kids().map(ToString::to_string).collect();
+        let provider_metrics = metrics.interop.provider(name.as_str(), kids.iter().map(String::as_str));
+        served.insert(
+            name.to_string(),
+            Served {
+                rules: Arc::new(rules),
+                verifier: VerifierHandle::new(
+                    limits.max_unverified as usize,
+                    limits.unverified_bytes.as_usize(),
+                ),
+                queue: QueueKey { tenant: provider.tenant.clone(), topic: provider.topic.clone() },
+                body_limit: provider.body_limit.unwrap_or(limits.body_limit).as_usize(),
+                metrics: provider_metrics,
+            },
+        );
+    }
+    Ok(served)
+}
+
+pub(crate) fn verifier_specs(providers: &HashMap<String, Served>, passport: &Passport) -> Vec<ChildSpec> {
+    let spec = |(name, served): (&String, &Served)| {
+        let args = VerifierArgs {
+            rules: served.rules.clone(),
+            queue: served.queue.clone(),
+            passport: passport.clone(),
+        };
+        let make = move || (Verifier, args.clone());
+        let publisher = served.verifier.publisher();
+        ChildSpec::actor(
+            ChildKind::Fixed,
+            format!("verifier:{name}"),
+            ServiceLabel::Verifier,
+            publisher,
+            make,
+        )
+    };
+    providers.iter().map(spec).collect()
+}
+
+pub(crate) fn shown_providers(config: &Config) -> serde_json::Value {
+    let show = |(name, provider): (&ron_core::ids::ProviderName, &crate::config::Provider)| {
+        let kids: Vec<&str> = provider.secrets.iter().map(|secret| secret.kid.as_str()).collect();
+        serde_json::json!({
+            "name": name.as_str(),
+            "scheme": provider.scheme,
+            "enabled": provider.enabled,
+            "tenant": provider.tenant.as_str(),
+            "topic": provider.topic.as_str(),
+            "kids": kids,
+        })
+    };
+    config.interop.providers.iter().map(show).collect()
+}

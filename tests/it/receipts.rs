@@ -1,0 +1,138 @@
+//! The table of receipts (SPEC §4.7), row by row.
+
+use crate::harness::{Setup, TENANT, poll};
+use crate::http::Client;
+use crate::mailbox::{depths, enqueue, receipt, recv_one, settle};
+use serde_json::{Value, json};
+
+const STALE: &str = "STALE_RECEIPT";
+const MALFORMED: &str = "MALFORMED";
+
+fn outcome(client: &Client, topic: &str, call: &str, receipt: &str) -> String {
+    let mut body = json!({"receipts": [receipt]});
+    if call == "extend" {
+        body["visibility_ms"] = json!(60_000);
+    }
+    let result = settle(client, topic, call, &body).remove(0);
+    match result["ok"] == true {
+        true => {
+            assert_eq!(result, json!({"ok": true}));
+            "ok".into()
+        }
+        false => {
+            let reason = result["reason"].as_str().unwrap().to_owned();
+            assert_eq!(result, json!({"ok": false, "reason": reason}));
+            reason
+        }
+    }
+}
+
+/// A message just handed out.
+fn fresh(client: &Client, topic: &str, visibility_ms: u64) -> Value {
+    enqueue(client, topic, b"x", &[]);
+    recv_one(client, topic, visibility_ms)
+}
+
+#[test]
+fn every_row_of_the_table() {
+    let node = Setup::new().start();
+    let client = node.mailbox();
+    for (n, call) in ["ack", "nack", "extend"].into_iter().enumerate() {
+        let topic = |what: &str| format!("{what}-{n}");
+
+        // newest, in flight
+        let message = fresh(&client, &topic("flight"), 60_000);
+        assert_eq!(outcome(&client, &topic("flight"), call, receipt(&message)), "ok");
+
+        // newest, deadline passed, message still ready
+        let expired = topic("expired");
+        let message = fresh(&client, &expired, 250);
+        poll("its deadline", || (depths(&client, &expired) == [1, 0, 0, 0]).then_some(()));
+        assert_eq!(outcome(&client, &expired, call, receipt(&message)), "ok");
+        match call {
+            "ack" => assert_eq!(depths(&client, &expired), [0, 0, 0, 0]),
+            "extend" => assert_eq!(depths(&client, &expired), [0, 0, 1, 0], "in flight again"),
+            _ => {
+                // no second failure counted: the next attempt is the second
+                assert_eq!(recv_one(&client, &expired, 60_000)["attempt"], 2);
+            }
+        }
+
+        // the message no longer exists
+        let message = fresh(&client, &topic("gone"), 60_000);
+        assert_eq!(outcome(&client, &topic("gone"), "ack", receipt(&message)), "ok");
+        let expected = if call == "ack" { "ok" } else { STALE };
+        assert_eq!(outcome(&client, &topic("gone"), call, receipt(&message)), expected, "{call}");
+
+        // superseded
+        let again = topic("again");
+        let old = fresh(&client, &again, 60_000);
+        settle(&client, &again, "nack", &json!({"receipts": [receipt(&old)], "mode": "release"}));
+        let new = recv_one(&client, &again, 60_000);
+        assert_eq!(outcome(&client, &again, call, receipt(&old)), STALE, "{call}");
+        assert_eq!(depths(&client, &again), [0, 0, 1, 0], "the newer delivery is untouched");
+
+        // foreign: another topic's, and another tenant's
+        assert_eq!(outcome(&client, &topic("flight"), call, receipt(&new)), STALE, "{call}");
+
+        // dead-lettered
+        let dead = fresh(&client, &topic("dead"), 60_000);
+        settle(&client, &topic("dead"), "nack", &json!({"receipts": [receipt(&dead)], "mode": "reject"}));
+        assert_eq!(outcome(&client, &topic("dead"), call, receipt(&dead)), STALE);
+
+        // bad tag: any character changed
+        let (head, last) = receipt(&new).split_at(receipt(&new).len() - 1);
+        let flipped = format!("{head}{}", if last == "A" { "Q" } else { "A" });
+        let flipped = outcome(&client, &again, call, &flipped);
+        assert!([STALE, MALFORMED].contains(&flipped.as_str()), "{call}: {flipped}");
+        let mut middle = receipt(&new).to_owned().into_bytes();
+        let at = middle.len() / 2;
+        middle[at] = if middle[at] == b'a' { b'b' } else { b'a' };
+        assert_eq!(outcome(&client, &again, call, &String::from_utf8(middle).unwrap()), STALE, "{call}");
+
+        // does not parse
+        for bad in ["", "not a receipt!", "é", &"A".repeat(201)] {
+            assert_eq!(outcome(&client, &again, call, bad), MALFORMED, "{call} {bad:?}");
+        }
+    }
+}
+
+#[test]
+fn a_repeated_nack_or_extend_is_ok_in_the_same_mode_only() {
+    let node = Setup::new().start();
+    let client = node.mailbox();
+    let nack = |topic: &str, message: &Value, mode: &str| {
+        let body = json!({"receipts": [receipt(message)], "mode": mode, "delay_ms": 60_000});
+        settle(&client, topic, "nack", &body).remove(0)
+    };
+    let message = fresh(&client, "n", 60_000);
+    assert_eq!(nack("n", &message, "fail")["ok"], true);
+    assert_eq!(nack("n", &message, "fail")["ok"], true);
+    assert_eq!(nack("n", &message, "release")["reason"], STALE);
+    assert_eq!(depths(&client, "n"), [0, 1, 0, 0]);
+    let message = fresh(&client, "e", 60_000);
+    for _ in 0..2 {
+        assert_eq!(outcome(&client, "e", "extend", receipt(&message)), "ok");
+    }
+    assert_eq!(depths(&client, "e"), [0, 0, 1, 0]);
+}
+
+#[test]
+fn results_stay_in_order_and_another_store_knows_no_receipt() {
+    let node = Setup::new().start();
+    let client = node.mailbox();
+    let one = fresh(&client, "o", 60_000);
+    let two = fresh(&client, "o", 60_000);
+    let body = json!({"receipts": ["??", receipt(&one), receipt(&one), receipt(&two)]});
+    let results = settle(&client, "o", "ack", &body);
+    let ok: Vec<bool> = results.iter().map(|result| result["ok"] == true).collect();
+    assert_eq!(ok, [false, true, true, true], "{results:?}");
+
+    let other = Setup::new().start();
+    let elsewhere = other.mailbox();
+    let here = fresh(&elsewhere, "o", 60_000);
+    assert_eq!(outcome(&elsewhere, "o", "ack", receipt(&one)), STALE);
+    assert_eq!(outcome(&elsewhere, "o", "ack", receipt(&here)), "ok");
+    assert_eq!(node.setup.data_dir().parent(), Some(node.setup.dir()));
+    assert_eq!(TENANT, "acme");
+}
