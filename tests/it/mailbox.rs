@@ -104,26 +104,29 @@ fn a_message_goes_through_all_its_states() {
     assert_eq!(depths(&client, "orders"), [0, 0, 1, 0]);
     assert_eq!(peek(&client, "orders", "state=vis")["messages"][0]["delivery"], 1);
     assert_eq!(recv(&client, "orders", &json!({})), Vec::<Value>::new(), "it is leased");
+    released_failed_and_rejected(&client, &msg_id, got);
+}
 
+fn released_failed_and_rejected(client: &Client, msg_id: &str, got: Value) {
     // released: the attempt is taken back, the delivery is not
     let released = json!({"receipts": [receipt(&got)], "mode": "release"});
-    assert_eq!(settle(&client, "orders", "nack", &released), [json!({"ok": true})]);
-    assert_eq!(depths(&client, "orders"), [1, 0, 0, 0]);
-    let got = recv_one(&client, "orders", 60_000);
+    assert_eq!(settle(client, "orders", "nack", &released), [json!({"ok": true})]);
+    assert_eq!(depths(client, "orders"), [1, 0, 0, 0]);
+    let got = recv_one(client, "orders", 60_000);
     assert_eq!((&got["attempt"], &got["delivery"]), (&json!(1), &json!(2)));
 
     // failed with a delay: delayed, then ready by itself
     let failed = json!({"receipts": [receipt(&got)], "delay_ms": 300, "reason": "no luck"});
-    assert_eq!(settle(&client, "orders", "nack", &failed), [json!({"ok": true})]);
-    assert_eq!(depths(&client, "orders"), [0, 1, 0, 0]);
-    let got = recv_one(&client, "orders", 60_000);
+    assert_eq!(settle(client, "orders", "nack", &failed), [json!({"ok": true})]);
+    assert_eq!(depths(client, "orders"), [0, 1, 0, 0]);
+    let got = recv_one(client, "orders", 60_000);
     assert_eq!((&got["attempt"], &got["delivery"]), (&json!(2), &json!(3)));
 
     // rejected: dead at once
     let rejected = json!({"receipts": [receipt(&got)], "mode": "reject", "reason": "poison"});
-    assert_eq!(settle(&client, "orders", "nack", &rejected), [json!({"ok": true})]);
-    assert_eq!(depths(&client, "orders"), [0, 0, 0, 1]);
-    let dead = peek(&client, "orders", "state=dlq")["messages"][0].clone();
+    assert_eq!(settle(client, "orders", "nack", &rejected), [json!({"ok": true})]);
+    assert_eq!(depths(client, "orders"), [0, 0, 0, 1]);
+    let dead = peek(client, "orders", "state=dlq")["messages"][0].clone();
     assert_eq!(dead["msg_id"], json!(msg_id));
     assert_eq!(dead["dead_letter"]["reason"], "poison", "the given reason");
     assert_eq!(dead["dead_letter"]["last_error"], "no luck");

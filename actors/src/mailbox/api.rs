@@ -2,6 +2,7 @@
 
 use super::MailboxConfig;
 use super::MailboxObserver;
+use super::cursor::{read_cursor, write_cursor};
 pub use super::delivery::Delivery;
 use super::delivery::Granted;
 use super::directory::{Directory, Entry};
@@ -471,38 +472,4 @@ fn quarantined() -> Refusal {
 fn received<T>(answer: Result<Result<T, Refusal>, oneshot::error::RecvError>) -> Result<T, Refusal> {
     let lost = "the queue failed while it had the request; retry with the same idempotency key";
     answer.unwrap_or_else(|_| Err(Refusal::new(Reason::DownstreamUnavailable, lost)))
-}
-
-const fn state_tag(state: PeekState) -> char {
-    match state {
-        PeekState::Ready => 'r',
-        PeekState::Delayed => 'd',
-        PeekState::Vis => 'v',
-        PeekState::Dlq => 'x',
-    }
-}
-
-fn write_cursor(state: PeekState, (key, slot): (u64, Slot)) -> String {
-    format!("{}{key:x}-{:x}", state_tag(state), slot.0)
-}
-
-fn read_cursor(state: PeekState, text: &str) -> Result<(u64, Slot), Refusal> {
-    let parse = || {
-        let (key, slot) = text.strip_prefix(state_tag(state))?.split_once('-')?;
-        Some((u64::from_str_radix(key, 16).ok()?, Slot(u64::from_str_radix(slot, 16).ok()?)))
-    };
-    parse().ok_or_else(|| Refusal::new(Reason::Malformed, "cursor: not one of this walk"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cursors_round_trip_and_belong_to_their_state() {
-        let text = write_cursor(PeekState::Vis, (7, Slot(99)));
-        assert_eq!(read_cursor(PeekState::Vis, &text), Ok((7, Slot(99))));
-        assert!(read_cursor(PeekState::Dlq, &text).is_err());
-        assert!(read_cursor(PeekState::Vis, "vzz").is_err());
-    }
 }

@@ -4,6 +4,7 @@
 //! [`Mailbox`].
 
 pub mod api;
+mod cursor;
 mod delivery;
 pub mod directory;
 mod figures;
