@@ -38,13 +38,29 @@ pub(crate) struct Turn {
 
 struct State {
     engine: Option<Engine>,
-    /// Outlives the engine, so that a ghost's epoch is never given again.
+    /// Those of engines that were closed: a ghost's epoch is never given again.
     epochs: HashMap<ShardId, ShardEpoch>,
+    /// The number of the last unit taken from each shard's newest load.
+    taken: Counts,
+}
+
+/// Units of each shard's newest load.
+type Counts = HashMap<ShardId, (ShardEpoch, u64)>;
+
+/// Begins to count anew if `epoch` is newer.
+fn count_of(counts: &mut Counts, shard: ShardId, epoch: ShardEpoch) -> &mut (ShardEpoch, u64) {
+    let count = counts.entry(shard).or_default();
+    if count.0 < epoch {
+        *count = (epoch, 0);
+    }
+    count
 }
 
 /// The store of a node. See the module.
 pub struct EngineCell {
     state: Mutex<State>,
+    /// See [`EngineCell::enlist`].
+    enlisted: Mutex<Counts>,
     medium: Arc<dyn Medium>,
     config: StoreConfig,
     clock: Arc<dyn Clock>,
@@ -92,10 +108,18 @@ impl EngineCell {
         let topics = engine.topics().map(|(shard, key)| (shard, key.clone(), counts_of(shard))).collect();
         let stood_still_ms = clock.now().since(engine.last_alive);
         let identity = engine.identity().clone();
-        let state = Mutex::new(State { engine: Some(engine), epochs: HashMap::new() });
-        let healthy = AtomicBool::new(true);
-        let cell =
-            EngineCell { state, medium, config, clock: clock.clone(), reader, identity, observer, healthy };
+        let (epochs, taken) = (HashMap::new(), HashMap::new());
+        let cell = EngineCell {
+            state: Mutex::new(State { engine: Some(engine), epochs, taken }),
+            enlisted: Mutex::default(),
+            medium,
+            config,
+            clock: clock.clone(),
+            reader,
+            identity,
+            observer,
+            healthy: AtomicBool::new(true),
+        };
         Ok(Opened { cell: Arc::new(cell), topics, stood_still_ms, clock })
     }
 
@@ -154,15 +178,13 @@ impl EngineCell {
             // A shard that is gone meanwhile needs no snapshot.
             let _ = load.reply.send(job);
         }
-        if let Some(engine) = &state.engine {
-            let epochs = engine.epochs.clone();
-            state.epochs = epochs;
-        }
     }
 
     /// The engine, reopened if it must be.
     fn engine<'a>(&self, state: &'a mut State) -> Result<&'a mut Engine, StoreError> {
-        if state.engine.as_ref().is_some_and(|engine| engine.poisoned) {
+        if let Some(engine) = state.engine.as_mut().filter(|engine| engine.poisoned) {
+            // A commit ended in a panic, and whose it was is not known any more.
+            engine.epochs.values_mut().for_each(|epoch| *epoch = epoch.next());
             self.close(state);
         }
         if state.engine.is_none() {
@@ -192,8 +214,17 @@ impl EngineCell {
         if units.is_empty() {
             return true;
         }
-        let Some(engine) = state.engine.as_mut() else { return false };
         let mut work: Vec<(ShardId, Work)> = units.iter_mut().map(Unit::take_work).collect();
+        for (unit, (shard, work)) in units.iter().zip(&mut work) {
+            let (epoch, taken) = count_of(&mut state.taken, *shard, work.epoch);
+            if *epoch == work.epoch && unit.number == *taken + 1 {
+                *taken += 1;
+            } else {
+                // One before it was lost, and this may rest on that one.
+                work.epoch = ShardEpoch::default();
+            }
+        }
+        let Some(engine) = state.engine.as_mut() else { return false };
         #[allow(clippy::disallowed_methods, reason = "measures a duration for a metric; decides nothing")]
         let started = std::time::Instant::now();
         match engine.commit(&mut work) {
@@ -213,9 +244,8 @@ impl EngineCell {
             Err(error) => {
                 self.observer.failed();
                 tracing::error!(%error, "commit failed: its outcome is unknown, the store is reopened");
-                state.epochs = engine.epochs.clone();
                 for (shard, _) in &work {
-                    let epoch = state.epochs.entry(*shard).or_default();
+                    let epoch = engine.epochs.entry(*shard).or_default();
                     *epoch = epoch.next();
                 }
                 self.close(state);
@@ -231,6 +261,7 @@ impl EngineCell {
         self.reader.attach(None);
         self.reader.clear();
         if let Some(engine) = state.engine.take() {
+            state.epochs = engine.epochs;
             let mut db: Arc<Database> = engine.db;
             // Readers hold the database for one short transaction.
             loop {
@@ -244,7 +275,8 @@ impl EngineCell {
     }
 
     /// Commits `units` together and tells everyone, without an actor: for drivers that have none. Blocks.
-    pub fn run(&self, units: Vec<Unit>) {
+    pub fn run(&self, mut units: Vec<Unit>) {
+        units.iter_mut().for_each(|unit| self.enlist(unit));
         self.turn(Turn { units, ..Turn::default() });
     }
 
@@ -253,10 +285,18 @@ impl EngineCell {
     /// # Errors
     /// The store cannot be opened, or read.
     pub fn load(&self, shard: ShardId) -> Result<LoadJob, StoreError> {
-        let mut state = self.lock();
-        let job = self.engine(&mut state)?.snapshot(shard)?;
-        state.epochs.insert(shard, job.epoch);
-        Ok(job)
+        self.engine(&mut self.lock())?.snapshot(shard)
+    }
+
+    /// Numbers a unit when it is handed in. Whatever then becomes of it, those after it are committed only if
+    /// it was: a shard's work, and its answers, rest on all it did before.
+    pub(crate) fn enlist(&self, unit: &mut Unit) {
+        let mut all = self.enlisted.lock().unwrap_or_else(PoisonError::into_inner);
+        let (epoch, count) = count_of(&mut all, unit.shard, unit.epoch());
+        if *epoch == unit.epoch() {
+            *count += 1;
+            unit.number = *count;
+        }
     }
 
     /// One commit of background work, if some is due. Blocks. Returns whether there was some.
@@ -268,7 +308,6 @@ impl EngineCell {
             Err(error) => {
                 self.observer.failed();
                 tracing::error!(%error, "background commit failed, the store is reopened");
-                state.epochs = engine.epochs.clone();
                 self.close(&mut state);
                 false
             }
