@@ -170,7 +170,9 @@ impl StoreState {
         self.running = true;
         let (myself, blocking) = (myself.clone(), cell.blocking().clone());
         let finish = move || {
-            let more = job(&cell);
+            // A commit that panicked has told its units by dropping them, and the next turn reopens the store;
+            // it must not keep that turn from coming.
+            let more = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&cell))).unwrap_or(false);
             drop(right);
             // If the actor is gone, its successor begins on its own.
             let _ = myself.cast(StoreMsg::Done(more));
@@ -194,8 +196,9 @@ impl Store {
     }
 
     /// Has a unit committed. If the actor is down, the unit is told so at once.
-    pub fn submit(&self, unit: Unit) {
+    pub fn submit(&self, mut unit: Unit) {
         use crate::kernel::handle::CastError;
+        self.cell.enlist(&mut unit);
         if let Err(CastError::Down(message) | CastError::Quarantined(message)) =
             self.handle.cast(StoreMsg::Submit(unit))
             && let StoreMsg::Submit(unit) = message

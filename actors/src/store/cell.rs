@@ -41,11 +41,27 @@ struct State {
     engine: Option<Engine>,
     /// While there is no engine: its epochs, so that a ghost's is never given again.
     epochs: HashMap<ShardId, ShardEpoch>,
+    /// The number of the last unit taken from each shard's newest load.
+    taken: Counts,
+}
+
+/// Units of each shard's newest load.
+type Counts = HashMap<ShardId, (ShardEpoch, u64)>;
+
+/// Begins to count anew if `epoch` is newer.
+fn count_of(counts: &mut Counts, shard: ShardId, epoch: ShardEpoch) -> &mut (ShardEpoch, u64) {
+    let count = counts.entry(shard).or_default();
+    if count.0 < epoch {
+        *count = (epoch, 0);
+    }
+    count
 }
 
 /// The store of a node. See the module.
 pub struct EngineCell {
     state: Mutex<State>,
+    /// See [`EngineCell::enlist`].
+    enlisted: Mutex<Counts>,
     medium: Arc<dyn Medium>,
     config: StoreConfig,
     clock: Arc<dyn Clock>,
@@ -94,19 +110,18 @@ impl EngineCell {
         let topics = engine.topics().map(|(shard, key)| (shard, key.clone(), counts_of(shard))).collect();
         let last_alive = engine.last_alive;
         let identity = engine.identity().clone();
-        let state = Mutex::new(State { engine: Some(engine), epochs: HashMap::new() });
-        let healthy = AtomicBool::new(true);
-        let (clock_of_cell, turns) = (clock.clone(), Arc::default());
+        let (epochs, taken) = (HashMap::new(), HashMap::new());
         let cell = EngineCell {
-            state,
+            state: Mutex::new(State { engine: Some(engine), epochs, taken }),
+            enlisted: Mutex::default(),
             medium,
             config,
-            clock: clock_of_cell,
+            clock: clock.clone(),
             reader,
-            turns,
+            turns: Arc::default(),
             identity,
             observer,
-            healthy,
+            healthy: AtomicBool::new(true),
         };
         Ok(Opened { cell: Arc::new(cell), topics, last_alive, clock })
     }
@@ -176,7 +191,9 @@ impl EngineCell {
 
     /// The engine, reopened if it must be.
     fn engine<'a>(&self, state: &'a mut State) -> Result<&'a mut Engine, StoreError> {
-        if state.engine.as_ref().is_some_and(|engine| engine.poisoned) {
+        if let Some(engine) = state.engine.as_mut().filter(|engine| engine.poisoned) {
+            // A commit ended in a panic, and whose it was is not known any more.
+            engine.epochs.values_mut().for_each(|epoch| *epoch = epoch.next());
             self.close(state);
         }
         if state.engine.is_none() {
@@ -206,8 +223,17 @@ impl EngineCell {
         if units.is_empty() {
             return true;
         }
-        let Some(engine) = state.engine.as_mut() else { return false };
         let mut work: Vec<(ShardId, Work)> = units.iter_mut().map(Unit::take_work).collect();
+        for (unit, (shard, work)) in units.iter().zip(&mut work) {
+            let (epoch, taken) = count_of(&mut state.taken, *shard, work.epoch);
+            if *epoch == work.epoch && unit.number == *taken + 1 {
+                *taken += 1;
+            } else {
+                // One before it was lost, and this may rest on that one.
+                work.epoch = ShardEpoch::default();
+            }
+        }
+        let Some(engine) = state.engine.as_mut() else { return false };
         #[allow(clippy::disallowed_methods, reason = "measures a duration for a metric; decides nothing")]
         let started = std::time::Instant::now();
         match engine.commit(&mut work) {
@@ -227,12 +253,12 @@ impl EngineCell {
             Err(error) => {
                 self.observer.failed();
                 tracing::error!(%error, "commit failed: its outcome is unknown, the store is reopened");
-                self.close(state);
                 // Whoever had work in it must load anew; the others need not notice.
                 for (shard, _) in &work {
-                    let epoch = state.epochs.entry(*shard).or_default();
+                    let epoch = engine.epochs.entry(*shard).or_default();
                     *epoch = epoch.next();
                 }
+                self.close(state);
                 drop(units); // tells everyone: indeterminate
                 false
             }
@@ -259,7 +285,8 @@ impl EngineCell {
     }
 
     /// Commits `units` together and tells everyone, without an actor: for drivers that have none. Blocks.
-    pub fn run(&self, units: Vec<Unit>) {
+    pub fn run(&self, mut units: Vec<Unit>) {
+        units.iter_mut().for_each(|unit| self.enlist(unit));
         self.turn(Turn { units, ..Turn::default() });
     }
 
@@ -268,10 +295,18 @@ impl EngineCell {
     /// # Errors
     /// The store cannot be opened, or read.
     pub fn load(&self, shard: ShardId) -> Result<LoadJob, StoreError> {
-        let mut state = self.lock();
-        let job = self.engine(&mut state)?.snapshot(shard)?;
-        state.epochs.insert(shard, job.epoch);
-        Ok(job)
+        self.engine(&mut self.lock())?.snapshot(shard)
+    }
+
+    /// Numbers a unit when it is handed in. Whatever then becomes of it, those after it are committed only if
+    /// it was: a shard's work, and its answers, rest on all it did before.
+    pub(crate) fn enlist(&self, unit: &mut Unit) {
+        let mut all = self.enlisted.lock().unwrap_or_else(PoisonError::into_inner);
+        let (epoch, count) = count_of(&mut all, unit.shard, unit.epoch());
+        if *epoch == unit.epoch() {
+            *count += 1;
+            unit.number = *count;
+        }
     }
 
     /// One commit of background work, if some is due. Blocks. Returns whether there was some.

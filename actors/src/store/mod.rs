@@ -17,6 +17,8 @@ mod renew;
 mod schema;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_lost;
 pub mod unit;
 
 pub use actor::{Store, StoreActor, StoreArgs};
