@@ -108,7 +108,7 @@ fn a_store_file_appears_whole_and_is_locked() {
         &StoreConfig::default(),
         &|_| Arc::new(ManualClock::new(Millis(1_000))),
         [7; 40],
-        &Reader::new(1 << 20, crate::blocking::Blocking::default()),
+        &Reader::new(1 << 20, Blocking::default()),
     );
     assert!(matches!(second, Err(StoreError::Locked)), "{second:?}");
     let epoch = cell.load(SHARD).unwrap().epoch;
