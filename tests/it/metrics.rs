@@ -85,7 +85,6 @@ fn both_ports_tell_the_truth_and_no_series_is_on_both() {
     let fresh = scrape(&interop);
     assert_eq!(sum(&fresh, "svc_interop_brownout_active", &[]), 0.0);
     assert_eq!(sum(&fresh, "svc_interop_rejected_total", &["reason=\"SIGNATURE_INVALID\""]), 0.0);
-
     let client = node.mailbox();
     for _ in 0..3 {
         enqueue(&client, "m", b"x", &[]);

@@ -44,9 +44,13 @@ pub(crate) fn rust() -> Vec<String> {
     all().into_iter().filter(|path| path.ends_with(".rs")).collect()
 }
 
+fn name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
 /// Whether a whole file is test code.
 pub(crate) fn is_test(path: &str) -> bool {
-    path.starts_with("tests/") || path.contains("/tests/") || path.ends_with("tests.rs")
+    path.starts_with("tests/") || path.contains("/tests/") || name(path).starts_with("tests")
 }
 
 /// A Rust source, parsed.
