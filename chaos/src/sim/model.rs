@@ -184,8 +184,7 @@ impl Model {
             ensure(of.ids.is_empty(), || format!("c{content} was stored twice: {:?} and {msg_id}", of.ids))?;
         }
         of.ids.insert(msg_id.to_owned());
-        let message =
-            Message { content, enqueued, seen: Vec::new(), gone: None, rejected: false };
+        let message = Message { content, enqueued, seen: Vec::new(), gone: None, rejected: false };
         self.messages.insert(msg_id.to_owned(), message);
         Ok(())
     }
@@ -303,12 +302,17 @@ impl Model {
             Some("max_deliveries") => {
                 ensure(sight.delivery == max_deliveries, || format!("{id}: dead too early: {sight:?}"))
             }
-            Some("rejected by a consumer") => ensure(message.rejected, || format!("{id}: nobody rejected it")),
+            Some("rejected by a consumer") => {
+                ensure(message.rejected, || format!("{id}: nobody rejected it"))
+            }
             Some(other) => Err(format!("{id}: dead for {other}")),
         }?;
         // A dead letter stays dead, so nobody can hold a newer delivery of it.
         ensure(dead.is_none() || newest <= sight.delivery, || {
-            format!("{id}: dead after delivery {}, but {newest} was seen ({first_seen} first)", sight.delivery)
+            format!(
+                "{id}: dead after delivery {}, but {newest} was seen ({first_seen} first)",
+                sight.delivery
+            )
         })
     }
 

@@ -70,8 +70,7 @@ pub(super) fn next(plan: &Plan, inner: &mut Inner, me: usize) -> Op {
         }
         5 => Op::Stat { queue },
         6 => {
-            let state =
-                rng.pick(&[PeekState::Ready, PeekState::Delayed, PeekState::Vis, PeekState::Dlq]);
+            let state = rng.pick(&[PeekState::Ready, PeekState::Delayed, PeekState::Vis, PeekState::Dlq]);
             Op::Peek { queue, state, limit: rng.range(1, 30) as u32 }
         }
         _ => foreign(inner, me, queue),
@@ -95,8 +94,7 @@ fn send(plan: &Plan, inner: &mut Inner, me: usize, queue: usize) -> Op {
         let key = rng.chance(40).then(|| rng.below(plan.keys));
         let delay_ms = if rng.chance(20) { rng.below(plan.delay_max_ms) } else { 0 };
         let ttl_ms = rng.chance(15).then(|| delay_ms + rng.range(1, plan.delay_max_ms));
-        let content =
-            Content { queue, key, delay_ms, ttl_ms, open: 0, ids: BTreeSet::new() };
+        let content = Content { queue, key, delay_ms, ttl_ms, open: 0, ids: BTreeSet::new() };
         let number = model.new_content(content);
         if key.is_some() {
             memory.keyed.push(number);

@@ -81,9 +81,7 @@ impl Client {
 
     fn put_back(&self, held: &Held, before: Before) {
         let mut inner = self.world.lock();
-        if let (Some(seen), Some(old)) =
-            (inner.model.seen_mut(&held.msg_id, held.delivery), before.seen)
-        {
+        if let (Some(seen), Some(old)) = (inner.model.seen_mut(&held.msg_id, held.delivery), before.seen) {
             *seen = old;
         }
     }
@@ -119,7 +117,9 @@ impl Client {
         }
         let valid = before.holds && still > now;
         if valid {
-            return Err(format!("{id}: {how:?} of delivery {delivery}, in flight until {still:?}, was stale"));
+            return Err(format!(
+                "{id}: {how:?} of delivery {delivery}, in flight until {still:?}, was stale"
+            ));
         }
         if before.gone && matches!(how, How::Ack) {
             return Err(format!("{id}: an ack of a message that is gone was stale"));
@@ -127,7 +127,12 @@ impl Client {
         Ok(())
     }
 
-    pub(super) async fn foreign(&self, queue: usize, how: How, receipts: Vec<String>) -> Result<(), Complaint> {
+    pub(super) async fn foreign(
+        &self,
+        queue: usize,
+        how: How,
+        receipts: Vec<String>,
+    ) -> Result<(), Complaint> {
         let n = receipts.len();
         let results = match self.mailbox.settle(&self.world.queues[queue], command(how), receipts).await {
             Ok(results) => results,

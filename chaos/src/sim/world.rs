@@ -81,11 +81,8 @@ impl World {
             Ok(QueueKey { tenant, topic })
         };
         let queues = (0..plan.queues).map(queue).collect::<Result<_, Complaint>>()?;
-        let memory = |client| Memory {
-            rng: Rng::new(plan.seed, 1000 + client),
-            held: Vec::new(),
-            keyed: Vec::new(),
-        };
+        let memory =
+            |client| Memory { rng: Rng::new(plan.seed, 1000 + client), held: Vec::new(), keyed: Vec::new() };
         let inner = Inner {
             log: EventLog::new(trace),
             model: Model::new(&plan),
