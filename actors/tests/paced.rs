@@ -5,14 +5,18 @@ use ron_actors::blocking::{Blocking, Job, Pace};
 use ron_actors::kernel::bus::BusLimits;
 use ron_actors::kernel::child::NoObserver;
 use ron_actors::kernel::clock::TokioClock;
-use ron_actors::mailbox::{MailboxConfig, MailboxObserver};
-use ron_actors::store::{RamMedium, StoreConfig, StoreObserver};
-use ron_actors::tree::{Foundation, TreeArgs};
+use ron_actors::mailbox::{Mailbox, MailboxConfig, MailboxObserver};
+use ron_actors::store::{Medium, RamBackend, RamMedium, StoreConfig, StoreError, StoreObserver};
+use ron_actors::tree::{Foundation, Tree, TreeArgs};
 use ron_core::ids::{ContentHash, QueueKey, Tenant, Topic};
 use ron_core::message::{MessageMeta, NewMessage};
+use ron_core::reason::Reason;
 use ron_core::restart::RestartPolicy;
+use ron_core::shard::Want;
 use ron_core::time::Millis;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 #[derive(Debug)]
@@ -30,45 +34,77 @@ impl StoreObserver for Nobody {
     fn failed(&self) {}
 }
 
+/// Every turn of the store takes this long.
 #[derive(Debug)]
-struct Slow;
+struct Turns(Duration);
 
-impl Pace for Slow {
+impl Pace for Turns {
     fn pause(&self, job: Job) -> Duration {
-        if job == Job::Turn { Duration::from_secs(10) } else { Duration::ZERO }
+        if job == Job::Turn { self.0 } else { Duration::ZERO }
     }
 }
 
-/// The actor of a queue once fired its parking timer over and over while a commit was owed: under a paused clock
-/// that never ends, on a node it is a core gone for as long as the disk is stuck.
-#[test]
-fn a_commit_that_outlasts_the_parking_time_leaves_the_queue_asleep() {
-    let (tell, told) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.enable_time().start_paused(true).build().unwrap();
-        tell.send(runtime.block_on(send_one())).unwrap();
-    });
-    assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(Duration::from_secs(20)));
+/// RAM whose next write fails when it is told so, and every write after that until it is opened again.
+#[derive(Debug, Clone, Default)]
+struct Fallible {
+    blocks: RamBackend,
+    broken: Arc<AtomicBool>,
 }
 
-/// How long one send took, its queue's load included.
-async fn send_one() -> Duration {
+impl Medium for Fallible {
+    fn open(&self, builder: &mut redb::Builder) -> Result<redb::Database, StoreError> {
+        self.broken.store(false, Ordering::SeqCst);
+        Ok(builder.create_with_backend(self.clone())?)
+    }
+
+    fn durable(&self) -> bool {
+        true
+    }
+}
+
+impl redb::StorageBackend for Fallible {
+    fn len(&self) -> Result<u64, io::Error> {
+        self.blocks.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        self.blocks.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.blocks.set_len(len)
+    }
+    fn sync_data(&self) -> Result<(), io::Error> {
+        self.blocks.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(io::Error::other("broken on purpose"));
+        }
+        self.blocks.write(offset, data)
+    }
+}
+
+async fn start(medium: Arc<dyn Medium>, turns: Duration) -> Tree {
     let args = TreeArgs {
-        medium: Arc::new(RamMedium::default()),
-        store: StoreConfig { blocking: Blocking::Paced(Arc::new(Slow)), ..StoreConfig::default() },
+        medium,
+        store: StoreConfig { blocking: Blocking::Paced(Arc::new(Turns(turns))), ..StoreConfig::default() },
         mailbox: MailboxConfig { park_after_ms: 100, ..MailboxConfig::default() },
         entropy: [7; 40],
         seed: 1,
-        restarts: RestartPolicy::default(),
+        restarts: RestartPolicy { base_ms: 0, ..RestartPolicy::default() },
         bus: BusLimits::default(),
         store_observer: Arc::new(Nobody),
         kernel_observer: Arc::new(NoObserver),
     };
     let clock_from = |_| Arc::new(TokioClock::new(Millis(1_000_000))) as _;
     let foundation = Foundation::lay(args, &clock_from).unwrap();
-    let tree = foundation.raise(Arc::new(Nobody), |_, _| Vec::new()).await.unwrap();
-    let queue = QueueKey { tenant: Tenant::parse("acme").unwrap(), topic: Topic::parse("slow").unwrap() };
+    foundation.raise(Arc::new(Nobody), |_, _| Vec::new()).await.unwrap()
+}
+
+fn queue() -> QueueKey {
+    QueueKey { tenant: Tenant::parse("acme").unwrap(), topic: Topic::parse("slow").unwrap() }
+}
+
+async fn send_one(mailbox: &Mailbox) {
     let payload = Bytes::from_static(b"one");
     let meta = MessageMeta {
         content_type: "text/plain".into(),
@@ -78,7 +114,52 @@ async fn send_one() -> Duration {
     };
     let payload_hash = ContentHash::of(&payload);
     let message = NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup: None };
-    let begun = tokio::time::Instant::now();
-    tree.mailbox.enqueue(&queue, vec![message]).await.unwrap()[0].as_ref().unwrap();
-    begun.elapsed()
+    mailbox.enqueue(&queue(), vec![message]).await.unwrap()[0].as_ref().unwrap();
+}
+
+/// The actor of a queue once fired its parking timer over and over while a commit was owed: under a paused clock
+/// that never ends, on a node it is a core gone for as long as the disk is stuck.
+#[test]
+fn a_commit_that_outlasts_the_parking_time_leaves_the_queue_asleep() {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let took = runtime.unwrap().block_on(async {
+            let tree = start(Arc::new(RamMedium::default()), Duration::from_secs(10)).await;
+            let begun = tokio::time::Instant::now();
+            send_one(&tree.mailbox).await;
+            begun.elapsed()
+        });
+        tell.send(took).unwrap();
+    });
+    // a turn for the load, and one for the send
+    assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(Duration::from_secs(20)));
+}
+
+/// The lease of a queue that was killed failed to commit, and its drop once released the delivery of the same
+/// number that the queue's next actor had given to somebody else.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_failed_to_commit_does_not_release_a_later_one() {
+    const TURN: Duration = Duration::from_millis(1_000);
+    let medium = Fallible::default();
+    let tree = start(Arc::new(medium.clone()), TURN).await;
+    let mailbox = tree.mailbox.clone();
+    send_one(&mailbox).await;
+    let want = Want { max_messages: 1, max_bytes: 1 << 20, visibility_ms: Some(60_000) };
+    let recv = |wait: Duration| {
+        let mailbox = mailbox.clone();
+        tokio::spawn(async move { mailbox.recv(&queue(), want, wait).await })
+    };
+    let first = recv(Duration::ZERO);
+    tokio::time::sleep(TURN / 10).await;
+    medium.broken.store(true, Ordering::SeqCst);
+    assert!(tree.shards.kill_child("shard:acme/slow").await);
+    tokio::time::sleep(TURN / 10).await;
+    let second = recv(Duration::ZERO);
+    assert_eq!(first.await.unwrap().unwrap_err().reason, Reason::Storage);
+    let delivery = second.await.unwrap().unwrap();
+    assert_eq!((delivery.messages.len(), delivery.messages[0].delivery), (1, 1));
+    delivery.written();
+    let third = recv(Duration::from_secs(20)).await.unwrap().unwrap();
+    assert!(third.messages.is_empty(), "redelivered early: {:?}", third.messages);
 }

@@ -9,14 +9,47 @@ use super::child::{ChildStatus, SpawnFn, StatusHook};
 use futures::FutureExt;
 use ractor::rpc::CallResult;
 use ractor::{Actor, ActorCell, ActorRef, ActorStatus, Message, MessagingErr, RpcReplyPort};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 enum Slot<M> {
     Up(ActorRef<M>),
     Down,
     Quarantined,
+}
+
+/// What a publisher and its handles share. Not a `watch`: that one wakes who waits for it in a random order,
+/// which a simulation could not repeat; [`Notify`] wakes first come, first served.
+struct Shared<M> {
+    slot: RwLock<Slot<M>>,
+    changed: Notify,
+    /// Nobody is left to publish.
+    closed: AtomicBool,
+}
+
+impl<M> Shared<M> {
+    fn read(&self) -> RwLockReadGuard<'_, Slot<M>> {
+        // Whoever panicked while it was held had only to store one value.
+        self.slot.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replace(&self, slot: Slot<M>) {
+        let old = std::mem::replace(&mut *self.slot.write().unwrap_or_else(PoisonError::into_inner), slot);
+        self.changed.notify_waiters();
+        drop(old);
+    }
+}
+
+/// The publishers of a handle, together: dropped with the last of them.
+struct Owner<M>(Arc<Shared<M>>);
+
+impl<M> Drop for Owner<M> {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::Release);
+        self.0.changed.notify_waiters();
+    }
 }
 
 /// Why a message was not taken. Gives it back, and never shows it.
@@ -79,18 +112,18 @@ pub enum NotUp {
 
 /// The address of an actor across its restarts. Cheap to clone.
 pub struct Handle<M: Message> {
-    slot: watch::Receiver<Slot<M>>,
+    shared: Arc<Shared<M>>,
 }
 
 impl<M: Message> Clone for Handle<M> {
     fn clone(&self) -> Self {
-        Self { slot: self.slot.clone() }
+        Self { shared: Arc::clone(&self.shared) }
     }
 }
 
 impl<M: Message> std::fmt::Debug for Handle<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let state = match &*self.slot.borrow() {
+        let state = match &*self.shared.read() {
             Slot::Up(_) => "up",
             Slot::Down => "down",
             Slot::Quarantined => "quarantined",
@@ -106,7 +139,7 @@ impl<M: Message> Handle<M> {
     /// # Errors
     /// [`CastError`] with the message.
     pub fn cast(&self, message: M) -> Result<(), CastError<M>> {
-        match &*self.slot.borrow() {
+        match &*self.shared.read() {
             Slot::Up(actor) => match actor.cast(message) {
                 Ok(()) => Ok(()),
                 Err(MessagingErr::SendErr(message)) => Err(CastError::Down(message)),
@@ -128,7 +161,7 @@ impl<M: Message> Handle<M> {
         request: impl FnOnce(RpcReplyPort<R>) -> M,
         timeout: Duration,
     ) -> Result<R, CallError> {
-        let actor = match &*self.slot.borrow() {
+        let actor = match &*self.shared.read() {
             Slot::Up(actor) => actor.clone(),
             Slot::Down => return Err(CallError::Down),
             Slot::Quarantined => return Err(CallError::Quarantined),
@@ -144,7 +177,7 @@ impl<M: Message> Handle<M> {
     /// The actor's present incarnation, if it takes messages.
     #[must_use]
     pub fn get(&self) -> Option<ActorRef<M>> {
-        match &*self.slot.borrow() {
+        match &*self.shared.read() {
             Slot::Up(actor) if takes_messages(actor) => Some(actor.clone()),
             Slot::Up(_) | Slot::Down | Slot::Quarantined => None,
         }
@@ -159,7 +192,7 @@ impl<M: Message> Handle<M> {
     /// Whether the actor waits for an operator.
     #[must_use]
     pub fn is_quarantined(&self) -> bool {
-        matches!(&*self.slot.borrow(), Slot::Quarantined)
+        matches!(&*self.shared.read(), Slot::Quarantined)
     }
 
     /// Waits until the actor is up.
@@ -167,18 +200,21 @@ impl<M: Message> Handle<M> {
     /// # Errors
     /// [`NotUp`] when it is quarantined, or still down after `timeout`.
     pub async fn wait_up(&self, timeout: Duration) -> Result<ActorRef<M>, NotUp> {
-        let mut slot = self.slot.clone();
         let up = async {
             loop {
-                match &*slot.borrow_and_update() {
+                let mut changed = std::pin::pin!(self.shared.changed.notified());
+                // from here on no change is missed
+                changed.as_mut().enable();
+                match &*self.shared.read() {
                     Slot::Up(actor) if takes_messages(actor) => return Ok(actor.clone()),
                     Slot::Quarantined => return Err(NotUp::Quarantined),
                     // a ref that is dead already: its end is about to be published
                     Slot::Up(_) | Slot::Down => {}
                 }
-                if slot.changed().await.is_err() {
+                if self.shared.closed.load(Ordering::Acquire) {
                     return Err(NotUp::Down);
                 }
+                changed.await;
             }
         };
         tokio::time::timeout(timeout, up).await.unwrap_or(Err(NotUp::Down))
@@ -191,12 +227,12 @@ fn takes_messages<M>(actor: &ActorRef<M>) -> bool {
 
 /// The other end of a [`Handle`]: tells all its clones where the actor is now. Cheap to clone.
 pub struct HandlePublisher<M: Message> {
-    slot: Arc<watch::Sender<Slot<M>>>,
+    owner: Arc<Owner<M>>,
 }
 
 impl<M: Message> Clone for HandlePublisher<M> {
     fn clone(&self) -> Self {
-        Self { slot: Arc::clone(&self.slot) }
+        Self { owner: Arc::clone(&self.owner) }
     }
 }
 
@@ -216,28 +252,30 @@ impl<M: Message> HandlePublisher<M> {
     /// A publisher of an actor that is not up yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { slot: Arc::new(watch::Sender::new(Slot::Down)) }
+        let (slot, changed) = (RwLock::new(Slot::Down), Notify::new());
+        let shared = Shared { slot, changed, closed: AtomicBool::new(false) };
+        Self { owner: Arc::new(Owner(Arc::new(shared))) }
     }
 
     /// A handle that follows this publisher.
     #[must_use]
     pub fn handle(&self) -> Handle<M> {
-        Handle { slot: self.slot.subscribe() }
+        Handle { shared: Arc::clone(&self.owner.0) }
     }
 
     /// The actor is up, at this address.
     pub fn publish(&self, actor: ActorRef<M>) {
-        self.slot.send_replace(Slot::Up(actor));
+        self.owner.0.replace(Slot::Up(actor));
     }
 
     /// The actor is down.
     pub fn down(&self) {
-        self.slot.send_replace(Slot::Down);
+        self.owner.0.replace(Slot::Down);
     }
 
     /// The actor is quarantined.
     pub fn quarantined(&self) {
-        self.slot.send_replace(Slot::Quarantined);
+        self.owner.0.replace(Slot::Quarantined);
     }
 
     /// What a supervisor calls when the child's status changes, so that handles flip at once. `Up` is not

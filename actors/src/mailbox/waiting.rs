@@ -5,7 +5,7 @@ use super::directory::Entry;
 use crate::kernel::admission::Permit;
 use ron_core::reason::Refusal;
 use ron_core::shard::{Grant, WaiterId};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -23,10 +23,10 @@ impl GrantedBox {
     }
 }
 
-/// The receives that have not been answered.
+/// The receives that have not been answered, in the order they came: so they are refused in it too.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
-    receives: HashMap<WaiterId, (RecvReply, Permit)>,
+    receives: BTreeMap<WaiterId, (RecvReply, Permit)>,
 }
 
 impl Waiting {
@@ -49,7 +49,7 @@ impl Waiting {
 
     /// Answers all of them with a refusal.
     pub(crate) fn refuse_all(&mut self, refusal: &Refusal) {
-        for (_, (reply, _)) in self.receives.drain() {
+        for (_, (reply, _)) in std::mem::take(&mut self.receives) {
             let _ = reply.send(Err(refusal.clone()));
         }
     }
