@@ -116,7 +116,7 @@ impl Client {
         // refused before it is read whole: the answer is there all the same
         match stream.write_all(request).and_then(|()| stream.flush()) {
             Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
-                return Err(error.to_string());
+                Err(error.to_string())
             }
             _ => read_answer(&mut *stream, request),
         }
