@@ -1,6 +1,6 @@
 //! Many clients at once, and queues that sleep.
 
-use crate::harness::{Provider, Setup, borrowed, poll, wall};
+use crate::harness::{Provider, Setup, borrowed, poll, timed, wall};
 use crate::http::Client;
 use crate::mailbox::{depths, enqueue, receipt, recv, recv_one, settle, stat};
 use serde_json::{Value, json};
@@ -135,4 +135,57 @@ fn a_queue_that_sleeps_wakes_with_all_it_had() {
     // a lease runs out although nobody asks
     let next = recv_one(&client, "busy", 60_000);
     assert_eq!((&next["msg_id"], &next["attempt"]), (&held["msg_id"], &json!(2)));
+}
+
+#[test]
+fn what_a_consumer_never_took_is_given_back_at_once() {
+    let node = Setup::new().start();
+    let client = node.mailbox();
+    for n in 0..6_u8 {
+        enqueue(&client, "heavy", &vec![n; 1024 * 1024], &[]);
+    }
+    // an answer of 8 MiB does not fit into the sockets' buffers; this client reads nothing of it and leaves
+    let body = br#"{"max_messages":6,"max_bytes":16777216,"visibility_ms":600000}"#;
+    let stream = client.begin(&client.request("POST", "/v1/acme/heavy/recv", &[], body));
+    poll("the leases", || (depths(&client, "heavy") == [0, 0, 6, 0]).then_some(()));
+    drop(stream);
+    let (_, took) =
+        timed(|| poll("their return", || (depths(&client, "heavy") == [6, 0, 0, 0]).then_some(())));
+    assert!(took.as_secs() < 20, "{took:?}");
+    let again = recv_one(&client, "heavy", 60_000);
+    // given back, not failed: the attempt does not count, the delivery does
+    assert_eq!((&again["attempt"], &again["delivery"]), (&json!(1), &json!(2)));
+}
+
+#[test]
+fn a_walk_through_the_dlq_sees_each_letter_once() {
+    let node = Setup::new().start();
+    let client = node.mailbox();
+    let batch: Vec<Value> = (0..25).map(|n| json!({"payload": format!("{n}")})).collect();
+    client.post("/v1/acme/dead/enqueue/batch", &json!({"messages": batch})).json(200);
+    let got = recv(&client, "dead", &json!({"max_messages": 25, "visibility_ms": 60_000}));
+    let receipts: Vec<&str> = got.iter().map(receipt).collect();
+    settle(&client, "dead", "nack", &json!({"receipts": receipts, "mode": "reject"}));
+    let (mut seen, mut cursor, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let page = crate::mailbox::peek(&client, "dead", &format!("state=dlq&limit=10{cursor}"));
+        pages += 1;
+        for letter in page["messages"].as_array().unwrap() {
+            assert_eq!(letter["dead_letter"]["reason"], "rejected");
+            seen.push(letter["msg_id"].as_str().unwrap().to_owned());
+        }
+        // what dies meanwhile does not upset the walk
+        enqueue(&client, "dead", b"late", &[]);
+        let late = recv_one(&client, "dead", 60_000);
+        if pages < 3 {
+            settle(&client, "dead", "nack", &json!({"receipts": [receipt(&late)], "mode": "reject"}));
+        }
+        match page["cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    let walked: HashSet<&String> = seen.iter().collect();
+    assert_eq!(walked.len(), seen.len(), "{seen:?}");
+    assert!(got.iter().all(|m| seen.iter().any(|id| m["msg_id"] == *id)), "{seen:?}");
 }
