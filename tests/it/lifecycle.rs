@@ -84,6 +84,65 @@ fn a_drained_node_ends_with_0_and_starts_again() {
 }
 
 #[test]
+fn every_state_survives_a_sigkill() {
+    let node = Setup::new().start();
+    let client = node.mailbox();
+    let text: [(&str, &[u8]); 1] = [("Content-Type", b"text/plain")];
+    let send = |topic: &str, body: &str| enqueue(&client, topic, body.as_bytes(), &text);
+    let nack = |topic: &str, message: &Value, more: Value| {
+        let mut body = json!({"receipts": [receipt(message)]});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        assert_eq!(settle(&client, topic, "nack", &body), [json!({"ok": true})]);
+    };
+    // acked, in flight on its second attempt, delayed by a failure, dead, ready: one of each in one queue
+    for body in ["acked", "held", "failed", "dead", "ready"] {
+        send("all", body);
+    }
+    let acked = recv_one(&client, "all", 60_000);
+    assert_eq!(settle(&client, "all", "ack", &json!({"receipts": [receipt(&acked)]})), [json!({"ok": true})]);
+    let held = recv_one(&client, "all", 60_000);
+    nack("all", &held, json!({"mode": "fail", "delay_ms": 0}));
+    let mut three = recv(&client, "all", &json!({"max_messages": 3, "visibility_ms": 60_000}));
+    three.sort_by_key(|message| message["payload"].to_string());
+    let [dead, failed, held] = <[Value; 3]>::try_from(three).unwrap_or_else(|got| panic!("{got:?}"));
+    assert_eq!((&held["payload"], &held["attempt"]), (&json!("held"), &json!(2)));
+    nack("all", &failed, json!({"mode": "fail", "delay_ms": 60_000, "reason": "later"}));
+    nack("all", &dead, json!({"mode": "reject", "reason": "poison"}));
+    enqueue(&client, "soon", b"x", &[("X-Delay-Ms", b"300")]);
+    enqueue(&client, "brief", b"x", &[("X-Ttl-Ms", b"300")]);
+    let before = stat(&client, "all");
+    assert_eq!(depths(&client, "all"), [1, 1, 1, 1]);
+    let walk = |client: &crate::http::Client| {
+        ["ready", "delayed", "vis", "dlq"].map(|state| {
+            let mut page = client.get(&format!("/v1/acme/all/peek?state={state}")).json(200);
+            let message = page["messages"][0].take();
+            // deadlines of leases move by what the node was down
+            let fields =
+                ["msg_id", "payload", "attempt", "delivery", "enqueued_at", "dead_letter", "corr_id"];
+            fields.map(|field| message[field].clone())
+        })
+    };
+    let seen = walk(&client);
+
+    let node = node.kill_and_restart();
+    let client = node.mailbox();
+    assert_eq!(walk(&client), seen);
+    let after = stat(&client, "all");
+    for field in ["ready", "delayed", "vis", "dlq", "dedup_keys", "settings"] {
+        assert_eq!(after[field], before[field], "{field}");
+    }
+    // receipts from before: the one in flight settles, the others are what they were
+    let receipts = [&held, &acked, &failed, &dead].map(receipt);
+    let outcomes = settle(&client, "all", "ack", &json!({ "receipts": receipts }));
+    let stale = json!({"ok": false, "reason": "STALE_RECEIPT"});
+    assert_eq!(outcomes, [json!({"ok": true}), json!({"ok": true}), stale.clone(), stale]);
+    assert_eq!(recv_one(&client, "all", 60_000)["payload"], "ready");
+    // delays and lives go on while nobody runs
+    recv_one(&client, "soon", 60_000);
+    poll("the end of its life", || (depths(&client, "brief") == [0, 0, 0, 0]).then_some(()));
+}
+
+#[test]
 fn a_drain_does_not_wait_for_ever() {
     let mut node = Setup::new().env("RON_NODE__DRAIN_MS", "200").start();
     let client = node.mailbox();
