@@ -178,6 +178,9 @@ impl Duties {
             node.readiness.set_quarantined(all);
         }
         self.count_lag(node);
+        if self.ticks.is_multiple_of(4) {
+            measure_disk(node);
+        }
         if self.ticks.is_multiple_of(4)
             && let Ok(figures) = node.tree.store.ask(|engine| engine.figures()).await
         {
@@ -197,6 +200,16 @@ impl Duties {
                 *seen = lagged;
             }
         }
+    }
+}
+
+/// What the store may still fill; nothing to tell in amnesia.
+fn measure_disk(node: &Node) {
+    if node.config.node.amnesia {
+        return;
+    }
+    if let Ok(disk) = rustix::fs::statvfs(&node.config.node.data_dir) {
+        node.metrics.mailbox.store_free_bytes.set((disk.f_bavail * disk.f_frsize) as f64);
     }
 }
 

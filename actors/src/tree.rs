@@ -158,8 +158,6 @@ impl Tree {
     /// Stops all actors in order and closes the store.
     pub async fn stop(self) {
         self.root.stop().await;
-        let cell = self.cell;
-        // Only a panic inside could keep it from closing, and that leaves what a crash leaves.
-        let _ = tokio::task::spawn_blocking(move || cell.shut()).await;
+        self.cell.close_down().await;
     }
 }

@@ -21,6 +21,7 @@ mod read;
 mod store;
 mod units;
 
+pub use self::metrics::MetricsConfig;
 pub use auth::{AuthConfig, KeyringAt};
 pub use chaos::ChaosConfig;
 pub use dev::{DevSecret, add_dev_secrets};
@@ -29,7 +30,6 @@ pub use layers::{DEFAULT, Sources};
 pub use listener::Tls;
 pub use log::{LogConfig, LogFormat};
 pub use mailbox::{Admission, MailboxConfig};
-pub use metrics::MetricsConfig;
 pub use node::{ClockConfig, NodeConfig, Profile};
 pub use policy::PolicyConfig;
 pub use print::check_report;

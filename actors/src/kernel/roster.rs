@@ -400,6 +400,9 @@ impl State {
             child.phase = Phase::Halting { cell, _task: None };
             child.spec.tell(ChildStatus::Stopping);
         }
+        // In an order that a simulation can repeat.
+        rest.sort_by_key(|child| child.order);
+        idle.sort();
         for name in idle {
             self.remove(&name);
         }

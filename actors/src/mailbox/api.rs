@@ -15,7 +15,9 @@ use ron_core::ids::{MessageId, QueueKey, Slot, Tenant, Topic};
 use ron_core::message::{NewMessage, PutOutcome, StoredMessage};
 use ron_core::reason::{Reason, Refusal};
 use ron_core::receipt::{Receipt, ReceiptError};
-use ron_core::shard::{Command, DeliveryRef, NackMode, PeekState, Peeked, Settings, Stats, WaiterId, Want};
+use ron_core::shard::{
+    Command, DeliveryRef, NackMode, PeekState, Peeked, Settings, Stats, Violation, WaiterId, Want,
+};
 use ron_core::time::Clock;
 use std::sync::Arc;
 use std::time::Duration;
@@ -314,6 +316,18 @@ impl Mailbox {
             settings,
             dedup_window_ms: self.inner.config.dedup_window_ms,
         })
+    }
+
+    /// Checks the invariants of the queue's state machine, for simulations and drills; walks all of it. Also fine
+    /// if the queue is not in memory, or is being restarted.
+    ///
+    /// # Errors
+    /// The first invariant that does not hold.
+    pub async fn check(&self, queue: &QueueKey) -> Result<(), Violation> {
+        let Some(entry) = self.inner.directory.get(queue) else { return Ok(()) };
+        let (reply, answer) = oneshot::channel();
+        let _ = entry.handle.cast(ShardMsg::Check(reply));
+        answer.await.unwrap_or(Ok(()))
     }
 
     fn existing(&self, queue: &QueueKey) -> Result<Arc<Entry>, Refusal> {

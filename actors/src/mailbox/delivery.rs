@@ -28,7 +28,7 @@ impl Granted {
         self.messages.remove(index);
     }
 
-    fn disarm(mut self) {
+    pub(crate) fn disarm(mut self) {
         self.messages.clear();
     }
 }

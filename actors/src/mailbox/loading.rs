@@ -2,6 +2,7 @@
 
 use super::messages::{ShardMsg, refusal};
 use super::shard::{ShardArgs, ShardRef, ShardState};
+use crate::blocking::Job;
 use crate::store::{ShardEpoch, StoreError, UnitFailure, UnitResult};
 use ron_core::shard::{Command, Recovery, Shard};
 use std::collections::VecDeque;
@@ -102,11 +103,12 @@ async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
     let now = args.clock.now();
     let stood_still_ms = args.entry.goes_on_at(now);
     let settings = args.config.settings;
+    let blocking = args.store.blocking().clone();
     let scan = move || {
         let (epoch, exists) = (job.epoch, job.exists);
         let mut recovery = Recovery::new(settings, now, stood_still_ms);
         job.run(&mut |message| recovery.push(message))?;
         Ok(Loaded { shard: recovery.finish(), epoch, exists, stood_still_ms })
     };
-    tokio::task::spawn_blocking(scan).await.unwrap_or(Err(StoreError::Reopening))
+    blocking.run(Job::Load, scan).await.unwrap_or(Err(StoreError::Reopening))
 }

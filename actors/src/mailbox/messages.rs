@@ -7,7 +7,9 @@ use crate::store::{StoreError, UnitFailure};
 use ron_core::ids::Slot;
 use ron_core::message::{NewMessage, PutOutcome};
 use ron_core::reason::{Effect, Reason, Refusal};
-use ron_core::shard::{Command, DeliveryRef, PeekState, Peeked, Settings, Stats, Ticket, WaiterId, Want};
+use ron_core::shard::{
+    Command, DeliveryRef, PeekState, Peeked, Settings, Stats, Ticket, Violation, WaiterId, Want,
+};
 use tokio::sync::oneshot;
 
 /// What was done with an enqueue: one outcome a message.
@@ -63,6 +65,8 @@ pub enum ShardMsg {
     Tick(u64),
     /// Long polls end now, empty: the node drains.
     EndWaits,
+    /// Check the invariants of the state machine, if it is in memory.
+    Check(oneshot::Sender<Result<(), Violation>>),
     /// Fail: a drill wants to see the restart.
     Crash,
 }
@@ -78,6 +82,7 @@ pub(super) fn refuse(message: ShardMsg, refusal: &Refusal) {
         ShardMsg::Stat(reply) => drop(reply.send(Err(refusal))),
         ShardMsg::Peek(_, _, _, reply) => drop(reply.send(Err(refusal))),
         ShardMsg::CancelRecv(_)
+        | ShardMsg::Check(_)
         | ShardMsg::Unwanted { .. }
         | ShardMsg::Corrupt(_)
         | ShardMsg::Committed(..)

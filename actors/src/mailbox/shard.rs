@@ -115,6 +115,8 @@ impl Actor for ShardActor {
                 state.on_tick(&myself);
             }
             ShardMsg::Tick(_) => {}
+            // Of the shard before this load, which has seen that commit: its ticket is another's by now.
+            ShardMsg::Committed(..) if !matches!(state.phase, Phase::Ready(_)) => {}
             command => state.command(&myself, command),
         }
         Ok(())
@@ -134,10 +136,7 @@ impl ShardState {
             Phase::Loading(waiting) => waiting.push_back(message),
             // Nobody can be waiting at a parked shard, and no commit is owed to it.
             Phase::Parked
-                if matches!(
-                    message,
-                    ShardMsg::CancelRecv(_) | ShardMsg::Committed(..) | ShardMsg::EndWaits
-                ) => {}
+                if matches!(message, ShardMsg::CancelRecv(_) | ShardMsg::Check(_) | ShardMsg::EndWaits) => {}
             Phase::Parked => self.load_behind(myself, VecDeque::from([message])),
             Phase::Recovering => refuse(message, &refusal(UnitFailure::NotTried)),
         }
@@ -172,6 +171,10 @@ impl ShardState {
                 self.apply_and_carry(myself, Command::Corrupt { delivery });
             }
             ShardMsg::Stat(reply) => self.stat(reply),
+            ShardMsg::Check(reply) => {
+                let Phase::Ready(loaded) = &self.phase else { return };
+                let _ = reply.send(loaded.shard.check());
+            }
             ShardMsg::Peek(peek, after, limit, reply) => self.peek(peek, after, limit, reply),
             ShardMsg::Committed(ticket, outcomes) => self.committed(myself, ticket, &outcomes),
             ShardMsg::EndWaits => {
@@ -323,7 +326,12 @@ impl ShardState {
     fn arm(&mut self, myself: &ShardRef) {
         let Phase::Ready(loaded) = &self.phase else { return };
         let park_at = self.used.plus(self.args.config.park_after_ms.max(1));
-        let wake_at = loaded.shard.wake_at().unwrap_or(park_at);
+        let wake_at = match loaded.shard.wake_at() {
+            Some(at) => at,
+            None if loaded.shard.idle() => park_at,
+            // A commit is owed, and sets the timer when it is done: until then there is nothing to wake up for.
+            None => return,
+        };
         // A timer that fires early finds nothing to do and is set again: cheaper than one for every command.
         if self.tick_at.is_some_and(|at| at <= wake_at) {
             return;
@@ -348,13 +356,19 @@ impl ShardState {
 }
 
 /// After the commit: grants first, since they may be what the caller waits for, then the command's own answer.
-fn answer(result: UnitResult<'_>, grants: Vec<(RecvReply, GrantedBox)>, done: Option<OnDone>) {
+fn answer(result: UnitResult<'_>, grants: Vec<(Option<RecvReply>, GrantedBox)>, done: Option<OnDone>) {
     for (reply, granted) in grants {
-        let _ = match result {
-            Ok(_) => reply.send(Ok(Some(granted))),
-            // The shard is being loaded anew: the store knows best who has what.
-            Err(failure) => reply.send(Err(refusal(failure))),
-        };
+        match (result, reply) {
+            // A caller that is gone gives them back by dropping them.
+            (Ok(_), Some(reply)) => drop(reply.send(Ok(Some(granted)))),
+            (Ok(_), None) => drop(granted),
+            // The shard is being loaded anew: the store knows best who has what, and the next delivery may have
+            // the number of this one.
+            (Err(failure), reply) => {
+                granted.void();
+                let _ = reply.map(|reply| reply.send(Err(refusal(failure))));
+            }
+        }
     }
     if let Some(done) = done {
         done(result);

@@ -16,6 +16,13 @@ pub type RecvReply = oneshot::Sender<Result<Option<GrantedBox>, Refusal>>;
 #[derive(Debug)]
 pub struct GrantedBox(pub(crate) Granted);
 
+impl GrantedBox {
+    /// The leases never became durable: there is nothing to release.
+    pub(crate) fn void(self) {
+        self.0.disarm();
+    }
+}
+
 /// The receives that have not been answered.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
@@ -52,17 +59,18 @@ impl Waiting {
         self.receives.keys().copied().collect()
     }
 
-    /// Pairs grants with their receives, to be answered after the commit.
+    /// Pairs grants with their receives, to be answered after the commit. One whose caller has gone comes
+    /// without a receive: it too is released only when it is durable, or a release could meet a later delivery
+    /// of the same number.
     pub(crate) fn match_grants(
         &mut self,
         entry: &Arc<Entry>,
         grants: Vec<Grant>,
-    ) -> Vec<(RecvReply, GrantedBox)> {
+    ) -> Vec<(Option<RecvReply>, GrantedBox)> {
         let pair = |grant: Grant| {
             let granted = GrantedBox(Granted::new(entry.clone(), grant.messages));
-            // Without a receive the leases are dropped here, and so released.
-            Some((self.remove(grant.waiter)?, granted))
+            (self.remove(grant.waiter), granted)
         };
-        grants.into_iter().filter_map(pair).collect()
+        grants.into_iter().map(pair).collect()
     }
 }

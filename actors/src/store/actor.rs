@@ -7,12 +7,13 @@ use super::error::{StoreError, UnitFailure};
 use super::load::LoadJob;
 use super::read::Reader;
 use super::unit::Unit;
+use crate::blocking::{Blocking, Job};
 use crate::kernel::handle::Handle;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ron_core::ids::ShardId;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 /// Payload bytes in one commit.
 const TURN_BYTES_MAX: usize = 4 << 20;
@@ -92,7 +93,7 @@ impl Actor for StoreActor {
             StoreMsg::Begin => {
                 state.begun = false;
                 if !state.running {
-                    state.begin(&myself);
+                    state.begin(&myself).await;
                 }
                 return Ok(());
             }
@@ -107,7 +108,7 @@ impl Actor for StoreActor {
             }
             StoreMsg::Idle(generation) => {
                 if generation == state.generation && !state.running && state.is_empty() {
-                    state.idle(&myself);
+                    state.idle(&myself).await;
                 }
                 return Ok(());
             }
@@ -127,7 +128,10 @@ impl StoreState {
         self.units.is_empty() && self.asks.is_empty() && self.loads.is_empty()
     }
 
-    fn begin(&mut self, myself: &StoreRef) {
+    async fn begin(&mut self, myself: &StoreRef) {
+        let Some(cell) = self.cell.clone() else { return };
+        // Before anything is taken out: a kill while it waits leaves nothing untold.
+        let right = cell.next_turn().await;
         let mut bytes = 0;
         let fits = |unit: &&Unit| {
             bytes += unit.bytes();
@@ -144,30 +148,36 @@ impl StoreState {
             (Vec::new(), Vec::new())
         };
         let turn = Turn { units, asks, loads };
-        self.run(myself, move |cell| {
+        self.run(myself, right, move |cell| {
             cell.turn(turn);
             true
         });
     }
 
-    fn idle(&mut self, myself: &StoreRef) {
-        self.run(myself, |cell| cell.idle());
+    async fn idle(&mut self, myself: &StoreRef) {
+        let Some(cell) = self.cell.clone() else { return };
+        let right = cell.next_turn().await;
+        self.run(myself, right, |cell| cell.idle());
     }
 
-    fn run(&mut self, myself: &StoreRef, job: impl FnOnce(&EngineCell) -> bool + Send + 'static) {
+    fn run(
+        &mut self,
+        myself: &StoreRef,
+        right: OwnedMutexGuard<()>,
+        job: impl FnOnce(&EngineCell) -> bool + Send + 'static,
+    ) {
         let Some(cell) = self.cell.clone() else { return };
         self.running = true;
-        let myself = myself.clone();
+        let (myself, blocking) = (myself.clone(), cell.blocking().clone());
         let finish = move || {
-            let more = job(&cell);
+            // A commit that panicked has told its units by dropping them, and the next turn reopens the store;
+            // it must not keep that turn from coming.
+            let more = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&cell))).unwrap_or(false);
+            drop(right);
             // If the actor is gone, its successor begins on its own.
             let _ = myself.cast(StoreMsg::Done(more));
         };
-        if self.cell.as_ref().is_some_and(|cell| cell.inline()) {
-            finish();
-        } else {
-            tokio::task::spawn_blocking(finish);
-        }
+        blocking.start(Job::Turn, finish);
     }
 }
 
@@ -186,8 +196,9 @@ impl Store {
     }
 
     /// Has a unit committed. If the actor is down, the unit is told so at once.
-    pub fn submit(&self, unit: Unit) {
+    pub fn submit(&self, mut unit: Unit) {
         use crate::kernel::handle::CastError;
+        self.cell.enlist(&mut unit);
         if let Err(CastError::Down(message) | CastError::Quarantined(message)) =
             self.handle.cast(StoreMsg::Submit(unit))
             && let StoreMsg::Submit(unit) = message
@@ -235,6 +246,12 @@ impl Store {
     #[must_use]
     pub fn reader(&self) -> &Reader {
         self.cell.reader()
+    }
+
+    /// Where to do what blocks.
+    #[must_use]
+    pub fn blocking(&self) -> &Blocking {
+        self.cell.blocking()
     }
 
     /// Facts that receipts and ids need.

@@ -2,6 +2,7 @@
 //! the simulator and the fault-injecting backends use.
 
 use super::error::StoreError;
+use super::renew::{Place, Renewing};
 use redb::backends::FileBackend;
 use redb::{Builder, Database, StorageBackend};
 use std::fmt;
@@ -23,15 +24,41 @@ pub trait Medium: Send + Sync + fmt::Debug {
 }
 
 /// A file on disk, mode 0600.
-#[derive(Debug)]
-pub struct FileMedium {
-    path: PathBuf,
-}
+pub type FileMedium = Renewing<FilePlace>;
 
 impl FileMedium {
-    /// The store in `path`; its directory must exist.
+    /// The store in `path`; its directory must exist. While it is made anew there is `<path>.new` beside it.
     pub fn new(path: impl Into<PathBuf>) -> FileMedium {
-        FileMedium { path: path.into() }
+        let path = path.into();
+        let mut new = path.clone().into_os_string();
+        new.push(".new");
+        Renewing::over(FilePlace { path, new: new.into() })
+    }
+}
+
+/// See [`FileMedium`].
+#[derive(Debug)]
+pub struct FilePlace {
+    path: PathBuf,
+    new: PathBuf,
+}
+
+impl FilePlace {
+    /// Opens a file and locks it, so that a second node finds it in use before it can harm it.
+    fn open(path: &Path, create: bool) -> Result<Option<std::fs::File>, StoreError> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut options = std::fs::OpenOptions::new();
+        let opened = options.read(true).write(true).create(create).truncate(false).mode(0o600).open(path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !create => return Ok(None),
+            Err(error) => return Err(FilePlace::io_error(path, error)),
+        };
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Locked),
+            Err(std::fs::TryLockError::Error(error)) => Err(FilePlace::io_error(path, error)),
+        }
     }
 
     fn io_error(path: &Path, error: io::Error) -> StoreError {
@@ -39,31 +66,29 @@ impl FileMedium {
     }
 }
 
-impl Medium for FileMedium {
-    fn open(&self, builder: &mut Builder) -> Result<Database, StoreError> {
-        use std::os::unix::fs::OpenOptionsExt;
-        let created = !self.path.exists();
-        let file = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&self.path)
-            .map_err(|error| FileMedium::io_error(&self.path, error))?;
-        let db = builder.create_with_backend(FileBackend::new(file)?)?;
-        if created && let Some(dir) = self.path.parent() {
-            // A new file is durable only once its directory entry is.
-            let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-            std::fs::File::open(dir)
-                .and_then(|handle| handle.sync_all())
-                .map_err(|error| FileMedium::io_error(dir, error))?;
-        }
-        Ok(db)
+impl Place for FilePlace {
+    type File = FileBackend;
+
+    fn current(&self) -> Result<Option<FileBackend>, StoreError> {
+        Ok(FilePlace::open(&self.path, false)?.map(FileBackend::new).transpose()?)
     }
 
-    fn durable(&self) -> bool {
-        true
+    fn fresh(&self) -> Result<FileBackend, StoreError> {
+        let file = FilePlace::open(&self.new, true)?.ok_or(StoreError::Locked)?;
+        file.set_len(0).map_err(|error| FilePlace::io_error(&self.new, error))?;
+        Ok(FileBackend::new(file)?)
+    }
+
+    fn switch(&self, replace: bool) -> Result<(), StoreError> {
+        if !replace && self.path.exists() {
+            return Err(StoreError::Locked); // another node was faster
+        }
+        std::fs::rename(&self.new, &self.path).map_err(|error| FilePlace::io_error(&self.path, error))?;
+        // The new name is durable only once the directory is.
+        let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::File::open(dir)
+            .and_then(|handle| handle.sync_all())
+            .map_err(|error| FilePlace::io_error(dir, error))
     }
 }
 

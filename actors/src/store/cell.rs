@@ -9,13 +9,14 @@ use super::read::Reader;
 use super::recover::{BootCounts, ClockFrom};
 use super::unit::Unit;
 use super::{ShardEpoch, StoreConfig, StoreObserver};
+use crate::blocking::{Blocking, Job};
 use redb::Database;
 use ron_core::ids::{QueueKey, ShardId};
 use ron_core::time::{Clock, Millis};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 /// A question to the engine, answered after the commits before it.
 pub type Ask = Box<dyn FnOnce(Result<&Engine, UnitFailure>) + Send>;
@@ -40,15 +41,32 @@ struct State {
     engine: Option<Engine>,
     /// While there is no engine: its epochs, so that a ghost's is never given again.
     epochs: HashMap<ShardId, ShardEpoch>,
+    /// The number of the last unit taken from each shard's newest load.
+    taken: Counts,
+}
+
+/// Units of each shard's newest load.
+type Counts = HashMap<ShardId, (ShardEpoch, u64)>;
+
+/// Begins to count anew if `epoch` is newer.
+fn count_of(counts: &mut Counts, shard: ShardId, epoch: ShardEpoch) -> &mut (ShardEpoch, u64) {
+    let count = counts.entry(shard).or_default();
+    if count.0 < epoch {
+        *count = (epoch, 0);
+    }
+    count
 }
 
 /// The store of a node. See the module.
 pub struct EngineCell {
     state: Mutex<State>,
+    /// See [`EngineCell::enlist`].
+    enlisted: Mutex<Counts>,
     medium: Arc<dyn Medium>,
     config: StoreConfig,
     clock: Arc<dyn Clock>,
     reader: Reader,
+    turns: Arc<tokio::sync::Mutex<()>>,
     identity: Identity,
     observer: Arc<dyn StoreObserver>,
     healthy: AtomicBool,
@@ -85,17 +103,26 @@ impl EngineCell {
         entropy: [u8; 40],
         observer: Arc<dyn StoreObserver>,
     ) -> Result<Opened, StoreError> {
-        let reader = Reader::new(config.body_cache_bytes);
+        let reader = Reader::new(config.body_cache_bytes, config.blocking.clone());
         let (engine, counts) = Engine::open(medium.as_ref(), &config, clock_from, entropy, &reader)?;
         let clock = engine.clock.clone();
         let counts_of = |shard| counts.get(&shard).copied().unwrap_or_default();
         let topics = engine.topics().map(|(shard, key)| (shard, key.clone(), counts_of(shard))).collect();
         let last_alive = engine.last_alive;
         let identity = engine.identity().clone();
-        let state = Mutex::new(State { engine: Some(engine), epochs: HashMap::new() });
-        let healthy = AtomicBool::new(true);
-        let cell =
-            EngineCell { state, medium, config, clock: clock.clone(), reader, identity, observer, healthy };
+        let (epochs, taken) = (HashMap::new(), HashMap::new());
+        let cell = EngineCell {
+            state: Mutex::new(State { engine: Some(engine), epochs, taken }),
+            enlisted: Mutex::default(),
+            medium,
+            config,
+            clock: clock.clone(),
+            reader,
+            turns: Arc::default(),
+            identity,
+            observer,
+            healthy: AtomicBool::new(true),
+        };
         Ok(Opened { cell: Arc::new(cell), topics, last_alive, clock })
     }
 
@@ -123,8 +150,14 @@ impl EngineCell {
         self.healthy.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn inline(&self) -> bool {
-        self.config.inline
+    pub(crate) fn blocking(&self) -> &Blocking {
+        &self.config.blocking
+    }
+
+    /// The right to the next turn, in the order asked for. It travels with the turn's work: what a killed actor
+    /// has begun is over before its successor begins, so a shard's commits never change places.
+    pub(crate) async fn next_turn(&self) -> OwnedMutexGuard<()> {
+        self.turns.clone().lock_owned().await
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -158,7 +191,9 @@ impl EngineCell {
 
     /// The engine, reopened if it must be.
     fn engine<'a>(&self, state: &'a mut State) -> Result<&'a mut Engine, StoreError> {
-        if state.engine.as_ref().is_some_and(|engine| engine.poisoned) {
+        if let Some(engine) = state.engine.as_mut().filter(|engine| engine.poisoned) {
+            // A commit ended in a panic, and whose it was is not known any more.
+            engine.epochs.values_mut().for_each(|epoch| *epoch = epoch.next());
             self.close(state);
         }
         if state.engine.is_none() {
@@ -188,8 +223,17 @@ impl EngineCell {
         if units.is_empty() {
             return true;
         }
-        let Some(engine) = state.engine.as_mut() else { return false };
         let mut work: Vec<(ShardId, Work)> = units.iter_mut().map(Unit::take_work).collect();
+        for (unit, (shard, work)) in units.iter().zip(&mut work) {
+            let (epoch, taken) = count_of(&mut state.taken, *shard, work.epoch);
+            if *epoch == work.epoch && unit.number == *taken + 1 {
+                *taken += 1;
+            } else {
+                // One before it was lost, and this may rest on that one.
+                work.epoch = ShardEpoch::default();
+            }
+        }
+        let Some(engine) = state.engine.as_mut() else { return false };
         #[allow(clippy::disallowed_methods, reason = "measures a duration for a metric; decides nothing")]
         let started = std::time::Instant::now();
         match engine.commit(&mut work) {
@@ -209,12 +253,12 @@ impl EngineCell {
             Err(error) => {
                 self.observer.failed();
                 tracing::error!(%error, "commit failed: its outcome is unknown, the store is reopened");
-                self.close(state);
                 // Whoever had work in it must load anew; the others need not notice.
                 for (shard, _) in &work {
-                    let epoch = state.epochs.entry(*shard).or_default();
+                    let epoch = engine.epochs.entry(*shard).or_default();
                     *epoch = epoch.next();
                 }
+                self.close(state);
                 drop(units); // tells everyone: indeterminate
                 false
             }
@@ -240,8 +284,33 @@ impl EngineCell {
         }
     }
 
+    /// Commits `units` together and tells everyone, without an actor: for drivers that have none. Blocks.
+    pub fn run(&self, mut units: Vec<Unit>) {
+        units.iter_mut().for_each(|unit| self.enlist(unit));
+        self.turn(Turn { units, ..Turn::default() });
+    }
+
+    /// A snapshot of a shard, now: for drivers without an actor. Blocks.
+    ///
+    /// # Errors
+    /// The store cannot be opened, or read.
+    pub fn load(&self, shard: ShardId) -> Result<LoadJob, StoreError> {
+        self.engine(&mut self.lock())?.snapshot(shard)
+    }
+
+    /// Numbers a unit when it is handed in. Whatever then becomes of it, those after it are committed only if
+    /// it was: a shard's work, and its answers, rest on all it did before.
+    pub(crate) fn enlist(&self, unit: &mut Unit) {
+        let mut all = self.enlisted.lock().unwrap_or_else(PoisonError::into_inner);
+        let (epoch, count) = count_of(&mut all, unit.shard, unit.epoch());
+        if *epoch == unit.epoch() {
+            *count += 1;
+            unit.number = *count;
+        }
+    }
+
     /// One commit of background work, if some is due. Blocks. Returns whether there was some.
-    pub(crate) fn idle(&self) -> bool {
+    pub fn idle(&self) -> bool {
         let mut state = self.lock();
         let Ok(engine) = self.engine(&mut state) else { return false };
         match engine.idle_work() {
@@ -255,7 +324,19 @@ impl EngineCell {
         }
     }
 
-    /// Ends the store in good order: everything folded, marks saved. Blocks.
+    /// Ends the store in good order, after the turn that runs: everything folded, marks saved.
+    pub async fn close_down(self: Arc<Self>) {
+        let turn = self.next_turn().await;
+        let blocking = self.config.blocking.clone();
+        let shut = move || {
+            self.shut();
+            drop(turn);
+        };
+        // Only a panic inside could keep it from closing, and that leaves what a crash leaves.
+        let _ = blocking.run(Job::Turn, shut).await;
+    }
+
+    /// [`EngineCell::close_down`] for a thread that may block, when no actor runs. Blocks.
     pub fn shut(&self) {
         let mut state = self.lock();
         if let Some(engine) = state.engine.as_mut()

@@ -13,21 +13,26 @@ mod fold;
 mod load;
 mod read;
 mod recover;
+mod renew;
 mod schema;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_lost;
 pub mod unit;
 
 pub use actor::{Store, StoreActor, StoreArgs};
-pub use backend::{FileMedium, Medium, RamBackend, RamMedium};
-pub use cell::EngineCell;
+pub use backend::{FileMedium, FilePlace, Medium, RamBackend, RamMedium};
+pub use cell::{EngineCell, Opened};
 pub use engine::{Engine, Identity, StoreFigures, Work};
 pub use error::{StoreError, UnitFailure};
 pub use load::LoadJob;
 pub use read::{ReadFailure, Reader};
 pub use recover::{BootCounts, ClockFrom};
+pub use renew::{Place, Renewing};
 pub use unit::{OnDone, ShardSink, Unit, UnitResult};
 
+use crate::blocking::Blocking;
 use std::fmt;
 
 /// How a store is run.
@@ -44,8 +49,8 @@ pub struct StoreConfig {
     pub dedup_keys_max: usize,
     /// Live idempotency keys of one topic.
     pub dedup_keys_topic_max: usize,
-    /// Commit inside the actor instead of on the blocking pool: what makes a simulation repeatable.
-    pub inline: bool,
+    /// Where commits, loads and reads run.
+    pub blocking: Blocking,
 }
 
 impl Default for StoreConfig {
@@ -56,7 +61,7 @@ impl Default for StoreConfig {
             two_phase_commit: true,
             dedup_keys_max: 8_000_000,
             dedup_keys_topic_max: 1_000_000,
-            inline: false,
+            blocking: Blocking::Pool,
         }
     }
 }

@@ -6,6 +6,7 @@ use super::cut::part_count;
 use super::engine::dead_letter;
 use super::error::StoreError;
 use super::schema::{BODY, DLQ, HEAD, body_key};
+use crate::blocking::{Blocking, Job};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use redb::{Database, ReadableDatabase};
@@ -92,6 +93,7 @@ struct Shared {
     db: ArcSwapOption<Database>,
     cache: Mutex<Cache>,
     cache_bytes_max: usize,
+    blocking: Blocking,
 }
 
 /// Reads messages out of the store. Cheap to clone; survives a reopening.
@@ -99,11 +101,11 @@ struct Shared {
 pub struct Reader(Arc<Shared>);
 
 impl Reader {
-    /// A reader whose cache holds at most this many bytes.
+    /// A reader whose cache holds at most this many bytes, and that reads the rest where `blocking` says.
     #[must_use]
-    pub fn new(cache_bytes_max: usize) -> Reader {
+    pub fn new(cache_bytes_max: usize, blocking: Blocking) -> Reader {
         let (db, cache) = (ArcSwapOption::empty(), Mutex::default());
-        Reader(Arc::new(Shared { db, cache, cache_bytes_max }))
+        Reader(Arc::new(Shared { db, cache, cache_bytes_max, blocking }))
     }
 
     pub(crate) fn attach(&self, db: Option<Arc<Database>>) {
@@ -136,8 +138,8 @@ impl Reader {
         }
         let reader = self.clone();
         let n = slots.len();
-        let read = tokio::task::spawn_blocking(move || reader.fetch_blocking(&slots)).await;
-        read.unwrap_or_else(|_| vec![Err(ReadFailure::Store); n])
+        let read = self.0.blocking.run(Job::Read, move || reader.fetch_blocking(&slots)).await;
+        read.unwrap_or_else(|| vec![Err(ReadFailure::Store); n])
     }
 
     fn fetch_cached(&self, slots: &[Slot]) -> Option<Vec<Result<StoredMessage, ReadFailure>>> {
@@ -186,11 +188,15 @@ impl Reader {
     pub async fn letters(&self, shard: ShardId, slots: Vec<Slot>) -> Vec<Option<DeadLetter>> {
         let reader = self.clone();
         let n = slots.len();
-        let read = tokio::task::spawn_blocking(move || reader.letters_blocking(shard, &slots)).await;
-        read.ok().and_then(Result::ok).unwrap_or_else(|| vec![None; n])
+        let read = self.0.blocking.run(Job::Read, move || reader.letters_blocking(shard, &slots)).await;
+        read.and_then(Result::ok).unwrap_or_else(|| vec![None; n])
     }
 
-    pub(crate) fn letters_blocking(
+    /// [`Reader::letters`] for a thread that may block.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn letters_blocking(
         &self,
         shard: ShardId,
         slots: &[Slot],

@@ -48,7 +48,8 @@ pub(crate) fn open(
     // redb may panic on a file that something else has damaged.
     let db = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| medium.open(&mut builder)))
         .unwrap_or_else(|_| Err(StoreError::damaged("file", "-", "the engine panicked while opening it")))?;
-    let txn = db.begin_write()?;
+    let mut txn = db.begin_write()?;
+    txn.set_two_phase_commit(medium.durable() && config.two_phase_commit);
     let identity = create_tables(&txn, entropy)?;
     let mut found = Found::default();
     found.read_deltas(&txn)?;

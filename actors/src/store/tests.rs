@@ -34,7 +34,7 @@ impl Bench {
     }
 
     fn try_open(&self) -> Result<(Engine, Reader), StoreError> {
-        let reader = Reader::new(1 << 20);
+        let reader = Reader::new(1 << 20, crate::blocking::Blocking::default());
         let clock = self.clock.clone();
         let clock_from = move |_| Arc::new(clock.clone()) as Arc<dyn Clock>;
         Ok((Engine::open(&self.medium, &self.config, &clock_from, [3; 40], &reader)?.0, reader))

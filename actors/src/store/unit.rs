@@ -1,6 +1,7 @@
 //! A unit: what one shard wants committed, and who is told. A unit that is dropped, in whatever way, still tells
 //! them: that is what keeps a shard from waiting for a commit that died with the store's actor.
 
+use super::ShardEpoch;
 use super::engine::Work;
 use super::error::UnitFailure;
 use ron_core::ids::ShardId;
@@ -27,6 +28,8 @@ pub type OnDone = Box<dyn FnOnce(UnitResult<'_>) + Send>;
 pub struct Unit {
     /// Whose.
     pub shard: ShardId,
+    /// Its place among the units of its shard's load, from 1; given when it is handed in.
+    pub(crate) number: u64,
     work: Work,
     sink: Option<(Ticket, Arc<dyn ShardSink>)>,
     on_done: Option<OnDone>,
@@ -40,12 +43,16 @@ impl Unit {
         ticket: Option<(Ticket, Arc<dyn ShardSink>)>,
         on_done: Option<OnDone>,
     ) -> Unit {
-        Unit { shard, work, sink: ticket, on_done }
+        Unit { shard, number: 0, work, sink: ticket, on_done }
     }
 
     /// Payload bytes it brings.
     pub(crate) fn bytes(&self) -> usize {
         self.work.puts.iter().map(|message| message.payload.len() + 256).sum()
+    }
+
+    pub(crate) fn epoch(&self) -> ShardEpoch {
+        self.work.epoch
     }
 
     pub(crate) fn take_work(&mut self) -> (ShardId, Work) {

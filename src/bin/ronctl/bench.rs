@@ -1,7 +1,7 @@
 //! `ronctl bench`: how many durable sends, or whole cycles, a node answers a second, and how fast.
 //!
-//! A closed loop: each connection keeps one operation outstanding, so latency and rate belong together. A send counts
-//! only if its answer says `fsync`, and the store's commits a second are shown beside the rate.
+//! A closed loop: each connection keeps one operation outstanding, so latency and rate belong together. A
+//! send counts only if its answer says `fsync`, and the store's commits a second are shown beside the rate.
 
 use crate::args;
 use crate::client::{Call, Client, Door};
@@ -37,7 +37,8 @@ pub(crate) enum BenchCommand {
     Enqueue(Setup),
     /// Durable send, receive and ack of one message
     Cycle(Setup),
-    /// Sends against a route of the same server without a store, and against a bare 204; medians of interleaved runs
+    /// Sends against a route of the same server without a store, and against a bare 204; medians of
+    /// interleaved runs
     Compare {
         #[command(flatten)]
         setup: Setup,
@@ -85,7 +86,8 @@ pub(crate) struct Setup {
     /// Measure a node of our own, in a temporary directory; what `compare` needs
     #[arg(long)]
     spawn: bool,
-    /// Where --spawn makes that directory, so that the figures are of that disk [default: the temporary directory]
+    /// Where --spawn makes that directory, so that the figures are of that disk [default: the temporary
+    /// directory]
     #[arg(long, requires = "spawn", value_name = "DIR")]
     dir: Option<PathBuf>,
 }

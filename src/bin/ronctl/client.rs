@@ -1,4 +1,5 @@
-//! A small HTTP/1.1 client over TCP and Unix sockets: one kept connection a [`Client`], every call bounded in time.
+//! A small HTTP/1.1 client over TCP and Unix sockets: one kept connection a [`Client`], every call bounded in
+//! time.
 
 use crate::failure::{Failure, failed};
 use crate::locate;
@@ -74,7 +75,8 @@ impl From<CallError> for Failure {
     fn from(error: CallError) -> Failure {
         match error {
             CallError::Connect { door: Door::Unix(place), source } => Failure::Unreachable(format!(
-                "no node answers at {place}: {source}\n  start one with `ron-node --config FILE` (or `ron-node --dev`), \
+                "no node answers at {place}: {source}\n  \
+                 start one with `ron-node --config FILE` (or `ron-node --dev`), \
                  or say where it is with --socket PATH, RON_SOCKET or --config FILE"
             )),
             CallError::Connect { .. } => Failure::Unreachable(error.to_string()),
@@ -218,8 +220,8 @@ impl Client {
         self
     }
 
-    /// Sends a call and reads its whole answer. A kept connection that the node has closed meanwhile is opened anew,
-    /// if nothing of the call was sent.
+    /// Sends a call and reads its whole answer. A kept connection that the node has closed meanwhile is
+    /// opened anew, if nothing of the call was sent.
     ///
     /// # Errors
     /// [`CallError`]; refusals of the node are answers, not errors.

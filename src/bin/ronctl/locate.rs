@@ -1,7 +1,7 @@
 //! Finds the node's control socket, and trusts it only if its owner may be trusted (SPEC §2, §9).
 //!
-//! Whoever listens on the other side is handed messages and mint requests, so the peer must run under one's own uid
-//! or root's; the node checks the same of us.
+//! Whoever listens on the other side is handed messages and mint requests, so the peer must run under one's
+//! own uid or root's; the node checks the same of us.
 
 use crate::failure::Failure;
 use ron_node::socket::SocketPlace;
@@ -14,8 +14,8 @@ use tokio::net::UnixStream;
 /// The mailbox listener's port unless the configuration says otherwise (SPEC §2).
 const MAILBOX_PORT: u16 = 9410;
 
-/// Where the node of a command line is: `--socket` (or `RON_SOCKET`; `@NAME` is in the abstract namespace), else the
-/// data directory of `--config`, else `./data`.
+/// Where the node of a command line is: `--socket` (or `RON_SOCKET`; `@NAME` is in the abstract namespace),
+/// else the data directory of `--config`, else `./data`.
 ///
 /// # Errors
 /// [`Failure::Config`] if the configuration file cannot be read.
@@ -51,8 +51,8 @@ pub(crate) async fn connect(place: &SocketPlace) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Where a node with this configuration file listens. Only the keys that say so are read, so that whoever runs ronctl
-/// needs none of the node's secrets.
+/// Where a node with this configuration file listens. Only the keys that say so are read, so that whoever
+/// runs ronctl needs none of the node's secrets.
 fn of_config(file: &Path) -> Result<SocketPlace, Failure> {
     let bad = |why: String| Failure::Config(format!("{}: {why}", file.display()));
     let text = std::fs::read_to_string(file).map_err(|err| bad(err.to_string()))?;

@@ -1,5 +1,5 @@
-//! `ronctl`: the operators' command (SPEC §9). It talks to a node over its control socket; what it prints is a table
-//! for people or, with `--json`, a line for programs.
+//! `ronctl`: the operators' command (SPEC §9). It talks to a node over its control socket; what it prints is
+//! a table for people or, with `--json`, a line for programs.
 
 #![allow(clippy::print_stdout)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]

@@ -1,5 +1,6 @@
-//! A node of ronctl's own, for `demo` and `bench --spawn`: the real `ron-node` binary on free ports, its files in a
-//! temporary directory. Nothing is left behind: dropping an [`OwnNode`] kills the process and removes the directory.
+//! A node of ronctl's own, for `demo` and `bench --spawn`: the real `ron-node` binary on free ports, its
+//! files in a temporary directory. Nothing is left behind: dropping an [`OwnNode`] kills the process and
+//! removes the directory.
 
 use crate::ambient;
 use crate::client::{Client, Door};
@@ -62,8 +63,8 @@ impl OwnNode {
         Ok(OwnNode { running: None, program, log: Tail::default(), dir })
     }
 
-    /// Writes the configuration: the listeners on free ports of the loopback, then `more`, TOML text of further tables;
-    /// `interop` and `mailbox` are further lines of those two tables.
+    /// Writes the configuration: the listeners on free ports of the loopback, then `more`, TOML text of
+    /// further tables; `interop` and `mailbox` are further lines of those two tables.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -71,7 +72,8 @@ impl OwnNode {
         let text = format!(
             "[node]\ndata_dir = {:?}\n\n\
              [interop]\nbind_addr = \"127.0.0.1:0\"\nmetrics_addr = \"127.0.0.1:0\"\n{interop}\n\
-             [mailbox]\nlisten = \"127.0.0.1:0\"\noap_listen = \"127.0.0.1:0\"\nmetrics_addr = \"127.0.0.1:0\"\n{mailbox}\n\
+             [mailbox]\nlisten = \"127.0.0.1:0\"\noap_listen = \"127.0.0.1:0\"\n\
+             metrics_addr = \"127.0.0.1:0\"\n{mailbox}\n\
              {more}",
             self.data_dir().display().to_string(),
         );
@@ -200,8 +202,8 @@ impl Drop for OwnNode {
 struct Tail(Arc<Mutex<VecDeque<String>>>);
 
 impl Tail {
-    /// Reads a process's output to its end, on a thread of its own, so that it never blocks on a full pipe. The first
-    /// ready line is told to `ready`, which is dropped at the end.
+    /// Reads a process's output to its end, on a thread of its own, so that it never blocks on a full pipe.
+    /// The first ready line is told to `ready`, which is dropped at the end.
     fn follow(
         &self,
         output: impl Read + Send + 'static,
@@ -243,8 +245,8 @@ fn addresses(line: &str) -> Option<BTreeMap<String, String>> {
     Some(LISTENERS.iter().filter_map(|name| named(name)).collect())
 }
 
-/// The `ron-node` that stands beside this program. Under `cargo run`, which builds only the binary it runs, it is
-/// built (or brought up to date) first.
+/// The `ron-node` that stands beside this program. Under `cargo run`, which builds only the binary it runs,
+/// it is built (or brought up to date) first.
 fn program() -> Result<PathBuf, Failure> {
     let this = std::env::current_exe().map_err(|err| failed(format!("finding this program: {err}")))?;
     let sibling = this.with_file_name("ron-node");
@@ -277,7 +279,7 @@ mod tests {
 
     #[test]
     fn the_ready_line_gives_the_addresses() {
-        let line = r#"{"level":"INFO","msg":"ready","ready":1,"interop":"127.0.0.1:1","mailbox":"127.0.0.1:2","oap":null}"#;
+        let line = r#"{"msg":"ready","ready":1,"interop":"127.0.0.1:1","mailbox":"127.0.0.1:2","oap":null}"#;
         let found = addresses(line).unwrap();
         assert_eq!(found.get("mailbox").map(String::as_str), Some("127.0.0.1:2"));
         assert_eq!(found.len(), 2);

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 mod show;
 
-/// The largest message (SPEC §4); one byte more is read, so that the node refuses it instead of getting a part.
+/// The largest message (SPEC §4); one byte more is read, so that the node refuses it instead of getting a
+/// part.
 const BODY_MAX: u64 = 1024 * 1024;
 
 /// What to do with a topic.
@@ -73,7 +74,8 @@ pub(crate) struct SendArgs {
     /// An attribute; may be repeated
     #[arg(long = "attr", value_name = "NAME=VALUE", value_parser = args::attribute)]
     attrs: Vec<(String, String)>,
-    /// The message's content type [default: application/octet-stream; for a text argument, JSON or plain text]
+    /// The message's content type [default: application/octet-stream; for a text argument, JSON or plain
+    /// text]
     #[arg(long)]
     content_type: Option<String>,
 }

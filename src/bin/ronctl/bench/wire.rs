@@ -1,5 +1,5 @@
-//! The load generator's HTTP: requests are built once, answers are read with the least work, since every microsecond
-//! spent here is taken from the node on the same processors.
+//! The load generator's HTTP: requests are built once, answers are read with the least work, since every
+//! microsecond spent here is taken from the node on the same processors.
 
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -130,8 +130,8 @@ fn parse_head(bytes: &[u8]) -> io::Result<Option<Head>> {
     Ok(Some(Head { status, head_len: end + 4, body_len, closes }))
 }
 
-/// The text of a JSON string field, found by its quoted name without parsing the rest; right for names that stand
-/// nowhere else and values without escapes.
+/// The text of a JSON string field, found by its quoted name without parsing the rest; right for names that
+/// stand nowhere else and values without escapes.
 #[must_use]
 pub(super) fn field<'a>(body: &'a [u8], quoted_name: &[u8]) -> Option<&'a str> {
     let rest = body.get(find(body, quoted_name)? + quoted_name.len()..)?.trim_ascii_start();

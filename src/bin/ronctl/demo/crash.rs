@@ -1,6 +1,6 @@
-//! The demo's main step: many senders at work, the node killed with SIGKILL in the middle, restarted, and every message
-//! that was answered is received once, with its bytes. Senders do what real ones do: they retry what was not answered,
-//! under the same key.
+//! The demo's main step: many senders at work, the node killed with SIGKILL in the middle, restarted, and
+//! every message that was answered is received once, with its bytes. Senders do what real ones do: they retry
+//! what was not answered, under the same key.
 
 use super::sender::{Kind, Sender};
 use super::stage::{self, Accepted, Delivered, Stage, ensure, path};
@@ -146,7 +146,8 @@ impl Load {
         })
     }
 
-    /// Receives and acks all there is; every answered message must be there once, with its bytes, and nothing else.
+    /// Receives and acks all there is; every answered message must be there once, with its bytes, and nothing
+    /// else.
     ///
     /// # Errors
     /// What is missing, doubled, changed or unknown.

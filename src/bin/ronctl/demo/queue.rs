@@ -1,4 +1,5 @@
-//! The demo's steps about the queue's own promises: a lease outlives the process, a poison message ends in the DLQ.
+//! The demo's steps about the queue's own promises: a lease outlives the process, a poison message ends in
+//! the DLQ.
 
 use super::stage::{self, ATTEMPTS_MAX, Accepted, Delivered, Stage, ensure, path};
 use crate::client::Call;

@@ -1,5 +1,5 @@
-//! The providers' side of the demo: webhooks signed as each vendor's documents say. It shares no code with the node's
-//! verifier, so that what it accepts is what a vendor sends.
+//! The providers' side of the demo: webhooks signed as each vendor's documents say. It shares no code with
+//! the node's verifier, so that what it accepts is what a vendor sends.
 
 use crate::ambient;
 use crate::client::Call;
@@ -64,7 +64,7 @@ impl Kind {
             Kind::Shopify => json!({ "id": 820_982_911, "name": id, "total_price": "42.00" }),
             Kind::Discord => json!({
                 "version": 1, "application_id": "1234567890", "type": 1,
-                "event": {"type": "APPLICATION_AUTHORIZED", "timestamp": "2026-01-01T00:00:00Z", "data": {"note": id}}
+                "event": {"type": "APPLICATION_AUTHORIZED", "data": {"note": id}}
             }),
         };
         event.to_string().into_bytes()
@@ -99,8 +99,8 @@ impl Sender {
         }
     }
 
-    /// A webhook with this body, signed at `at` (Unix seconds); `id` names the event where the vendor has a header
-    /// for that.
+    /// A webhook with this body, signed at `at` (Unix seconds); `id` names the event where the vendor has a
+    /// header for that.
     #[must_use]
     pub(super) fn webhook(&self, id: &str, at: i64, body: &[u8]) -> Call {
         let call = Call::post(format!("/webhooks/{}", self.kind.name()), body.to_vec());

@@ -152,7 +152,9 @@ pub(super) async fn recv(
         messages: Vec<Delivered>,
     }
     let want = json!({
-        "max_messages": max, "wait_ms": wait.as_millis() as u64, "visibility_ms": visibility.as_millis() as u64
+        "max_messages": max,
+        "wait_ms": wait.as_millis() as u64,
+        "visibility_ms": visibility.as_millis() as u64,
     });
     let received: Received = mailbox.read(Call::json(path(topic, "/recv"), &want)).await?;
     Ok(received.messages)

@@ -8,13 +8,15 @@ use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// How long a message that was answered may take to be there: no time at all, but the answer is not waited for blindly.
+/// How long a message that was answered may take to be there: no time at all, but the answer is not waited
+/// for blindly.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// The lease of a message that is acked at once.
 const LEASE: Duration = Duration::from_secs(30);
 
-/// A provider's event goes in by its webhook and comes out of its topic, with the same bytes; what to tell of it.
+/// A provider's event goes in by its webhook and comes out of its topic, with the same bytes; what to tell of
+/// it.
 ///
 /// # Errors
 /// If it is refused, lost, or changed.

@@ -90,8 +90,9 @@ mod tests {
     #[test]
     fn an_envelope_is_shown_with_its_payload() {
         let message = json!({
-            "msg_id": "01J", "receipt": "r1", "tenant": "acme", "topic": "orders", "attempt": 1, "delivery": 2,
-            "content_type": "text/plain", "attrs": {"a": "1", "b": "2"}, "payload": "hi\u{1b}[2J"
+            "msg_id": "01J", "receipt": "r1", "tenant": "acme", "topic": "orders",
+            "attempt": 1, "delivery": 2, "content_type": "text/plain", "attrs": {"a": "1", "b": "2"},
+            "payload": "hi\u{1b}[2J"
         });
         let text = envelope(&message);
         assert!(text.starts_with("queue         acme/orders\n"), "{text}");

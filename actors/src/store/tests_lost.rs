@@ -1,0 +1,122 @@
+//! Units that are lost on their way, and what may come after them.
+
+use super::*;
+use crate::kernel::clock::ManualClock;
+use ron_core::ids::{ContentHash, QueueKey, ShardId, Tenant, Topic};
+use ron_core::message::{MessageMeta, NewMessage};
+use ron_core::time::Millis;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+const SHARD: ShardId = ShardId(1);
+
+/// Panics inside the next commit when told to.
+#[derive(Debug, Default)]
+struct Observer(AtomicBool);
+
+impl StoreObserver for Observer {
+    fn committed(&self, _: f64, _: usize) {
+        assert!(!self.0.swap(false, Ordering::SeqCst), "told to");
+    }
+    fn failed(&self) {}
+}
+
+fn open(medium: Arc<dyn Medium>) -> (Arc<EngineCell>, Arc<Observer>) {
+    let observer = Arc::new(Observer::default());
+    let clock = |_| -> Arc<dyn ron_core::time::Clock> { Arc::new(ManualClock::new(Millis(1_000))) };
+    let opened = EngineCell::open(medium, StoreConfig::default(), &clock, [7; 40], observer.clone());
+    (opened.unwrap().cell, observer)
+}
+
+fn message() -> NewMessage {
+    let payload = bytes::Bytes::from_static(b"x");
+    let meta = MessageMeta {
+        content_type: "text/plain".into(),
+        attrs: Vec::new(),
+        idempotency_key: None,
+        corr_id: "corr-0001".into(),
+    };
+    let payload_hash = ContentHash::of(&payload);
+    NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup: None }
+}
+
+type Answer = Arc<Mutex<Option<Result<usize, UnitFailure>>>>;
+
+/// A unit that stores one message, and where its answer will be.
+fn unit(epoch: ShardEpoch) -> (Unit, Answer) {
+    let key = QueueKey { tenant: Tenant::parse("t").unwrap(), topic: Topic::parse("q").unwrap() };
+    let work = Work { epoch, create: Some(key), puts: vec![message()], ops: Vec::new() };
+    let answer = Answer::default();
+    let slot = answer.clone();
+    let done = move |result: UnitResult<'_>| {
+        *slot.lock().unwrap() = Some(result.map(<[_]>::len));
+    };
+    (Unit::new(SHARD, work, None, Some(Box::new(done))), answer)
+}
+
+fn commit(cell: &EngineCell, epoch: ShardEpoch) -> Result<usize, UnitFailure> {
+    let (unit, answer) = unit(epoch);
+    cell.run(vec![unit]);
+    answer.lock().unwrap().take().unwrap()
+}
+
+#[test]
+fn nothing_is_committed_on_top_of_a_unit_that_was_lost() {
+    let (cell, _) = open(Arc::new(RamMedium::default()));
+    let epoch = cell.load(SHARD).unwrap().epoch;
+    assert_eq!(commit(&cell, epoch), Ok(1));
+    let (mut lost, answer) = unit(epoch);
+    cell.enlist(&mut lost);
+    drop(lost); // as when the store's actor dies with it
+    assert_eq!(*answer.lock().unwrap(), Some(Err(UnitFailure::Indeterminate)));
+    for _ in 0..2 {
+        assert_eq!(commit(&cell, epoch), Err(UnitFailure::StaleEpoch), "it may rest on the lost one");
+    }
+    let newer = cell.load(SHARD).unwrap().epoch;
+    assert_eq!(commit(&cell, newer), Ok(1));
+    assert_eq!(commit(&cell, epoch), Err(UnitFailure::StaleEpoch), "a ghost");
+    assert_eq!(commit(&cell, newer), Ok(1), "which harms nobody");
+}
+
+#[test]
+fn a_panic_inside_a_commit_makes_every_shard_load_anew_and_the_store_goes_on() {
+    let (cell, observer) = open(Arc::new(RamMedium::default()));
+    let epoch = cell.load(SHARD).unwrap().epoch;
+    observer.0.store(true, Ordering::SeqCst);
+    let (unit, answer) = unit(epoch);
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cell.run(vec![unit])));
+    assert!(panicked.is_err());
+    assert_eq!(*answer.lock().unwrap(), Some(Err(UnitFailure::Indeterminate)));
+    let job = cell.load(SHARD).unwrap();
+    let (newer, mut found) = (job.epoch, 0);
+    job.run(&mut |_| found += 1).unwrap();
+    assert_eq!(found, 1, "this one had landed");
+    assert_eq!(commit(&cell, epoch), Err(UnitFailure::StaleEpoch));
+    assert_eq!(commit(&cell, newer), Ok(1));
+}
+
+#[test]
+fn a_store_file_appears_whole_and_is_locked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.redb");
+    // what a crash during an earlier creation left
+    std::fs::write(dir.path().join("store.redb.new"), [1; 5_000]).unwrap();
+    let (cell, _) = open(Arc::new(FileMedium::new(&path)));
+    assert!(path.exists() && !dir.path().join("store.redb.new").exists());
+    let second = Engine::open(
+        &FileMedium::new(&path),
+        &StoreConfig::default(),
+        &|_| Arc::new(ManualClock::new(Millis(1_000))),
+        [7; 40],
+        &Reader::new(1 << 20, Blocking::default()),
+    );
+    assert!(matches!(second, Err(StoreError::Locked)), "{second:?}");
+    let epoch = cell.load(SHARD).unwrap().epoch;
+    assert_eq!(commit(&cell, epoch), Ok(1));
+    cell.shut();
+    drop(cell);
+    let (cell, _) = open(Arc::new(FileMedium::new(&path)));
+    let mut found = 0;
+    cell.load(SHARD).unwrap().run(&mut |_| found += 1).unwrap();
+    assert_eq!(found, 1);
+}

@@ -1,0 +1,603 @@
+//! What the store owes its clients, kept in plain maps from what was *answered*: written for this purpose, and
+//! asking neither the shard nor the store. It also judges answers as they come.
+
+use super::Violation;
+use bytes::Bytes;
+use ron_core::ids::{ContentHash, Slot};
+use ron_core::message::{
+    DeadLetter, DedupClaim, MessageMeta, MsgState, NewMessage, OtherBody, Phase, PutOutcome, Settled,
+    StoredAt,
+};
+use ron_core::reason::Reason;
+use ron_core::shard::{DeliveryRef, Leased, NackMode, Settings, Stats};
+use ron_core::time::Millis;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The settings of a shard: short limits, so that every end of a message comes up.
+#[must_use]
+pub(super) fn settings_of(shard: u32) -> Settings {
+    let n = u64::from(shard % 3);
+    Settings {
+        visibility_ms: [1_000, 5_000, 20_000][n as usize],
+        max_attempts: [2, 3, 5][n as usize],
+        max_deliveries: [4, 50, 6][n as usize],
+        max_inflight: [1_000, 25, 1_000][n as usize],
+        ..Settings::default()
+    }
+}
+
+/// A message as its sender means it.
+#[derive(Debug)]
+pub struct Draft {
+    /// The bytes.
+    pub payload: Bytes,
+    /// What is kept beside them.
+    pub meta: MessageMeta,
+    /// Delay, ms; 0 = none.
+    pub delay_ms: u64,
+    /// Time to live, ms.
+    pub ttl_ms: Option<u64>,
+    /// (scope and text of the key, claim).
+    pub claim: Option<(String, DedupClaim)>,
+}
+
+impl Draft {
+    /// The message to submit.
+    #[must_use]
+    pub fn message(&self) -> NewMessage {
+        NewMessage {
+            payload: self.payload.clone(),
+            payload_hash: ContentHash::of(&self.payload),
+            meta: self.meta.clone(),
+            delay_ms: self.delay_ms,
+            ttl_ms: self.ttl_ms,
+            dedup: self.claim.as_ref().map(|(_, claim)| *claim),
+        }
+    }
+}
+
+/// Where a message is, as a client knows.
+#[derive(Debug, Clone, PartialEq)]
+enum Place {
+    /// Never handed out.
+    Fresh,
+    Ready,
+    /// Leased until then; over is over, whether or not anyone noticed.
+    Leased(Millis),
+    Delayed(Millis),
+    Dead(DeadLetter),
+}
+
+/// A live message.
+#[derive(Debug, Clone)]
+struct Msg {
+    draft: Arc<Draft>,
+    stored: StoredAt,
+    place: Place,
+    attempt: u32,
+    delivery: u32,
+    settled: Settled,
+    note: Option<String>,
+}
+
+impl Msg {
+    /// What a store must hold of it.
+    fn state(&self) -> Option<MsgState> {
+        let (phase, at) = match &self.place {
+            Place::Fresh => return None,
+            Place::Ready => (Phase::Ready, Millis(0)),
+            Place::Leased(at) => (Phase::Leased, *at),
+            Place::Delayed(at) => (Phase::Delayed, *at),
+            Place::Dead(letter) => (Phase::Dead, letter.at),
+        };
+        let (attempt, delivery, settled) = (self.attempt, self.delivery, self.settled);
+        Some(MsgState { phase, at, attempt, delivery, settled, noted: self.note.is_some() })
+    }
+
+    fn available(&self, now: Millis) -> bool {
+        match self.place {
+            Place::Fresh => self.stored.due.is_none_or(|due| due <= now),
+            Place::Ready => true,
+            Place::Leased(at) | Place::Delayed(at) => at <= now,
+            Place::Dead(_) => false,
+        }
+    }
+
+    fn expired(&self, now: Millis) -> bool {
+        self.stored.expires.is_some_and(|expires| expires <= now)
+    }
+
+    fn bury(&mut self, now: Millis, reason: &str, error: Option<String>) {
+        self.place = Place::Dead(DeadLetter {
+            reason: reason.to_owned(),
+            attempts: self.attempt,
+            last_error: error.or_else(|| self.note.clone()),
+            at: now,
+        });
+    }
+
+    fn used_up(&self, settings: &Settings) -> Option<&'static str> {
+        if self.attempt >= settings.max_attempts {
+            Some("max_attempts")
+        } else if self.delivery >= settings.max_deliveries {
+            Some("max_deliveries")
+        } else {
+            None
+        }
+    }
+
+    /// Whether this delivery may still be settled.
+    fn held(&self, delivery: u32) -> bool {
+        matches!(self.place, Place::Leased(_)) && self.delivery == delivery && self.settled == Settled::No
+    }
+}
+
+/// A remembered idempotency key.
+#[derive(Debug, Clone)]
+pub struct Known {
+    slot: Slot,
+    enqueued: Millis,
+    /// The first message.
+    pub draft: Arc<Draft>,
+    /// From then on the key is new.
+    pub expires: Millis,
+}
+
+/// How deliveries were settled.
+#[derive(Debug, Clone)]
+pub enum How {
+    /// Done.
+    Ack,
+    /// Given back, with the delay or else the drawn backoffs, and the note.
+    Nack(NackMode, Option<u64>, Option<String>, BTreeMap<Slot, Millis>),
+    /// More time, ms.
+    Extend(u64),
+}
+
+/// A settling and what was answered.
+#[derive(Debug, Clone)]
+pub struct Settling {
+    /// How.
+    pub how: How,
+    /// Which.
+    pub deliveries: Vec<DeliveryRef>,
+    /// One a delivery.
+    pub results: Vec<Result<(), Reason>>,
+}
+
+/// What one unit of a commit means once the commit is answered.
+#[derive(Debug, Clone, Default)]
+pub struct Effect {
+    /// Whose.
+    pub shard: u32,
+    /// Messages sent.
+    pub puts: Vec<Arc<Draft>>,
+    /// Deliveries settled.
+    pub settling: Option<Settling>,
+    /// Whether the shard then noticed what time it was.
+    pub timed: bool,
+    /// Messages handed out, with the visibility asked for.
+    pub grants: Vec<(Leased, u64)>,
+}
+
+/// What a workload brought about, to see that it brings about everything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Messages stored.
+    pub stored: u64,
+    /// Of them, in more than one part.
+    pub large: u64,
+    /// Duplicates recognised.
+    pub duplicates: u64,
+    /// Keys with another body refused.
+    pub conflicts: u64,
+    /// Hand-outs.
+    pub delivered: u64,
+    /// Acks.
+    pub acked: u64,
+    /// Given back: `fail`, `release`, `reject`.
+    pub failed: u64,
+    /// See `failed`.
+    pub released: u64,
+    /// See `failed`.
+    pub rejected: u64,
+    /// Leases made longer.
+    pub extended: u64,
+    /// Receipts refused.
+    pub refused: u64,
+    /// Dead letters of deadlines that passed.
+    pub timed_out: u64,
+    /// Ended by their TTL.
+    pub expired: u64,
+}
+
+impl Tally {
+    /// Both together.
+    pub fn add(&mut self, other: &Tally) {
+        self.stored += other.stored;
+        self.large += other.large;
+        self.duplicates += other.duplicates;
+        self.conflicts += other.conflicts;
+        self.delivered += other.delivered;
+        self.acked += other.acked;
+        self.failed += other.failed;
+        self.released += other.released;
+        self.rejected += other.rejected;
+        self.extended += other.extended;
+        self.refused += other.refused;
+        self.timed_out += other.timed_out;
+        self.expired += other.expired;
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub struct Model {
+    /// What it came from.
+    pub tally: Tally,
+    shards: BTreeMap<u32, BTreeMap<Slot, Arc<Msg>>>,
+    keys: BTreeMap<(u32, String), Known>,
+    top: Slot0,
+    floor: Slot0,
+}
+
+/// The highest slot told to anyone; `None` before the first.
+type Slot0 = Option<Slot>;
+
+impl Model {
+    /// The topics that exist.
+    pub fn topics(&self) -> impl Iterator<Item = u32> {
+        self.shards.keys().copied()
+    }
+
+    /// Live messages of a shard.
+    #[must_use]
+    pub fn live(&self, shard: u32) -> usize {
+        self.shards.get(&shard).map_or(0, BTreeMap::len)
+    }
+
+    /// The remembered keys of a shard, expired ones included, oldest first by text.
+    pub fn keys(&self, shard: u32) -> impl Iterator<Item = (&str, &Known)> {
+        self.keys
+            .iter()
+            .filter(move |((of, _), _)| *of == shard)
+            .map(|((_, text), known)| (text.as_str(), known))
+    }
+
+    /// The slots of a shard.
+    pub fn slots(&self, shard: u32) -> BTreeSet<Slot> {
+        self.shards.get(&shard).map(|all| all.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// A commit begins: all its slots must lie above every one answered before.
+    pub fn begin_commit(&mut self) {
+        self.floor = self.top;
+    }
+
+    /// What the puts of `effect` must come to, where `next` gives the places of new messages.
+    pub fn predict(
+        &self,
+        effect: &Effect,
+        now: Millis,
+        next: &mut dyn FnMut(&Draft) -> Option<StoredAt>,
+    ) -> Option<Vec<PutOutcome>> {
+        let mut new: BTreeMap<&str, (StoredAt, &Draft)> = BTreeMap::new();
+        let mut outcomes = Vec::new();
+        for draft in &effect.puts {
+            let Some((text, claim)) = &draft.claim else {
+                outcomes.push(PutOutcome::Stored(next(draft)?));
+                continue;
+            };
+            let known = self.keys.get(&(effect.shard, text.clone())).filter(|known| known.expires > now);
+            let first = match (new.get(text.as_str()), known) {
+                (Some((at, first)), _) => Some((at.slot, at.enqueued, &first.payload)),
+                (None, Some(known)) => Some((known.slot, known.enqueued, &known.draft.payload)),
+                (None, None) => None,
+            };
+            outcomes.push(match first {
+                Some((slot, enqueued, payload)) => {
+                    let other_body = *payload != draft.payload;
+                    if other_body && claim.same_key_other_body == OtherBody::Conflict {
+                        PutOutcome::Conflict
+                    } else {
+                        PutOutcome::Duplicate { slot, enqueued, other_body }
+                    }
+                }
+                None => {
+                    let at = next(draft)?;
+                    new.insert(text.as_str(), (at, draft.as_ref()));
+                    PutOutcome::Stored(at)
+                }
+            });
+        }
+        Some(outcomes)
+    }
+
+    /// Takes in what was answered, and judges it.
+    ///
+    /// # Errors
+    /// An answer that is not true.
+    pub fn apply(&mut self, effect: &Effect, now: Millis, outcomes: &[PutOutcome]) -> Result<(), Violation> {
+        if !effect.puts.is_empty() {
+            self.put(effect, now, outcomes)?;
+        }
+        if let Some(settling) = &effect.settling {
+            self.settle(effect.shard, now, settling)?;
+        }
+        if effect.timed {
+            self.pass_time(effect.shard, now);
+        }
+        effect
+            .grants
+            .iter()
+            .try_for_each(|(leased, visibility_ms)| self.grant(effect.shard, now, leased, *visibility_ms))
+    }
+
+    fn put(&mut self, effect: &Effect, now: Millis, outcomes: &[PutOutcome]) -> Result<(), Violation> {
+        let mut stored = outcomes.iter().filter_map(|outcome| match outcome {
+            PutOutcome::Stored(at) => Some(*at),
+            PutOutcome::Duplicate { .. } | PutOutcome::Conflict | PutOutcome::DedupFull => None,
+        });
+        let expected = self.predict(effect, now, &mut |_| stored.next());
+        if expected.as_deref() != Some(outcomes) {
+            let text = format!("shard {}: puts answered {outcomes:?}, expected {expected:?}", effect.shard);
+            return Err(Violation::contract(text));
+        }
+        let count =
+            |fits: fn(&PutOutcome) -> bool| outcomes.iter().filter(|outcome| fits(outcome)).count() as u64;
+        self.tally.duplicates += count(|outcome| matches!(outcome, PutOutcome::Duplicate { .. }));
+        self.tally.conflicts += count(|outcome| matches!(outcome, PutOutcome::Conflict));
+        let shard = self.shards.entry(effect.shard).or_default();
+        for (draft, outcome) in effect.puts.iter().zip(outcomes) {
+            let PutOutcome::Stored(at) = outcome else { continue };
+            let right = StoredAt {
+                slot: at.slot,
+                enqueued: now,
+                len: draft.payload.len() as u32,
+                due: (draft.delay_ms > 0).then(|| now.plus(draft.delay_ms)),
+                expires: draft.ttl_ms.map(|ttl| now.plus(ttl)),
+            };
+            if *at != right || Some(at.slot) <= self.floor {
+                let text = format!("stored as {at:?}, expected {right:?} above {:?}", self.floor);
+                return Err(Violation::contract(text));
+            }
+            self.top = self.top.max(Some(at.slot));
+            self.tally.stored += 1;
+            self.tally.large += u64::from(at.len > 61_000);
+            let msg = Msg {
+                draft: draft.clone(),
+                stored: *at,
+                place: Place::Fresh,
+                attempt: 0,
+                delivery: 0,
+                settled: Settled::No,
+                note: None,
+            };
+            shard.insert(at.slot, Arc::new(msg));
+            if let Some((text, claim)) = &draft.claim {
+                let expires = now.plus(claim.window_ms);
+                let known = Known { slot: at.slot, enqueued: now, draft: draft.clone(), expires };
+                self.keys.insert((effect.shard, text.clone()), known);
+            }
+        }
+        Ok(())
+    }
+
+    fn grant(&mut self, shard: u32, now: Millis, leased: &Leased, ms: u64) -> Result<(), Violation> {
+        let deadline = now.plus(ms);
+        let msg = self.shards.entry(shard).or_default().get_mut(&leased.slot);
+        let Some(msg) = msg.filter(|msg| msg.available(now) && !msg.expired(now)) else {
+            return Err(Violation::contract(format!("shard {shard} handed out {leased:?} at {now:?}")));
+        };
+        let msg = Arc::make_mut(msg);
+        msg.attempt += 1;
+        msg.delivery += 1;
+        self.tally.delivered += 1;
+        msg.settled = Settled::No;
+        msg.place = Place::Leased(deadline);
+        let right = Leased { slot: leased.slot, attempt: msg.attempt, delivery: msg.delivery, deadline };
+        if *leased == right {
+            Ok(())
+        } else {
+            Err(Violation::contract(format!("handed out as {leased:?}, expected {right:?}")))
+        }
+    }
+
+    fn settle(&mut self, shard: u32, now: Millis, settling: &Settling) -> Result<(), Violation> {
+        let settings = settings_of(shard);
+        let all = self.shards.entry(shard).or_default();
+        for (delivery, result) in settling.deliveries.iter().zip(&settling.results) {
+            let right = settle_one(all, &settings, now, *delivery, &settling.how);
+            if right != result.is_ok() {
+                let text = format!("{delivery:?} settled by {:?}: answered {result:?}", settling.how);
+                return Err(Violation::contract(text));
+            }
+            *match &settling.how {
+                _ if !right => &mut self.tally.refused,
+                How::Ack => &mut self.tally.acked,
+                How::Extend(_) => &mut self.tally.extended,
+                How::Nack(NackMode::Fail, ..) => &mut self.tally.failed,
+                How::Nack(NackMode::Release, ..) => &mut self.tally.released,
+                How::Nack(NackMode::Reject, ..) => &mut self.tally.rejected,
+            } += 1;
+        }
+        Ok(())
+    }
+
+    /// What time alone does to a shard that notices it.
+    pub fn pass_time(&mut self, shard: u32, now: Millis) {
+        let settings = settings_of(shard);
+        let Some(all) = self.shards.get_mut(&shard) else { return };
+        all.retain(|_, msg| {
+            if matches!(msg.place, Place::Leased(at) if at <= now)
+                && let Some(reason) = msg.used_up(&settings)
+            {
+                Arc::make_mut(msg).bury(now, reason, None);
+                self.tally.timed_out += 1;
+            }
+            let ends = msg.available(now) && msg.expired(now);
+            self.tally.expired += u64::from(ends);
+            !ends
+        });
+    }
+
+    /// Lease clocks stood still for `ms` until now: what that does to the leases that were running.
+    pub fn recover(&mut self, now: Millis, ms: u64) {
+        let went_down = Millis(now.0.saturating_sub(ms));
+        for (shard, all) in &mut self.shards {
+            let least = settings_of(*shard).visibility_ms.min(5_000);
+            for msg in all.values_mut() {
+                if let Place::Leased(at) = msg.place
+                    && at > went_down
+                {
+                    Arc::make_mut(msg).place = Place::Leased(at.plus(ms).max(now.plus(least)));
+                }
+            }
+        }
+    }
+
+    /// The depths of a shard that has noticed the time.
+    #[must_use]
+    pub fn stats(&self, shard: u32, now: Millis) -> Stats {
+        let mut stats = Stats::default();
+        for msg in self.shards.get(&shard).into_iter().flat_map(BTreeMap::values) {
+            match msg.place {
+                Place::Dead(_) => stats.dlq += 1,
+                _ if msg.available(now) => stats.ready += 1,
+                Place::Leased(_) => stats.vis += 1,
+                Place::Fresh | Place::Ready | Place::Delayed(_) => stats.delayed += 1,
+            }
+        }
+        stats
+    }
+
+    /// The message in `slot`, as a store must hold it: place, state, what was sent, dead letter.
+    #[must_use]
+    pub fn expects(&self, shard: u32, slot: Slot) -> Option<Expected<'_>> {
+        let msg = self.shards.get(&shard)?.get(&slot)?;
+        let letter = match &msg.place {
+            Place::Dead(letter) => Some(letter),
+            Place::Fresh | Place::Ready | Place::Leased(_) | Place::Delayed(_) => None,
+        };
+        Some(Expected { stored: msg.stored, state: msg.state(), draft: &msg.draft, letter })
+    }
+
+    /// Falsifies one thing that was answered, to see that the judge notices; `false` if there is none of it.
+    pub fn falsify(&mut self, what: Lie, now: Millis) -> bool {
+        if what == Lie::Key {
+            let live = self.keys.values_mut().find(|known| known.expires > now.plus(120_000));
+            return live.map(|known| known.slot.0 += 1).is_some();
+        }
+        let fits = |msg: &Msg| match what {
+            Lie::Lost | Lie::Body => true,
+            Lie::Attempt | Lie::Delivery => msg.delivery > 0,
+            Lie::Deadline => matches!(msg.place, Place::Leased(_)),
+            Lie::Letter => matches!(msg.place, Place::Dead(_)),
+            Lie::Key => false,
+        };
+        for all in self.shards.values_mut() {
+            let Some(slot) = all.iter().find(|(_, msg)| fits(msg)).map(|(slot, _)| *slot) else { continue };
+            if what == Lie::Lost {
+                return all.remove(&slot).is_some();
+            }
+            let Some(msg) = all.get_mut(&slot).map(Arc::make_mut) else { continue };
+            match (what, &mut msg.place) {
+                (Lie::Attempt, _) => msg.attempt += 1,
+                (Lie::Delivery, _) => msg.delivery += 1,
+                (Lie::Deadline, Place::Leased(at)) => at.0 += 1,
+                (Lie::Letter, Place::Dead(letter)) => letter.reason.push('x'),
+                (_, _) => {
+                    let (payload, meta) = (Bytes::from_static(b"another"), msg.draft.meta.clone());
+                    let draft = Draft { payload, meta, delay_ms: 0, ttl_ms: None, claim: None };
+                    msg.draft = Arc::new(draft);
+                }
+            }
+            return true;
+        }
+        false
+    }
+}
+
+/// A thing that can be falsified in a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lie {
+    /// A message that was never acked is taken for acked: then the store brings back an acked one.
+    Lost,
+    /// Other bytes.
+    Body,
+    /// Another count of attempts.
+    Attempt,
+    /// Another count of deliveries.
+    Delivery,
+    /// Another end of a lease.
+    Deadline,
+    /// Another reason of a dead letter.
+    Letter,
+    /// Another first message of a key.
+    Key,
+}
+
+/// What a store must hold of one message.
+#[derive(Debug)]
+pub struct Expected<'a> {
+    /// Its place.
+    pub stored: StoredAt,
+    /// Its state.
+    pub state: Option<MsgState>,
+    /// What was sent.
+    pub draft: &'a Draft,
+    /// Its dead letter.
+    pub letter: Option<&'a DeadLetter>,
+}
+
+/// Settles one delivery; whether that is answered ok (the table of SPEC §4.7).
+fn settle_one(
+    all: &mut BTreeMap<Slot, Arc<Msg>>,
+    settings: &Settings,
+    now: Millis,
+    delivery: DeliveryRef,
+    how: &How,
+) -> bool {
+    let slot = delivery.slot;
+    let Some(msg) = all.get_mut(&slot) else { return matches!(how, How::Ack) };
+    if !msg.held(delivery.delivery) {
+        let before = match how {
+            How::Nack(NackMode::Fail, ..) => Settled::Failed,
+            How::Nack(NackMode::Release, ..) => Settled::Released,
+            How::Nack(NackMode::Reject, ..) => Settled::Rejected,
+            How::Ack | How::Extend(_) => return false,
+        };
+        return msg.delivery == delivery.delivery && msg.settled == before;
+    }
+    let msg = Arc::make_mut(msg);
+    match how {
+        How::Ack => drop(all.remove(&slot)),
+        How::Extend(ms) => msg.place = Place::Leased(now.plus(*ms)),
+        How::Nack(NackMode::Reject, _, note, _) => {
+            msg.settled = Settled::Rejected;
+            msg.bury(now, note.as_deref().unwrap_or("rejected"), None);
+        }
+        How::Nack(mode, delay_ms, note, backoffs) => {
+            let release = *mode == NackMode::Release;
+            msg.settled = if release { Settled::Released } else { Settled::Failed };
+            msg.attempt -= u32::from(release);
+            if let Some(reason) = msg.used_up(settings) {
+                msg.bury(now, reason, note.clone());
+                return true;
+            }
+            let due = match (delay_ms, release) {
+                (Some(ms), _) => now.plus(*ms),
+                (None, true) => now,
+                (None, false) => backoffs.get(&slot).copied().unwrap_or(now),
+            };
+            if due == now && msg.expired(now) {
+                all.remove(&slot);
+                return true;
+            }
+            msg.note = note.clone().or_else(|| msg.note.take());
+            msg.place = if due == now { Place::Ready } else { Place::Delayed(due) };
+        }
+    }
+    true
+}

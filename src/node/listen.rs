@@ -1,0 +1,190 @@
+//! A node's listeners: what is served where, and under which limits.
+
+use super::{BootError, Node};
+use crate::config::Config;
+use crate::desk::Desk;
+use crate::gate::Gate;
+use crate::http::admin::{AdminOf, admin_router};
+use crate::http::admission::{Budgets, RateLimits};
+use crate::http::auth::{Access, Audience};
+use crate::http::ctl::ctl_router;
+use crate::http::door::{Door, Meter, Surface};
+use crate::http::interop::{InteropApp, Version, interop_router};
+use crate::http::mailbox::{Durability, MailboxApp, MailboxLimits, mailbox_router};
+use crate::http::request::Ids;
+use crate::http::serve::{ServeLimits, serve_tcp, serve_unix};
+use crate::observe::Queues;
+use crate::providers::shown_providers;
+use crate::socket::SocketPlace;
+use arc_swap::ArcSwap;
+use axum::Router;
+use ron_actors::entropy::{Entropy, OsEntropy};
+use ron_actors::mailbox::Mailbox;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// Room that settling has beside the budget of the sends, bytes.
+const SETTLE_BYTES: usize = 16 << 20;
+
+/// What all listeners share.
+struct Shared {
+    ids: Arc<Ids>,
+    limits: Arc<ArcSwap<MailboxLimits>>,
+    budgets: Arc<Budgets>,
+}
+
+/// What is served at one address.
+struct Place {
+    name: &'static str,
+    surface: Surface,
+    addr: SocketAddr,
+    router: Router,
+    limits: ServeLimits,
+}
+
+impl Node {
+    /// Binds everything. The node answers from here on.
+    pub(super) async fn listen(&mut self, gate: Gate) -> Result<(), BootError> {
+        let mut seed = [0; 8];
+        OsEntropy.fill(&mut seed).map_err(|_| BootError::Root("no random bytes".into()))?;
+        let shared = Shared {
+            ids: Arc::new(Ids::new(self.clock.clone(), u64::from_le_bytes(seed))),
+            limits: Arc::new(ArcSwap::from_pointee(mailbox_limits(&self.config))),
+            budgets: Arc::new(Budgets::new(self.config.mailbox.admission.bytes.as_usize(), SETTLE_BYTES)),
+        };
+        for Place { name, surface, addr, router, limits } in self.places(&shared, gate) {
+            let meter = Meter::new(surface, self.metrics.clone());
+            let door = Arc::new(Door::new(router, meter, shared.ids.clone()));
+            let listening = serve_tcp(addr, door, limits).await;
+            let listening = listening.map_err(|error| BootError::Taken(format!("{name} {addr}: {error}")))?;
+            self.addresses.insert(name, listening.addr().unwrap_or(addr));
+            self.listeners.push(listening);
+        }
+        self.listen_to_ronctl(&shared)
+    }
+
+    fn places(&self, shared: &Shared, gate: Gate) -> [Place; 4] {
+        let (interop, mailbox) = (&self.config.interop, &self.config.mailbox);
+        let public = ServeLimits {
+            max_conns: interop.limits.max_conns as usize,
+            header_deadline: interop.limits.header_timeout,
+            ..ServeLimits::default()
+        };
+        let inner = ServeLimits { max_conns: mailbox.max_conns as usize, ..ServeLimits::default() };
+        let admin = |of| admin_router(of, self.readiness.clone(), self.metrics.clone());
+        let queues = Queues { directory: self.tree.mailbox.directory().clone(), clock: self.clock.clone() };
+        let to_mailbox = Access::Capability(Arc::new(self.passport.clone()), Audience::Mailbox);
+        let mailbox_app = self.mailbox_app(shared, Surface::Mailbox, to_mailbox, None);
+        [
+            Place {
+                name: "interop",
+                surface: Surface::Interop,
+                addr: interop.bind_addr,
+                router: self.interop_router(shared, gate),
+                limits: public,
+            },
+            Place {
+                name: "interop_admin",
+                surface: Surface::Internal,
+                addr: interop.metrics_addr,
+                router: admin(AdminOf::Interop),
+                limits: inner,
+            },
+            Place {
+                name: "mailbox",
+                surface: Surface::Mailbox,
+                addr: mailbox.listen,
+                router: mailbox_router(mailbox_app, self.config.chaos.enabled),
+                limits: inner,
+            },
+            Place {
+                name: "mailbox_admin",
+                surface: Surface::Internal,
+                addr: mailbox.metrics_addr,
+                router: admin(AdminOf::Mailbox(Arc::new(queues))),
+                limits: inner,
+            },
+        ]
+    }
+
+    fn interop_router(&self, shared: &Shared, gate: Gate) -> Router {
+        let limits = &self.config.interop.limits;
+        let app = InteropApp {
+            gate,
+            readiness: self.readiness.clone(),
+            unverified: Semaphore::new(limits.max_unverified as usize),
+            budgets: Arc::new(Budgets::new(limits.unverified_bytes.as_usize(), 0)),
+            rate: self.rate.clone(),
+            body_deadline: limits.body_timeout,
+            version: Version {
+                name: "ron-node",
+                version: env!("CARGO_PKG_VERSION"),
+                profile: self.config.node.profile.label().to_owned(),
+            },
+        };
+        let api = self.config.interop.api.then(|| {
+            let access = Access::Capability(Arc::new(self.passport.clone()), Audience::Interop);
+            self.mailbox_app(shared, Surface::Interop, access, Some(self.rate.clone()))
+        });
+        interop_router(Arc::new(app), api)
+    }
+
+    fn mailbox_app(
+        &self,
+        shared: &Shared,
+        surface: Surface,
+        access: Access,
+        rate: Option<Arc<RateLimits>>,
+    ) -> Arc<MailboxApp<Mailbox>> {
+        Arc::new(MailboxApp {
+            mailbox: self.tree.mailbox.clone(),
+            access,
+            readiness: self.readiness.clone(),
+            limits: shared.limits.clone(),
+            budgets: shared.budgets.clone(),
+            meter: Meter::new(surface, self.metrics.clone()),
+            clock: self.clock.clone(),
+            rate,
+        })
+    }
+
+    fn listen_to_ronctl(&mut self, shared: &Shared) -> Result<(), BootError> {
+        if self.config.node.amnesia {
+            let port = self.addresses.get("mailbox").map_or(0, SocketAddr::port);
+            let runtime_dir = std::env::var("XDG_RUNTIME_DIR").ok();
+            self.socket = SocketPlace::in_amnesia(runtime_dir.as_deref(), port);
+        }
+        let desk = Desk {
+            readiness: self.readiness.clone(),
+            profile: self.config.node.profile.label(),
+            amnesia: self.config.node.amnesia,
+            started: self.clock.now(),
+            clock: self.clock.clone(),
+            addresses: self.addresses.clone(),
+            directory: self.tree.mailbox.directory().clone(),
+            store: self.store_figures.clone(),
+            providers: shown_providers(&self.config),
+            passport: self.passport.clone(),
+        };
+        let taken = |error| BootError::Taken(format!("socket {}: {error}", self.socket));
+        let listener = self.socket.bind().map_err(taken)?;
+        let mailbox = self.mailbox_app(shared, Surface::Internal, Access::Full, None);
+        let meter = Meter::new(Surface::Internal, self.metrics.clone());
+        let router = ctl_router(Arc::new(desk), mailbox);
+        let door = Arc::new(Door::new(router, meter, shared.ids.clone()));
+        self.listeners.push(serve_unix(listener, door, ServeLimits::default()));
+        Ok(())
+    }
+}
+
+fn mailbox_limits(config: &Config) -> MailboxLimits {
+    MailboxLimits {
+        dedup_window_ms: config.mailbox.dedup_window_ms,
+        max_dedup_keys: config.mailbox.max_dedup_keys,
+        retention_ms: config.mailbox.retention_ms,
+        dlq_retention_ms: config.mailbox.dlq_retention_ms,
+        durability: if config.node.amnesia { Durability::Ram } else { Durability::Fsync },
+        ..MailboxLimits::default()
+    }
+}

@@ -1,0 +1,94 @@
+//! What may not be written, and where time and randomness may be asked for.
+
+use crate::{assert_clean, files};
+
+#[test]
+fn nothing_is_left_to_do_and_nothing_gives_up() {
+    let forbidden: [&[&str]; 6] = [
+        &[".", "unwrap", "("],
+        &[".", "expect", "("],
+        &["todo", "!"],
+        &["unimplemented", "!"],
+        &["dbg", "!"],
+        &["panic", "!"],
+    ];
+    let mut wrong = Vec::new();
+    for (path, tokens) in files::production() {
+        for pattern in forbidden {
+            let lines = files::find(tokens, pattern);
+            wrong.extend(lines.iter().map(|line| format!("{path}:{line}: {}", pattern.concat())));
+        }
+    }
+    assert_clean(&wrong);
+}
+
+/// Where the operating system may be asked for the time or for random bytes.
+const CLOCKS: [&str; 8] = [
+    "actors/src/kernel/clock.rs",
+    "actors/src/entropy.rs",
+    "src/bin/ronctl/ambient.rs",
+    "chaos/checker/src/clock.rs",
+    // how long a commit took, for a metric
+    "actors/src/store/cell.rs",
+    // the runtime's own clock, which a test can pause: deadlines of bodies, latencies of requests
+    "src/http/body.rs",
+    "src/http/door.rs",
+    // a real node is measured from outside; the simulator next door gets no clock
+    "chaos/src/drill/",
+];
+
+#[test]
+fn time_and_randomness_are_arguments() {
+    let forbidden: [&[&str]; 6] = [
+        &["Instant", ":", ":", "now"],
+        &["SystemTime", ":", ":", "now"],
+        &["thread", ":", ":", "sleep"],
+        &["rand", ":", ":", "rng"],
+        &["SysRng"],
+        &["OsRng"],
+    ];
+    let mut wrong = Vec::new();
+    for (path, tokens) in files::production() {
+        if CLOCKS.iter().any(|room| path.starts_with(room)) {
+            continue;
+        }
+        for pattern in forbidden {
+            let lines = files::find(tokens, pattern);
+            wrong.extend(lines.iter().map(|line| format!("{path}:{line}: {}", pattern.concat())));
+        }
+    }
+    assert_clean(&wrong);
+}
+
+/// Unfinished work is an issue, not a comment.
+#[test]
+fn no_comment_promises_anything() {
+    let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X:"), concat!("HA", "CK")];
+    let mut wrong = Vec::new();
+    for path in files::rust() {
+        for (at, line) in files::read(&path).lines().enumerate() {
+            if let Some(mark) = marks.iter().find(|mark| line.contains(**mark)) {
+                wrong.push(format!("{path}:{}: {mark}", at + 1));
+            }
+        }
+    }
+    assert_clean(&wrong);
+}
+
+/// A path of the machine that built it means nothing to anybody else.
+#[test]
+fn no_file_names_this_checkout_or_a_home() {
+    let root = files::root().to_str().expect("a path in UTF-8");
+    let home = std::env::var("HOME").ok().filter(|home| home.len() > 1).map(|home| format!("{home}/"));
+    let mut wrong = Vec::new();
+    for path in files::all() {
+        let Ok(text) = std::fs::read_to_string(files::root().join(&path)) else { continue };
+        for (at, line) in text.lines().enumerate() {
+            let named = home.as_deref().is_some_and(|home| line.contains(home));
+            if named || (root.len() > 8 && line.contains(root)) {
+                wrong.push(format!("{path}:{}: {}", at + 1, line.trim()));
+            }
+        }
+    }
+    assert_clean(&wrong);
+}
