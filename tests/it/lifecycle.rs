@@ -1,6 +1,6 @@
 //! How a node starts, drains, ends, and what it leaves.
 
-use crate::harness::{Setup, TestNode, poll};
+use crate::harness::{Provider, Setup, TestNode, borrowed, poll, wall};
 use crate::http::read_answer;
 use crate::mailbox::{depths, enqueue, receipt, recv, recv_one, settle, stat};
 use rustix::process::Signal;
@@ -13,7 +13,8 @@ fn ready(node: &TestNode) -> Value {
 
 #[test]
 fn sigterm_drains() {
-    let setup = Setup::new().env("RON_NODE__DRAIN_MS", "20000");
+    let slack = Provider::new("slack", "slack");
+    let setup = slack.add_to(Setup::new().env("RON_NODE__DRAIN_MS", "20000"), "slack", "");
     let mut node = setup.start();
     let client = node.mailbox();
     for _ in 0..2 {
@@ -46,6 +47,13 @@ fn sigterm_drains() {
         .post("/v1/acme/d/enqueue/batch", &json!({"messages": [{"payload": "x"}]}))
         .refused(503, "DEGRADED");
     client.post("/v1/acme/d/recv", &json!({})).refused(503, "DEGRADED");
+    let webhook = |body: &[u8]| {
+        let headers = slack.sign("E1", wall(), body);
+        node.interop().call("POST", "/webhooks/slack", &borrowed(&headers), body)
+    };
+    webhook(br#"{"event_id":"E1","type":"event_callback"}"#).refused(503, "DEGRADED");
+    let shaken = webhook(br#"{"challenge":"c-1","type":"url_verification"}"#);
+    assert_eq!((shaken.status, shaken.text()), (200, "c-1"), "handshakes are answered");
     assert_eq!(depths(&client, "d"), [1, 0, 1, 0], "stat goes on");
     assert_eq!(client.get("/v1/acme/d/peek").status, 200);
     let extended =
@@ -192,6 +200,7 @@ fn readiness_and_status_say_what_there_is() {
     for admin in [node.mailbox_admin(), node.interop_admin()] {
         assert_eq!(admin.get("/healthz").status, 200);
         assert_eq!(admin.call("HEAD", "/healthz", &[], b"").status, 200);
+        assert_eq!(admin.raw(b"GET /healthz HTTP/1.0\r\n\r\n").status, 200);
     }
     let version = node.interop().get("/version").json(200);
     assert_eq!((&version["name"], &version["profile"]), (&json!("ron-node"), &json!("macronode")));
@@ -270,7 +279,7 @@ fn dev_works_as_printed() {
         command.env(format!("RON_{name}"), "127.0.0.1:0");
     }
     command.env("RON_MAILBOX__OAP_LISTEN", "127.0.0.1:0").env("RON_LOG__FORMAT", "json");
-    let node = crate::harness::start_command(&setup, command);
+    let mut node = crate::harness::start_command(&setup, command);
     let banner = node.log();
     let curl = banner.lines().find(|line| line.contains("/webhooks/github")).unwrap();
     let mut parts = curl.split('\'');
@@ -283,11 +292,17 @@ fn dev_works_as_printed() {
             _ => panic!("{flag}"),
         }
     }
-    let headers = crate::harness::borrowed(&headers);
+    let headers = borrowed(&headers);
     node.interop().call("POST", "/webhooks/github", &headers, body.as_bytes()).json(202);
     let token = banner.lines().find_map(|line| line.trim().strip_prefix("export TOKEN=")).unwrap();
     let client = node.bare().with(token);
     let got = client.post("/v1/dev/github/recv", &json!({})).json(200);
     assert_eq!(got["messages"][0]["payload"], body);
     assert!(!setup.dir().join("data").exists());
+    let left =
+        || std::fs::read_dir(setup.dir()).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    assert_eq!(left().len(), 1, "{:?}", left());
+    node.signal(Signal::TERM);
+    assert_eq!(node.wait_exit().code(), Some(0));
+    assert_eq!(left().len(), 0, "{:?} is left", left());
 }

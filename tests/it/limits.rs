@@ -76,3 +76,26 @@ fn the_list_of_topics_shows_what_the_capability_allows() {
     assert_eq!(names(&other, "other"), ["orders-x"]);
     node.bare().with(&other).get("/v1/acme").refused(403, "SCOPE_MISMATCH");
 }
+
+#[test]
+fn ids_are_never_forgotten_early_to_make_room() {
+    let [github, stripe] = ["github", "stripe"].map(|name| Provider::new(name, name));
+    let setup = stripe.add_to(github.add_to(Setup::new(), "github", ""), "stripe", "");
+    let node = setup.env("RON_STORE__MAX_DEDUP_KEYS", "2").start();
+    let (interop, client) = (node.interop(), node.mailbox());
+    let post = |provider: &Provider, n: u32| {
+        let body = json!({"id": format!("evt_{n}"), "n": n}).to_string();
+        let headers = provider.sign(&format!("evt_{n}"), wall(), body.as_bytes());
+        interop.call("POST", &provider.path(), &borrowed(&headers), body.as_bytes())
+    };
+    post(&github, 1).json(202);
+    post(&stripe, 1).json(202);
+    // a provider retries a 503; an API client knows 429
+    post(&github, 2).refused(503, "BACKPRESSURE");
+    let keyed: [(&str, &[u8]); 1] = [("Idempotency-Key", b"k")];
+    client.call("POST", "/v1/acme/t/enqueue", &keyed, b"x").refused(429, "BACKPRESSURE");
+    client.call("POST", "/v1/acme/t/enqueue", &[], b"x").json(200);
+    // known ones stay known
+    assert_eq!(post(&github, 1).json(202)["duplicate"], true);
+    assert_eq!(post(&stripe, 1).json(202)["duplicate"], true);
+}
