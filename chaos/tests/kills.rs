@@ -19,10 +19,10 @@ async fn a_hundred_killed_actors_are_back_soon_and_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_shard_past_its_budget_is_quarantined_alone_and_released() {
+async fn a_shard_and_a_verifier_past_their_budgets_are_quarantined_alone_and_released() {
     let dir = tempfile::tempdir().unwrap();
     let report = Box::pin(quarantine::run(dir.path())).await.unwrap();
     assert!(report.faults.is_empty(), "{:#?}", report.faults);
-    assert_eq!(report.kills, 6);
+    assert_eq!(report.kills, [6, 6]);
     assert!(report.bystanders.0 > 10);
 }

@@ -162,8 +162,12 @@ impl Leftover {
     }
 }
 
-/// The answer to a receive. The leases stand once hyper has taken the bytes to write them; if the connection
-/// closes before, dropping the delivery gives the messages back.
+/// An answer to a receive goes to hyper in pieces of this size: it takes the next one when the socket has taken
+/// most of those before, so a large answer counts as written only when all but the last few are.
+const DELIVERY_FRAME_BYTES: usize = 32 * 1024;
+
+/// The answer to a receive. The leases stand once hyper has taken the last bytes to write them; if the
+/// connection closes before, dropping the delivery gives the messages back.
 #[derive(Debug)]
 pub(super) struct DeliveryBody<D> {
     bytes: Option<Bytes>,
@@ -184,13 +188,19 @@ impl<D: HandedOut> HttpBody for DeliveryBody<D> {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let Some(bytes) = self.bytes.take() else {
+        let Some(bytes) = &mut self.bytes else {
             return Poll::Ready(None);
         };
+        if bytes.len() > DELIVERY_FRAME_BYTES {
+            let part = bytes.split_to(DELIVERY_FRAME_BYTES);
+            return Poll::Ready(Some(Ok(Frame::data(part))));
+        }
+        let last = std::mem::take(bytes);
+        self.bytes = None;
         if let Some(delivery) = self.delivery.take() {
             delivery.written();
         }
-        Poll::Ready(Some(Ok(Frame::data(bytes))))
+        Poll::Ready(Some(Ok(Frame::data(last))))
     }
 
     fn is_end_stream(&self) -> bool {

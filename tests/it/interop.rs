@@ -211,3 +211,48 @@ fn two_secrets_during_a_rotation() {
     let matched = r#"svc_interop_secret_matches_total{provider="hub",kid="new"} 1"#;
     assert!(metrics.text().contains(matched), "{}", metrics.text());
 }
+
+#[test]
+fn an_id_that_is_signed_apart_from_the_body_cannot_be_used_twice() {
+    let text = OWN_SCHEME
+        .replace("{timestamp}|{id}|{body}", "{timestamp}|{id}")
+        .replace("\"full\"", "\"partial\"")
+        .replace("type = { json = \"kind\", signed = true }\n", "");
+    let table: toml::Table = toml::from_str(&text).unwrap();
+    let schemes = table["interop"]["schemes"].as_table().unwrap();
+    let pay = Provider::of("pay", Catalogue::scheme("acme_pay", schemes).unwrap());
+    let node = pay.add_to(Setup::new().toml(&text), "acme_pay", "").start();
+    let interop = node.interop();
+    let headers = pay.sign("pay-1", wall(), b"one");
+    let post = |body: &[u8]| interop.call("POST", "/webhooks/pay", &borrowed(&headers), body);
+    assert_eq!(post(b"one").status, 200);
+    assert_eq!(post(b"one").status, 200, "the provider's retry");
+    post(b"another").refused(401, "REPLAY_WINDOW");
+    assert_eq!(depths(&node.mailbox(), "pay"), [1, 0, 0, 0]);
+}
+
+#[test]
+fn a_body_in_chunks_is_the_same_body() {
+    let github = Provider::new("github", "github");
+    let node = github.add_to(Setup::new(), "github", "").start();
+    let interop = node.interop();
+    let body = event(1);
+    let headers = github.sign("d-1", wall(), &body);
+    let head = interop.request("POST", "/webhooks/github", &borrowed(&headers), b"");
+    let head = String::from_utf8(head).unwrap().replace("Content-Length: 0", "Transfer-Encoding: chunked");
+    let mut request = head.into_bytes();
+    for chunk in body.chunks(7) {
+        request.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        request.extend_from_slice(chunk);
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"0\r\n\r\n");
+    interop.raw(&request).json(202);
+    // the header that says ping decides nothing: it is not signed
+    let body = event(2);
+    let mut headers = github.sign("d-2", wall(), &body);
+    headers.retain(|(name, _)| name != "X-GitHub-Event");
+    headers.push(("X-GitHub-Event".into(), "ping".into()));
+    interop.call("POST", "/webhooks/github", &borrowed(&headers), &body).json(202);
+    assert_eq!(depths(&node.mailbox(), "github"), [2, 0, 0, 0]);
+}

@@ -1,6 +1,6 @@
 //! How a node starts, drains, ends, and what it leaves.
 
-use crate::harness::{Setup, TENANT, TestNode, poll};
+use crate::harness::{Provider, Setup, TestNode, borrowed, poll, wall};
 use crate::http::read_answer;
 use crate::mailbox::{depths, enqueue, receipt, recv, recv_one, settle, stat};
 use rustix::process::Signal;
@@ -13,7 +13,8 @@ fn ready(node: &TestNode) -> Value {
 
 #[test]
 fn sigterm_drains() {
-    let setup = Setup::new().env("RON_NODE__DRAIN_MS", "20000");
+    let slack = Provider::new("slack", "slack");
+    let setup = slack.add_to(Setup::new().env("RON_NODE__DRAIN_MS", "20000"), "slack", "");
     let mut node = setup.start();
     let client = node.mailbox();
     for _ in 0..2 {
@@ -46,6 +47,13 @@ fn sigterm_drains() {
         .post("/v1/acme/d/enqueue/batch", &json!({"messages": [{"payload": "x"}]}))
         .refused(503, "DEGRADED");
     client.post("/v1/acme/d/recv", &json!({})).refused(503, "DEGRADED");
+    let webhook = |body: &[u8]| {
+        let headers = slack.sign("E1", wall(), body);
+        node.interop().call("POST", "/webhooks/slack", &borrowed(&headers), body)
+    };
+    webhook(br#"{"event_id":"E1","type":"event_callback"}"#).refused(503, "DEGRADED");
+    let shaken = webhook(br#"{"challenge":"c-1","type":"url_verification"}"#);
+    assert_eq!((shaken.status, shaken.text()), (200, "c-1"), "handshakes are answered");
     assert_eq!(depths(&client, "d"), [1, 0, 1, 0], "stat goes on");
     assert_eq!(client.get("/v1/acme/d/peek").status, 200);
     let extended =
@@ -81,6 +89,65 @@ fn a_drained_node_ends_with_0_and_starts_again() {
     assert!(!socket.exists(), "the socket is removed");
     let node = setup.start();
     assert_eq!(recv(&node.mailbox(), "q", &json!({}))[0]["payload"], "kept");
+}
+
+#[test]
+fn every_state_survives_a_sigkill() {
+    let node = Setup::new().start();
+    let client = node.mailbox();
+    let text: [(&str, &[u8]); 1] = [("Content-Type", b"text/plain")];
+    let send = |topic: &str, body: &str| enqueue(&client, topic, body.as_bytes(), &text);
+    let nack = |topic: &str, message: &Value, more: Value| {
+        let mut body = json!({"receipts": [receipt(message)]});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        assert_eq!(settle(&client, topic, "nack", &body), [json!({"ok": true})]);
+    };
+    // acked, in flight on its second attempt, delayed by a failure, dead, ready: one of each in one queue
+    for body in ["acked", "held", "failed", "dead", "ready"] {
+        send("all", body);
+    }
+    let acked = recv_one(&client, "all", 60_000);
+    assert_eq!(settle(&client, "all", "ack", &json!({"receipts": [receipt(&acked)]})), [json!({"ok": true})]);
+    let held = recv_one(&client, "all", 60_000);
+    nack("all", &held, json!({"mode": "fail", "delay_ms": 0}));
+    let mut three = recv(&client, "all", &json!({"max_messages": 3, "visibility_ms": 60_000}));
+    three.sort_by_key(|message| message["payload"].to_string());
+    let [dead, failed, held] = <[Value; 3]>::try_from(three).unwrap_or_else(|got| panic!("{got:?}"));
+    assert_eq!((&held["payload"], &held["attempt"]), (&json!("held"), &json!(2)));
+    nack("all", &failed, json!({"mode": "fail", "delay_ms": 60_000, "reason": "later"}));
+    nack("all", &dead, json!({"mode": "reject", "reason": "poison"}));
+    enqueue(&client, "soon", b"x", &[("X-Delay-Ms", b"300")]);
+    enqueue(&client, "brief", b"x", &[("X-Ttl-Ms", b"300")]);
+    let before = stat(&client, "all");
+    assert_eq!(depths(&client, "all"), [1, 1, 1, 1]);
+    let walk = |client: &crate::http::Client| {
+        ["ready", "delayed", "vis", "dlq"].map(|state| {
+            let mut page = client.get(&format!("/v1/acme/all/peek?state={state}")).json(200);
+            let message = page["messages"][0].take();
+            // deadlines of leases move by what the node was down
+            let fields =
+                ["msg_id", "payload", "attempt", "delivery", "enqueued_at", "dead_letter", "corr_id"];
+            fields.map(|field| message[field].clone())
+        })
+    };
+    let seen = walk(&client);
+
+    let node = node.kill_and_restart();
+    let client = node.mailbox();
+    assert_eq!(walk(&client), seen);
+    let after = stat(&client, "all");
+    for field in ["ready", "delayed", "vis", "dlq", "dedup_keys", "settings"] {
+        assert_eq!(after[field], before[field], "{field}");
+    }
+    // receipts from before: the one in flight settles, the others are what they were
+    let receipts = [&held, &acked, &failed, &dead].map(receipt);
+    let outcomes = settle(&client, "all", "ack", &json!({ "receipts": receipts }));
+    let stale = json!({"ok": false, "reason": "STALE_RECEIPT"});
+    assert_eq!(outcomes, [json!({"ok": true}), json!({"ok": true}), stale.clone(), stale]);
+    assert_eq!(recv_one(&client, "all", 60_000)["payload"], "ready");
+    // delays and lives go on while nobody runs
+    recv_one(&client, "soon", 60_000);
+    poll("the end of its life", || (depths(&client, "brief") == [0, 0, 0, 0]).then_some(()));
 }
 
 #[test]
@@ -133,6 +200,7 @@ fn readiness_and_status_say_what_there_is() {
     for admin in [node.mailbox_admin(), node.interop_admin()] {
         assert_eq!(admin.get("/healthz").status, 200);
         assert_eq!(admin.call("HEAD", "/healthz", &[], b"").status, 200);
+        assert_eq!(admin.raw(b"GET /healthz HTTP/1.0\r\n\r\n").status, 200);
     }
     let version = node.interop().get("/version").json(200);
     assert_eq!((&version["name"], &version["profile"]), (&json!("ron-node"), &json!("macronode")));
@@ -211,7 +279,7 @@ fn dev_works_as_printed() {
         command.env(format!("RON_{name}"), "127.0.0.1:0");
     }
     command.env("RON_MAILBOX__OAP_LISTEN", "127.0.0.1:0").env("RON_LOG__FORMAT", "json");
-    let node = crate::harness::start_command(&setup, command);
+    let mut node = crate::harness::start_command(&setup, command);
     let banner = node.log();
     let curl = banner.lines().find(|line| line.contains("/webhooks/github")).unwrap();
     let mut parts = curl.split('\'');
@@ -224,12 +292,17 @@ fn dev_works_as_printed() {
             _ => panic!("{flag}"),
         }
     }
-    let headers = crate::harness::borrowed(&headers);
+    let headers = borrowed(&headers);
     node.interop().call("POST", "/webhooks/github", &headers, body.as_bytes()).json(202);
     let token = banner.lines().find_map(|line| line.trim().strip_prefix("export TOKEN=")).unwrap();
     let client = node.bare().with(token);
     let got = client.post("/v1/dev/github/recv", &json!({})).json(200);
     assert_eq!(got["messages"][0]["payload"], body);
     assert!(!setup.dir().join("data").exists());
-    assert_eq!(TENANT, "acme");
+    let left =
+        || std::fs::read_dir(setup.dir()).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    assert_eq!(left().len(), 1, "{:?}", left());
+    node.signal(Signal::TERM);
+    assert_eq!(node.wait_exit().code(), Some(0));
+    assert_eq!(left().len(), 0, "{:?} is left", left());
 }

@@ -6,10 +6,13 @@
 mod bad_input;
 mod capabilities;
 mod config;
+mod crowd;
 mod harness;
 mod http;
 mod interop;
 mod lifecycle;
+mod limits;
+mod logs;
 mod mailbox;
 mod metrics;
 mod receipts;

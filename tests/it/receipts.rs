@@ -133,6 +133,25 @@ fn results_stay_in_order_and_another_store_knows_no_receipt() {
     let here = fresh(&elsewhere, "o", 60_000);
     assert_eq!(outcome(&elsewhere, "o", "ack", receipt(&one)), STALE);
     assert_eq!(outcome(&elsewhere, "o", "ack", receipt(&here)), "ok");
-    assert_eq!(node.setup.data_dir().parent(), Some(node.setup.dir()));
-    assert_eq!(TENANT, "acme");
+}
+
+#[test]
+fn tenants_share_nothing_but_the_names_of_their_topics() {
+    let node = Setup::new().start();
+    let ours = node.mailbox();
+    let theirs = node.mint(&json!({"tenant": "other", "ops": ["enqueue", "recv", "ack", "stat", "peek"]}));
+    let theirs = node.bare().with(&theirs);
+    let message = fresh(&ours, "same", 60_000);
+    theirs.get("/v1/other/same").refused(404, "NOT_FOUND");
+    assert_eq!(theirs.post("/v1/other/same/recv", &json!({})).json(200), json!({"messages": []}));
+    let key: [(&str, &[u8]); 1] = [("Idempotency-Key", b"k")];
+    enqueue(&ours, "same", b"ours", &key);
+    assert_eq!(theirs.call("POST", "/v1/other/same/enqueue", &key, b"theirs").json(200)["duplicate"], false);
+    let answer = theirs.post("/v1/other/same/ack", &json!({"receipts": [receipt(&message)]})).json(200);
+    assert_eq!(answer["results"], json!([{"ok": false, "reason": STALE}]));
+    theirs
+        .post(&format!("/v1/{TENANT}/same/ack"), &json!({"receipts": ["A"]}))
+        .refused(403, "SCOPE_MISMATCH");
+    assert_eq!(depths(&ours, "same"), [1, 0, 1, 0]);
+    assert_eq!(theirs.get("/v1/other/same").json(200)["ready"], 1);
 }

@@ -68,7 +68,11 @@ async fn kills(json: bool, store: usize, back_ms: u64) -> Result<()> {
             report.balance.acked,
             report.balance.lost.len()
         );
-        println!("past the budget: quarantined after {} kills, alone, and released", second.kills);
+        let [shard, verifier] = second.kills;
+        println!(
+            "past the budget: a shard quarantined after {shard} kills, a verifier after {verifier}; both alone,"
+        );
+        println!("and both released");
     }
     let faults = [report.faults, second.faults].concat();
     if !faults.is_empty() {

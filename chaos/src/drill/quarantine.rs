@@ -1,11 +1,14 @@
-//! One shard killed past its budget: it alone is quarantined, says so, and comes back when it is released.
+//! One shard and one provider's verifier killed past their budgets: they alone are quarantined, say so, and come
+//! back when they are released.
 
 use super::house::{House, TENANT};
 use super::ledger::{Balance, Ledger};
 use super::load::{self, LONG_LEASE_MS, Numbers, Witness};
 use super::until;
 use anyhow::{Context, Result, anyhow, bail};
+use http::Method;
 use ron_actors::kernel::child::ChildStatus;
+use ron_actors::kernel::supervisor::SupervisorRef;
 use serde::Serialize;
 use serde_json::json;
 use std::path::Path;
@@ -14,12 +17,14 @@ use std::time::Duration;
 
 const WITHIN: Duration = Duration::from_secs(60);
 const VICTIM: &str = "victim";
+/// The sender whose verifier is killed; those before it belong to bystanders.
+const SENDER: usize = 2;
 
 /// What the drill found.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Kills until the quarantine.
-    pub kills: u64,
+    /// Kills until the quarantine: of the shard, and of the verifier.
+    pub kills: [u64; 2],
     /// What was answered against what came out.
     pub balance: Balance,
     /// Calls of bystanders: how many, and their median, p99 and worst latency in ms.
@@ -33,7 +38,7 @@ pub struct Report {
 /// # Errors
 /// If the node does not answer as it should in between; faults that it survives are in the report.
 pub async fn run(dir: &Path) -> Result<Report> {
-    let house = Arc::new(House::boot(dir, 2).await?);
+    let house = Arc::new(House::boot(dir, SENDER + 1).await?);
     let (ledger, witness) = (Arc::new(Ledger::default()), Arc::new(Witness::default()));
     let numbers = Arc::new(Numbers::default());
     let mut faults = Vec::new();
@@ -54,7 +59,7 @@ pub async fn run(dir: &Path) -> Result<Report> {
     }
     let kills = kills?;
     let mut client = house.mailbox();
-    for topic in ["by-0", "by-1", "by-2", "by-3", "wh-00", "wh-01", VICTIM] {
+    for topic in ["by-0", "by-1", "by-2", "by-3", "wh-00", "wh-01", "wh-02", VICTIM] {
         load::drain(&mut client, &ledger, topic).await?;
     }
     drop(client);
@@ -75,66 +80,44 @@ struct Drill<'h> {
 }
 
 impl Drill<'_> {
-    /// Kills the victim whenever it is up, until it no longer comes up; then releases it.
-    async fn quarantine(&self, faults: &mut Vec<String>) -> Result<u64> {
+    /// Kills both victims past their budgets, looks at the node, and releases them.
+    async fn quarantine(&self, faults: &mut Vec<String>) -> Result<[u64; 2]> {
         let mut client = self.house.mailbox();
         for _ in 0..3 {
             load::send(&mut client, self.ledger, VICTIM, self.numbers.next()).await?;
         }
         let (held, _) = load::recv(&mut client, self.ledger, VICTIM, 1, LONG_LEASE_MS).await?;
-        let shards = &self.house.node.tree().shards;
-        let child = format!("shard:{TENANT}/{VICTIM}");
-        let status = async || {
-            let children = shards.children().await;
-            children.into_iter().find(|info| *info.name == *child).map(|info| info.status)
-        };
-        let mut kills = 0;
-        loop {
-            let settled = until("the victim up or quarantined", WITHIN, || async {
-                status().await.filter(|status| matches!(status, ChildStatus::Up | ChildStatus::Quarantined))
-            });
-            match settled.await? {
-                ChildStatus::Quarantined => break,
-                _ if kills > 20 => bail!("killed {kills} times and still not quarantined"),
-                _ => {
-                    if shards.kill_child(&child).await {
-                        kills += 1;
-                    }
-                    until("the end of the victim", WITHIN, || async {
-                        status().await.filter(|status| !matches!(status, ChildStatus::Up))
-                    })
-                    .await?;
-                }
-            }
+        let (shards, verifiers) = (&self.house.node.tree().shards, self.house.node.verifiers());
+        let (shard, verifier) = (format!("shard:{TENANT}/{VICTIM}"), "verifier:wh-02".to_owned());
+        let kills = [past_budget(shards, &shard).await?, past_budget(verifiers, &verifier).await?];
+        if kills != [6, 6] {
+            faults.push(format!("quarantined after {kills:?} kills, not after the sixth"));
         }
-        if kills != 6 {
-            faults.push(format!("quarantined after {kills} kills, not after the sixth"));
-        }
-        self.only_the_victim(faults).await?;
-        if !shards.release(&child).await {
-            faults.push("the victim could not be released".into());
+        self.only_the_victims(faults).await?;
+        if !shards.release(&shard).await || !verifiers.release(&verifier).await {
+            faults.push("a victim could not be released".into());
         }
         // back with all it had: the lease from before its death still holds
         load::send(&mut client, self.ledger, VICTIM, self.numbers.next()).await?;
         load::ack(&mut client, self.ledger, VICTIM, &held).await?;
-        let quarantined = format!("{TENANT}/{VICTIM}");
-        until("readyz without the victim", WITHIN, || async {
+        load::webhook(self.house, self.ledger, SENDER, self.numbers.next()).await?;
+        until("readyz without the victims", WITHIN, || async {
             let ready = self.house.admin("mailbox_admin").get("/readyz").await.ok()?;
-            (!ready.json.to_string().contains(&quarantined)).then_some(())
+            ready.json["quarantined"].is_null().then_some(())
         })
         .await?;
         Ok(kills)
     }
 
-    async fn only_the_victim(&self, faults: &mut Vec<String>) -> Result<()> {
+    async fn only_the_victims(&self, faults: &mut Vec<String>) -> Result<()> {
         for admin in ["mailbox_admin", "interop_admin"] {
-            let expected = json!([format!("{TENANT}/{VICTIM}")]);
-            let listed = until("the victim in readyz", WITHIN, || async {
+            let expected = json!([format!("{TENANT}/{VICTIM}"), "wh-02"]);
+            let listed = until("the victims in readyz", WITHIN, || async {
                 let ready = self.house.admin(admin).get("/readyz").await.ok()?;
-                (ready.json["quarantined"] != json!(null)).then_some(ready)
+                (ready.json["quarantined"] == expected).then_some(ready)
             });
             let ready = listed.await?;
-            if (ready.status, &ready.json["quarantined"]) != (200, &expected) {
+            if ready.status != 200 {
                 faults.push(format!("{admin}/readyz says {} {}", ready.status, ready.json));
             }
         }
@@ -148,15 +131,50 @@ impl Drill<'_> {
                 faults.push(format!("{call} on the quarantined topic: {} {}", answer.status, answer.json));
             }
         }
-        let children = self.house.node.tree().shards.children().await;
+        let sender = &self.house.senders[SENDER];
+        let (headers, body) = sender.event(self.numbers.next(), self.house.clock.as_ref())?;
+        let path = format!("/webhooks/{}", sender.name);
+        let answer = self.house.interop().call(Method::POST, &path, &headers, body).await?;
+        if (answer.status, answer.reason()) != (503, "DOWNSTREAM_UNAVAILABLE") {
+            faults.push(format!("a webhook of the quarantined provider: {} {}", answer.status, answer.json));
+        }
+        let mut children = self.house.node.tree().shards.children().await;
+        children.extend(self.house.node.verifiers().children().await);
         let ill: Vec<String> = children
             .iter()
-            .filter(|info| *info.name != format!("shard:{TENANT}/{VICTIM}") && info.crashes > 0)
+            .filter(|info| info.status != ChildStatus::Quarantined && info.crashes > 0)
             .map(|info| info.name.to_string())
             .collect();
         if !ill.is_empty() {
             faults.push(format!("others crashed, too: {ill:?}"));
         }
         Ok(())
+    }
+}
+
+/// Kills a child whenever it is up, until it no longer comes up; how often that was.
+async fn past_budget(supervisor: &SupervisorRef, child: &str) -> Result<u64> {
+    let status = async || {
+        let children = supervisor.children().await;
+        children.into_iter().find(|info| *info.name == *child).map(|info| info.status)
+    };
+    let mut kills = 0;
+    loop {
+        let settled = until("the victim up or quarantined", WITHIN, || async {
+            status().await.filter(|status| matches!(status, ChildStatus::Up | ChildStatus::Quarantined))
+        });
+        if settled.await? == ChildStatus::Quarantined {
+            return Ok(kills);
+        }
+        if kills > 20 {
+            bail!("{child} was killed {kills} times and is still not quarantined");
+        }
+        if supervisor.kill_child(child).await {
+            kills += 1;
+        }
+        until("the end of the victim", WITHIN, || async {
+            status().await.filter(|status| !matches!(status, ChildStatus::Up))
+        })
+        .await?;
     }
 }
