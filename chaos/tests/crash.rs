@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use ron_chaos::crash::{
-    Broken, Case, Imager, Lie, Model, Outcome, Plan, Rng, Summary, World, judge, power_failures, run, workload,
+    Broken, Case, Imager, Lie, Model, Outcome, Plan, Rng, Summary, World, judge, power_failures, run,
+    workload,
 };
 use ron_chaos::disk::{Fault, LyingDisk, On};
 use std::io::ErrorKind;
@@ -27,8 +28,19 @@ fn nothing_answered_is_lost_torn_or_undone_by_a_power_failure() {
     assert!(summary.judged.landed > 0, "some commits in flight land");
     let tally = summary.tally;
     let all = [
-        tally.stored, tally.large, tally.duplicates, tally.conflicts, tally.delivered, tally.acked, tally.failed,
-        tally.released, tally.rejected, tally.extended, tally.refused, tally.timed_out, tally.expired,
+        tally.stored,
+        tally.large,
+        tally.duplicates,
+        tally.conflicts,
+        tally.delivered,
+        tally.acked,
+        tally.failed,
+        tally.released,
+        tally.rejected,
+        tally.extended,
+        tally.refused,
+        tally.timed_out,
+        tally.expired,
         summary.tidied,
     ];
     assert!(all.iter().all(|&count| count >= 10), "the workload leaves something out: {tally:?}");

@@ -289,6 +289,8 @@ impl ShardState {
     fn command(&mut self, myself: &ShardRef, message: ShardMsg) {
         match &mut self.phase {
             Phase::Ready(_) => self.on_ready(myself, message),
+            // Of a ticket of the shard before: the snapshot has it, and the new shard counts its own from 1.
+            Phase::Loading(_) if matches!(message, ShardMsg::Committed(..)) => {}
             Phase::Loading(waiting) => waiting.push_back(message),
             Phase::Parked => self.load_behind(myself, VecDeque::from([message])),
             Phase::Recovering => refuse(message, &refusal(UnitFailure::NotTried)),

@@ -121,7 +121,9 @@ impl<'a> Imager<'a> {
                         image.resize(*len as usize, 0);
                     }
                 }
-                (Damage::Writes(keep), op) if rng.chance(keep) => apply_inside(&mut image, op, usize::MAX, rng, 100),
+                (Damage::Writes(keep), op) if rng.chance(keep) => {
+                    apply_inside(&mut image, op, usize::MAX, rng, 100)
+                }
                 (Damage::Writes(_), _) => {}
                 (Damage::Pages(keep), op) => apply_inside(&mut image, op, PAGE, rng, keep),
                 (Damage::Sectors(keep), op) => apply_inside(&mut image, op, SECTOR, rng, keep),

@@ -1,7 +1,7 @@
 //! The workload: everything a client can do to a queue, at random, in commits that mix shards.
 
 use super::Violation;
-use super::model::{Draft, How, Settling};
+use super::told::{Draft, How, Settling};
 use super::world::{Outcome, World};
 use bytes::Bytes;
 use ron_core::ids::ContentHash;
@@ -49,7 +49,8 @@ impl World {
     fn act(&mut self, seat: usize) {
         match self.rng.between(0, 99) {
             0..34 if self.model.live(self.seats[seat].id) < LIVE_MAX => {
-                let count = if self.rng.chance(8) { self.rng.between(20, 45) } else { self.rng.between(1, 6) };
+                let count =
+                    if self.rng.chance(8) { self.rng.between(20, 45) } else { self.rng.between(1, 6) };
                 let puts = (0..count).map(|_| Arc::new(self.draft())).collect();
                 self.send(seat, puts);
             }

@@ -2,9 +2,10 @@
 //! of what several shards want, and a model that hears every answer.
 
 use super::Violation;
-use super::model::{Effect, Model, Settling, settings_of};
+use super::model::{Model, settings_of};
 use super::rng::Rng;
 use super::seen::{Seen, look};
+use super::told::{Draft, Effect, How, Settling};
 use crate::disk::LyingDisk;
 use ron_actors::kernel::clock::ManualClock;
 use ron_actors::store::{
@@ -150,7 +151,8 @@ impl World {
         let clock_from = move |_| -> Arc<dyn Clock> { Arc::new(given.clone()) };
         let mut entropy = [0; 40];
         entropy.iter_mut().for_each(|byte| *byte = rng.bits() as u8);
-        let config = StoreConfig { cache_bytes: 1 << 20, body_cache_bytes: 256 << 10, ..StoreConfig::default() };
+        let config =
+            StoreConfig { cache_bytes: 1 << 20, body_cache_bytes: 256 << 10, ..StoreConfig::default() };
         let opened = EngineCell::open(Arc::new(disk.medium()), config, &clock_from, entropy, Arc::new(Quiet))
             .map_err(|error| Violation::refused(format!("the store does not open: {error}")))?;
         let Opened { cell, topics, stood_still_ms, .. } = opened;
@@ -257,7 +259,7 @@ impl World {
     }
 
     /// Sends messages.
-    pub fn send(&mut self, seat: usize, puts: Vec<Arc<super::model::Draft>>) {
+    pub fn send(&mut self, seat: usize, puts: Vec<Arc<Draft>>) {
         let now = self.now();
         let step = self.seats[seat].shard.apply(now, Command::Enqueue { count: puts.len() as u32 });
         let effect = Effect { puts, ..Effect::default() };
@@ -289,7 +291,7 @@ impl World {
         if let Reply::Settled(results) = std::mem::replace(&mut step.reply, Reply::None) {
             settling.results = results;
         }
-        if let super::model::How::Nack(_, _, _, backoffs) = &mut settling.how {
+        if let How::Nack(_, _, _, backoffs) = &mut settling.how {
             // The jitter is drawn inside; everything else is predicted.
             backoffs.extend(step.ops.iter().filter_map(|op| match op {
                 StateOp::Set { slot, state, .. } if state.at > now => Some((*slot, state.at)),
@@ -393,7 +395,9 @@ impl World {
                     // A step with nothing to write means nothing to anyone.
                     self.owed.retain(|owed| owed.effect.shard != id || owed.ticket.is_some());
                 }
-                Told::Failed => return Err(Violation::contract(format!("shard {seat} was told of a failure"))),
+                Told::Failed => {
+                    return Err(Violation::contract(format!("shard {seat} was told of a failure")));
+                }
             }
         }
         Ok(())
@@ -440,19 +444,15 @@ impl World {
 }
 
 /// What is owed if the failed commit took place after all: its new messages are those that were not there.
-fn before_and(
-    before: &mut Model,
-    effects: &[Effect],
-    seen: &Seen,
-    now: Millis,
-) -> Result<Model, Violation> {
+fn before_and(before: &mut Model, effects: &[Effect], seen: &Seen, now: Millis) -> Result<Model, Violation> {
     let mut after = before.clone();
     after.begin_commit();
     for effect in effects {
         let known = after.slots(effect.shard);
         let mut new = seen.new_rows(effect.shard, &known).into_iter();
         let outcomes = after.predict(effect, now, &mut |_| new.next());
-        let outcomes = outcomes.ok_or_else(|| Violation::state("a part of a failed commit is there".to_owned()))?;
+        let outcomes =
+            outcomes.ok_or_else(|| Violation::state("a part of a failed commit is there".to_owned()))?;
         after.apply(effect, now, &outcomes)?;
     }
     Ok(after)
