@@ -142,10 +142,11 @@ impl Blocks {
         }
         self.blocks.resize_with(wanted, || vec![0; BLOCK_BYTES].into_boxed_slice());
         // Bytes beyond a shorter end must read as zero if the end moves out again.
-        if len < self.len && !(len as usize).is_multiple_of(BLOCK_BYTES) {
-            if let Some(last) = self.blocks.last_mut() {
-                last[len as usize % BLOCK_BYTES..].zeroize();
-            }
+        if len < self.len
+            && !(len as usize).is_multiple_of(BLOCK_BYTES)
+            && let Some(last) = self.blocks.last_mut()
+        {
+            last[len as usize % BLOCK_BYTES..].zeroize();
         }
         self.len = len;
     }

@@ -317,10 +317,10 @@ impl EngineCell {
     /// Ends the store in good order: everything folded, marks saved. Blocks.
     pub fn shut(&self) {
         let mut state = self.lock();
-        if let Some(engine) = state.engine.as_mut() {
-            if let Err(error) = engine.settle_for_good() {
-                tracing::warn!(%error, "the store could not be tidied at shutdown; the next start does it");
-            }
+        if let Some(engine) = state.engine.as_mut()
+            && let Err(error) = engine.settle_for_good()
+        {
+            tracing::warn!(%error, "the store could not be tidied at shutdown; the next start does it");
         }
         self.close(&mut state);
     }

@@ -135,7 +135,7 @@ impl World {
 
     fn claim(&mut self, key: u64, payload: &Bytes) -> (String, DedupClaim) {
         let text = format!("key-{key}");
-        let provider = key % 4 == 0;
+        let provider = key.is_multiple_of(4);
         let origin = if provider { Origin::Provider("github".to_owned()) } else { Origin::Api };
         let window_ms = if self.rng.chance(30) { self.rng.between(1_000, 30_000) } else { 900_000 };
         let mut claim = DedupClaim::new(&origin, text.as_bytes(), &ContentHash::of(payload), window_ms);

@@ -127,6 +127,9 @@ pub struct World {
     pub tidied: u64,
 }
 
+/// What the units of a commit were answered, by their place in it.
+type Answers = Arc<Mutex<BTreeMap<usize, Result<Vec<PutOutcome>, UnitFailure>>>>;
+
 /// The name of a topic.
 ///
 /// # Errors
@@ -340,7 +343,7 @@ impl World {
     pub fn commit(&mut self) -> Result<Outcome, Violation> {
         let now = self.now();
         let owed = std::mem::take(&mut self.owed);
-        let answers: Arc<Mutex<BTreeMap<usize, Result<Vec<PutOutcome>, UnitFailure>>>> = Arc::default();
+        let answers = Answers::default();
         let (mut units, mut effects) = (Vec::new(), Vec::new());
         for (i, Owed { seat, ticket, work, effect }) in owed.into_iter().enumerate() {
             let inbox: Arc<dyn ShardSink> = self.seats[seat].inbox.clone();
