@@ -133,6 +133,8 @@ impl ShardState {
     pub(super) fn command(&mut self, myself: &ShardRef, message: ShardMsg) {
         match &mut self.phase {
             Phase::Ready(_) => self.on_ready(myself, message),
+            // Of a ticket of the shard before: the snapshot has it, and the new shard counts its own from 1.
+            Phase::Loading(_) if matches!(message, ShardMsg::Committed(..)) => {}
             Phase::Loading(waiting) => waiting.push_back(message),
             // Nobody can be waiting at a parked shard, and no commit is owed to it.
             Phase::Parked

@@ -61,6 +61,7 @@ fn main() -> ExitCode {
         judged.messages,
         summary.images() as f64 / bar.elapsed().as_secs_f64().max(0.001),
     );
+    println!("{:?}, {} commits of background work", summary.tally, summary.tidied);
     for (kind, count) in &summary.broken {
         println!("  {kind:?}: {count}");
     }

@@ -1,7 +1,7 @@
 //! The workload: everything a client can do to a queue, at random, in commits that mix shards.
 
 use super::Violation;
-use super::model::{Draft, How, Settling};
+use super::told::{Draft, How, Settling};
 use super::world::{Outcome, World};
 use bytes::Bytes;
 use ron_core::ids::ContentHash;
@@ -135,7 +135,7 @@ impl World {
 
     fn claim(&mut self, key: u64, payload: &Bytes) -> (String, DedupClaim) {
         let text = format!("key-{key}");
-        let provider = key % 4 == 0;
+        let provider = key.is_multiple_of(4);
         let origin = if provider { Origin::Provider("github".to_owned()) } else { Origin::Api };
         let window_ms = if self.rng.chance(30) { self.rng.between(1_000, 30_000) } else { 900_000 };
         let mut claim = DedupClaim::new(&origin, text.as_bytes(), &ContentHash::of(payload), window_ms);

@@ -6,18 +6,22 @@
 
 mod image;
 mod judge;
+mod lie;
 mod load;
 mod model;
 mod rng;
 mod run;
 mod seen;
+mod told;
 mod world;
 
 pub use image::Imager;
 pub use judge::{Case, Judged, judge};
-pub use model::{Lie, Model, Tally};
+pub use lie::Lie;
+pub use model::Model;
 pub use rng::Rng;
 pub use run::{Plan, Summary, power_failures, run, workload};
+pub use told::Tally;
 pub use world::{Mark, Outcome, World};
 
 use std::fmt;

@@ -2,13 +2,9 @@
 //! asking neither the shard nor the store. It also judges answers as they come.
 
 use super::Violation;
-use bytes::Bytes;
-use ron_core::ids::{ContentHash, Slot};
-use ron_core::message::{
-    DeadLetter, DedupClaim, MessageMeta, MsgState, NewMessage, OtherBody, Phase, PutOutcome, Settled,
-    StoredAt,
-};
-use ron_core::reason::Reason;
+use super::told::{Draft, Effect, How, Settling, Tally};
+use ron_core::ids::Slot;
+use ron_core::message::{DeadLetter, MsgState, OtherBody, Phase, PutOutcome, Settled, StoredAt};
 use ron_core::shard::{DeliveryRef, Leased, NackMode, Settings, Stats};
 use ron_core::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,39 +23,9 @@ pub(super) fn settings_of(shard: u32) -> Settings {
     }
 }
 
-/// A message as its sender means it.
-#[derive(Debug)]
-pub struct Draft {
-    /// The bytes.
-    pub payload: Bytes,
-    /// What is kept beside them.
-    pub meta: MessageMeta,
-    /// Delay, ms; 0 = none.
-    pub delay_ms: u64,
-    /// Time to live, ms.
-    pub ttl_ms: Option<u64>,
-    /// (scope and text of the key, claim).
-    pub claim: Option<(String, DedupClaim)>,
-}
-
-impl Draft {
-    /// The message to submit.
-    #[must_use]
-    pub fn message(&self) -> NewMessage {
-        NewMessage {
-            payload: self.payload.clone(),
-            payload_hash: ContentHash::of(&self.payload),
-            meta: self.meta.clone(),
-            delay_ms: self.delay_ms,
-            ttl_ms: self.ttl_ms,
-            dedup: self.claim.as_ref().map(|(_, claim)| *claim),
-        }
-    }
-}
-
 /// Where a message is, as a client knows.
 #[derive(Debug, Clone, PartialEq)]
-enum Place {
+pub(super) enum Place {
     /// Never handed out.
     Fresh,
     Ready,
@@ -71,12 +37,12 @@ enum Place {
 
 /// A live message.
 #[derive(Debug, Clone)]
-struct Msg {
-    draft: Arc<Draft>,
+pub(super) struct Msg {
+    pub(super) draft: Arc<Draft>,
     stored: StoredAt,
-    place: Place,
-    attempt: u32,
-    delivery: u32,
+    pub(super) place: Place,
+    pub(super) attempt: u32,
+    pub(super) delivery: u32,
     settled: Settled,
     note: Option<String>,
 }
@@ -136,7 +102,7 @@ impl Msg {
 /// A remembered idempotency key.
 #[derive(Debug, Clone)]
 pub struct Known {
-    slot: Slot,
+    pub(super) slot: Slot,
     enqueued: Millis,
     /// The first message.
     pub draft: Arc<Draft>,
@@ -144,100 +110,13 @@ pub struct Known {
     pub expires: Millis,
 }
 
-/// How deliveries were settled.
-#[derive(Debug, Clone)]
-pub enum How {
-    /// Done.
-    Ack,
-    /// Given back, with the delay or else the drawn backoffs, and the note.
-    Nack(NackMode, Option<u64>, Option<String>, BTreeMap<Slot, Millis>),
-    /// More time, ms.
-    Extend(u64),
-}
-
-/// A settling and what was answered.
-#[derive(Debug, Clone)]
-pub struct Settling {
-    /// How.
-    pub how: How,
-    /// Which.
-    pub deliveries: Vec<DeliveryRef>,
-    /// One a delivery.
-    pub results: Vec<Result<(), Reason>>,
-}
-
-/// What one unit of a commit means once the commit is answered.
-#[derive(Debug, Clone, Default)]
-pub struct Effect {
-    /// Whose.
-    pub shard: u32,
-    /// Messages sent.
-    pub puts: Vec<Arc<Draft>>,
-    /// Deliveries settled.
-    pub settling: Option<Settling>,
-    /// Whether the shard then noticed what time it was.
-    pub timed: bool,
-    /// Messages handed out, with the visibility asked for.
-    pub grants: Vec<(Leased, u64)>,
-}
-
-/// What a workload brought about, to see that it brings about everything.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Messages stored.
-    pub stored: u64,
-    /// Of them, in more than one part.
-    pub large: u64,
-    /// Duplicates recognised.
-    pub duplicates: u64,
-    /// Keys with another body refused.
-    pub conflicts: u64,
-    /// Hand-outs.
-    pub delivered: u64,
-    /// Acks.
-    pub acked: u64,
-    /// Given back: `fail`, `release`, `reject`.
-    pub failed: u64,
-    /// See `failed`.
-    pub released: u64,
-    /// See `failed`.
-    pub rejected: u64,
-    /// Leases made longer.
-    pub extended: u64,
-    /// Receipts refused.
-    pub refused: u64,
-    /// Dead letters of deadlines that passed.
-    pub timed_out: u64,
-    /// Ended by their TTL.
-    pub expired: u64,
-}
-
-impl Tally {
-    /// Both together.
-    pub fn add(&mut self, other: &Tally) {
-        self.stored += other.stored;
-        self.large += other.large;
-        self.duplicates += other.duplicates;
-        self.conflicts += other.conflicts;
-        self.delivered += other.delivered;
-        self.acked += other.acked;
-        self.failed += other.failed;
-        self.released += other.released;
-        self.rejected += other.rejected;
-        self.extended += other.extended;
-        self.refused += other.refused;
-        self.timed_out += other.timed_out;
-        self.expired += other.expired;
-    }
-}
-
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     /// What it came from.
     pub tally: Tally,
-    shards: BTreeMap<u32, BTreeMap<Slot, Arc<Msg>>>,
-    keys: BTreeMap<(u32, String), Known>,
+    pub(super) shards: BTreeMap<u32, BTreeMap<Slot, Arc<Msg>>>,
+    pub(super) keys: BTreeMap<(u32, String), Known>,
     top: Slot0,
     floor: Slot0,
 }
@@ -482,60 +361,6 @@ impl Model {
         };
         Some(Expected { stored: msg.stored, state: msg.state(), draft: &msg.draft, letter })
     }
-
-    /// Falsifies one thing that was answered, to see that the judge notices; `false` if there is none of it.
-    pub fn falsify(&mut self, what: Lie, now: Millis) -> bool {
-        if what == Lie::Key {
-            let live = self.keys.values_mut().find(|known| known.expires > now.plus(120_000));
-            return live.map(|known| known.slot.0 += 1).is_some();
-        }
-        let fits = |msg: &Msg| match what {
-            Lie::Lost | Lie::Body => true,
-            Lie::Attempt | Lie::Delivery => msg.delivery > 0,
-            Lie::Deadline => matches!(msg.place, Place::Leased(_)),
-            Lie::Letter => matches!(msg.place, Place::Dead(_)),
-            Lie::Key => false,
-        };
-        for all in self.shards.values_mut() {
-            let Some(slot) = all.iter().find(|(_, msg)| fits(msg)).map(|(slot, _)| *slot) else { continue };
-            if what == Lie::Lost {
-                return all.remove(&slot).is_some();
-            }
-            let Some(msg) = all.get_mut(&slot).map(Arc::make_mut) else { continue };
-            match (what, &mut msg.place) {
-                (Lie::Attempt, _) => msg.attempt += 1,
-                (Lie::Delivery, _) => msg.delivery += 1,
-                (Lie::Deadline, Place::Leased(at)) => at.0 += 1,
-                (Lie::Letter, Place::Dead(letter)) => letter.reason.push('x'),
-                (_, _) => {
-                    let (payload, meta) = (Bytes::from_static(b"another"), msg.draft.meta.clone());
-                    let draft = Draft { payload, meta, delay_ms: 0, ttl_ms: None, claim: None };
-                    msg.draft = Arc::new(draft);
-                }
-            }
-            return true;
-        }
-        false
-    }
-}
-
-/// A thing that can be falsified in a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lie {
-    /// A message that was never acked is taken for acked: then the store brings back an acked one.
-    Lost,
-    /// Other bytes.
-    Body,
-    /// Another count of attempts.
-    Attempt,
-    /// Another count of deliveries.
-    Delivery,
-    /// Another end of a lease.
-    Deadline,
-    /// Another reason of a dead letter.
-    Letter,
-    /// Another first message of a key.
-    Key,
 }
 
 /// What a store must hold of one message.

@@ -2,8 +2,9 @@
 
 use super::image::Imager;
 use super::judge::{Case, Judged, judge, marks_at};
-use super::model::{Model, Tally};
+use super::model::Model;
 use super::rng::Rng;
+use super::told::Tally;
 use super::world::{Outcome, World};
 use super::{Broken, Violation};
 use crate::disk::LyingDisk;

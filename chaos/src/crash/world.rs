@@ -2,9 +2,10 @@
 //! of what several shards want, and a model that hears every answer.
 
 use super::Violation;
-use super::model::{Effect, Model, Settling, settings_of};
+use super::model::{Model, settings_of};
 use super::rng::Rng;
 use super::seen::{Seen, look};
+use super::told::{Draft, Effect, How, Settling};
 use crate::disk::LyingDisk;
 use ron_actors::kernel::clock::ManualClock;
 use ron_actors::store::{
@@ -125,6 +126,9 @@ pub struct World {
     /// Commits of background work.
     pub tidied: u64,
 }
+
+/// What the units of a commit were answered, by their place in it.
+type Answers = Arc<Mutex<BTreeMap<usize, Result<Vec<PutOutcome>, UnitFailure>>>>;
 
 /// The name of a topic.
 ///
@@ -259,7 +263,7 @@ impl World {
     }
 
     /// Sends messages.
-    pub fn send(&mut self, seat: usize, puts: Vec<Arc<super::model::Draft>>) {
+    pub fn send(&mut self, seat: usize, puts: Vec<Arc<Draft>>) {
         let now = self.now();
         let step = self.seats[seat].shard.apply(now, Command::Enqueue { count: puts.len() as u32 });
         let effect = Effect { puts, ..Effect::default() };
@@ -291,7 +295,7 @@ impl World {
         if let Reply::Settled(results) = std::mem::replace(&mut step.reply, Reply::None) {
             settling.results = results;
         }
-        if let super::model::How::Nack(_, _, _, backoffs) = &mut settling.how {
+        if let How::Nack(_, _, _, backoffs) = &mut settling.how {
             // The jitter is drawn inside; everything else is predicted.
             backoffs.extend(step.ops.iter().filter_map(|op| match op {
                 StateOp::Set { slot, state, .. } if state.at > now => Some((*slot, state.at)),
@@ -340,7 +344,7 @@ impl World {
     pub fn commit(&mut self) -> Result<Outcome, Violation> {
         let now = self.now();
         let owed = std::mem::take(&mut self.owed);
-        let answers: Arc<Mutex<BTreeMap<usize, Result<Vec<PutOutcome>, UnitFailure>>>> = Arc::default();
+        let answers = Answers::default();
         let (mut units, mut effects) = (Vec::new(), Vec::new());
         for (i, Owed { seat, ticket, work, effect }) in owed.into_iter().enumerate() {
             let inbox: Arc<dyn ShardSink> = self.seats[seat].inbox.clone();
