@@ -1,5 +1,7 @@
 //! A seed replays: in one process, in two, and beside other simulations on other threads.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use ron_chaos::sim::{Options, run};
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;

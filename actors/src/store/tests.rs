@@ -18,6 +18,8 @@ use ron_core::message::{
 use ron_core::time::{Clock, Millis};
 use std::sync::Arc;
 
+type Table = TableDefinition<'static, u64, &'static [u8]>;
+
 const SHARD: ShardId = ShardId(7);
 
 /// A store in RAM blocks that outlive each engine.
@@ -45,7 +47,7 @@ impl Bench {
     }
 
     /// Writes into a table of a closed store.
-    fn spoil(&self, table: TableDefinition<'static, u64, &'static [u8]>, key: u64, row: &[u8]) {
+    fn spoil(&self, table: Table, key: u64, row: &[u8]) {
         let db = self.raw();
         let txn = db.begin_write().unwrap();
         txn.open_table(table).unwrap().insert(key, row).unwrap();
@@ -259,7 +261,7 @@ fn a_rotted_body_is_damaged_and_a_rotted_head_delta_or_state_stops_the_boot() {
     assert_eq!(read[0].as_ref().unwrap_err(), &ReadFailure::Damaged);
     assert_eq!(read[1].as_ref().unwrap().payload, "b");
     drop(engine);
-    let good: [(TableDefinition<'static, u64, &'static [u8]>, &str, Vec<u8>); 3] =
+    let good: [(Table, &str, Vec<u8>); 3] =
         [(HEAD, "head", head), (DELTA, "delta", seal(b"no delta")), (STATE, "state", seal(b"\xff\xff"))];
     for (table, name, row) in good {
         let mut rotted = row.clone();
