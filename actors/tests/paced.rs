@@ -1,5 +1,7 @@
 //! The tree on a single thread under a paused clock, with a store that takes its time.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bytes::Bytes;
 use ron_actors::blocking::{Blocking, Job, Pace};
 use ron_actors::kernel::bus::BusLimits;
