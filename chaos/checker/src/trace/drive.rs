@@ -37,7 +37,7 @@ pub fn canaries(token: &str) -> Vec<Canary> {
 pub struct Drive {
     mailbox: Client,
     interop: Client,
-    admins: Vec<Client>,
+    admins: Vec<Target>,
     authorization: String,
     /// Requests sent.
     pub requests: u64,
@@ -51,7 +51,7 @@ impl Drive {
         Drive {
             mailbox: client(addresses.mailbox),
             interop: client(addresses.interop),
-            admins: vec![client(addresses.interop_admin), client(addresses.mailbox_admin)],
+            admins: vec![Target::Tcp(addresses.interop_admin), Target::Tcp(addresses.mailbox_admin)],
             authorization: format!("Bearer {token}"),
             requests: 0,
         }
@@ -161,7 +161,8 @@ impl Drive {
     }
 
     fn webhooks(&mut self) -> Result<()> {
-        let body = format!("{{\"action\":\"opened\",\"canary\":\"{WEBHOOK}\"}}");
+        let nth = self.requests; // a body of its own each time, so that it is no duplicate
+        let body = format!("{{\"action\":\"opened\",\"number\":{nth},\"canary\":\"{WEBHOOK}\"}}");
         let signature = sign::github(GITHUB_SECRET, body.as_bytes());
         let headers = [("X-Hub-Signature-256", signature.as_str()), JSON, ("X-GitHub-Event", "push")];
         for _ in 0..2 {
@@ -169,7 +170,7 @@ impl Drive {
         }
         self.webhook("/webhooks/github", &headers, "changed", 401)?;
         self.webhook("/webhooks/github", &[JSON], &body, 401)?;
-        let event = format!("{{\"id\":\"evt_1\",\"type\":\"x\",\"canary\":\"{WEBHOOK}\"}}");
+        let event = format!("{{\"id\":\"evt_{nth}\",\"type\":\"x\",\"canary\":\"{WEBHOOK}\"}}");
         let signature = sign::stripe(STRIPE_SECRET, unix_s(), event.as_bytes());
         self.webhook("/webhooks/stripe", &[("Stripe-Signature", &signature), JSON], &event, 202)?;
         let old = sign::stripe(STRIPE_SECRET, 1_600_000_000, event.as_bytes());
@@ -179,8 +180,13 @@ impl Drive {
 
     fn admin(&mut self, which: usize, path: &str, status: u16) -> Result<Answer> {
         self.requests += 1;
-        let client = self.admins.get_mut(which).context("no such admin listener")?;
-        expect(client, &Request { method: "GET", path, headers: &[], body: b"" }, status)
+        // a new connection each time: a kept one may be closed as idle just when it is used
+        let target = self.admins.get(which).context("no such admin listener")?;
+        expect(
+            &mut Client::new(target.clone(), TIMEOUT),
+            &Request { method: "GET", path, headers: &[], body: b"" },
+            status,
+        )
     }
 
     /// What both admin listeners show at /metrics.

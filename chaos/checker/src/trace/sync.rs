@@ -22,12 +22,13 @@ pub struct SyncReport {
     pub unsynced: Vec<u64>,
 }
 
-/// Judges a trace. Files below `store` are the store's; only answers after `skip` of them are judged, since
-/// what comes before (the ready check, say) needs no write.
+/// Judges a trace. Files below `store` are the store's. Only the last `promised` answers are judged: those to
+/// the client, and not, say, the one to whoever minted its capability.
 #[must_use]
-pub fn judge(calls: &[Syscall], store: &str, skip: u64) -> SyncReport {
+pub fn judge(calls: &[Syscall], store: &str, promised: u64) -> SyncReport {
     let mut report = SyncReport::default();
     let mut store_fds: HashSet<i64> = HashSet::new();
+    let mut length = 0;
     let mut writes: Vec<(usize, usize)> = Vec::new();
     let mut syncs: Vec<(usize, usize)> = Vec::new();
     let mut answers: Vec<usize> = Vec::new();
@@ -49,9 +50,18 @@ pub fn judge(calls: &[Syscall], store: &str, skip: u64) -> SyncReport {
             {
                 syncs.push((call.began, call.ended));
             }
+            // shrinking cuts off what no record is in, and redb does it after its commit
+            "ftruncate" if call.arg(1).and_then(|to| to.parse().ok()).is_some_and(|to: u64| to < length) => {}
             "pwrite64" | "pwritev" | "pwritev2" | "write" | "writev" | "ftruncate" | "fallocate"
                 if fd.is_some_and(|fd| store_fds.contains(&fd)) =>
             {
+                let number = |n| call.arg(n).and_then(|text| text.parse::<u64>().ok());
+                let end = match call.name.as_str() {
+                    "pwrite64" => number(3).zip(number(2)).map(|(offset, bytes)| offset + bytes),
+                    "ftruncate" => number(1),
+                    _ => None,
+                };
+                length = length.max(end.unwrap_or(0));
                 writes.push((call.began, call.ended));
             }
             "write" | "writev" | "sendto" | "sendmsg"
@@ -64,11 +74,9 @@ pub fn judge(calls: &[Syscall], store: &str, skip: u64) -> SyncReport {
     }
     report.store_writes = u64::try_from(writes.len()).unwrap_or(u64::MAX);
     report.syncs = u64::try_from(syncs.len()).unwrap_or(u64::MAX);
-    for (number, answer) in (1u64..).zip(answers) {
-        report.answers = number;
-        if number <= skip {
-            continue;
-        }
+    report.answers = u64::try_from(answers.len()).unwrap_or(u64::MAX);
+    let others = usize::try_from(report.answers.saturating_sub(promised)).unwrap_or(usize::MAX);
+    for (number, answer) in (1u64..).zip(answers).skip(others) {
         let written = writes.iter().filter(|(began, _)| *began < answer).map(|(_, ended)| *ended).max();
         let synced =
             syncs.iter().any(|&(began, ended)| ended < answer && written.is_some_and(|at| began > at));
@@ -86,7 +94,7 @@ mod tests {
 
     fn run(trace: &str) -> SyncReport {
         let lines: String = trace.lines().map(|line| format!("{line}\n")).collect();
-        judge(&read(lines.as_bytes()).unwrap(), "/d/data", 0)
+        judge(&read(lines.as_bytes()).unwrap(), "/d/data", 2)
     }
 
     const OPEN: &str = "1 openat(AT_FDCWD, \"/d/data/queue.redb\", O_RDWR|O_CREAT, 0600) = 5\n\
@@ -100,6 +108,12 @@ mod tests {
         let report = run(&[OPEN, WRITE, SYNC, ANSWER, WRITE, WRITE, SYNC, ANSWER].concat());
         assert_eq!((report.answers, report.store_writes, report.syncs), (2, 3, 2));
         assert_eq!(report.unsynced, [0; 0]);
+        let shrunk =
+            run(&[OPEN, "2 pwrite64(5, \"x\", 1, 4096) = 1\n", SYNC, "2 ftruncate(5, 4096) = 0\n", ANSWER]
+                .concat());
+        assert_eq!(shrunk.unsynced, [0; 0]);
+        let grown = run(&[OPEN, WRITE, SYNC, "2 ftruncate(5, 4096) = 0\n", ANSWER].concat());
+        assert_eq!(grown.unsynced, [1]);
     }
 
     #[test]
