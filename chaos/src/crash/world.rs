@@ -125,6 +125,11 @@ pub struct World {
     next_waiter: u64,
     /// Commits of background work.
     pub tidied: u64,
+    /// Live messages of a topic beyond which nothing is sent to it. Every third workload is drained as soon as
+    /// it is filled: then the rows that prove what has been used vanish.
+    pub(super) live_max: usize,
+    /// Few messages to a chunk, and many chunks with something to fold.
+    pub(super) spread: bool,
 }
 
 /// What the units of a commit were answered, by their place in it.
@@ -171,6 +176,8 @@ impl World {
             failed: Vec::new(),
             next_waiter: 0,
             tidied: 0,
+            spread: seed % 3 == 1,
+            live_max: if seed.is_multiple_of(3) { 2 } else { 60 },
         };
         for id in 1..=SHARDS {
             let key = queue_key(id)?;
