@@ -1,5 +1,5 @@
-//! The real store and the real state machines, driven without actors: one thread, a manual clock, group commits
-//! of what several shards want, and a model that hears every answer.
+//! The real store and the real state machines, driven without actors: one thread, a manual clock, group
+//! commits of what several shards want, and a model that hears every answer.
 
 use super::Violation;
 use super::model::{Model, settings_of};
