@@ -125,8 +125,8 @@ pub struct World {
     next_waiter: u64,
     /// Commits of background work.
     pub tidied: u64,
-    /// Live messages of a topic beyond which nothing is sent to it. Every third workload is drained as soon as
-    /// it is filled: then the rows that prove what has been used vanish.
+    /// Live messages of a topic beyond which nothing is sent to it. Every third workload is drained as
+    /// soon as it is filled: then the rows that prove what has been used vanish.
     pub(super) live_max: usize,
     /// Few messages to a chunk, and many chunks with something to fold.
     pub(super) spread: bool,
@@ -147,8 +147,8 @@ fn queue_key(shard: u32) -> Result<QueueKey, Violation> {
 }
 
 impl World {
-    /// Boots a node on `disk` at `now`, up to where its shards are rebuilt. Also says what its tables hold, and
-    /// how long its lease clocks stood still, ms.
+    /// Boots a node on `disk` at `now`, up to where its shards are rebuilt. Also says what its tables hold
+    /// and how long its lease clocks stood still, ms.
     ///
     /// # Errors
     /// The store refuses to open, or a shard to load.
