@@ -1,5 +1,5 @@
-//! Faults on purpose: what the node must survive, made cheap enough to happen thousands of times. Nothing of the
-//! node depends on this crate.
+//! Faults on purpose: what the node must survive, made cheap enough to happen thousands of times. Nothing of
+//! the node depends on this crate.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 

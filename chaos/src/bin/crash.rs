@@ -55,7 +55,8 @@ fn main() -> ExitCode {
         summary.violations(),
     );
     println!(
-        "{} of them crashed a recovery; in {} the commit in flight had landed; {} live messages compared; {:.0} images/s",
+        "{} of them crashed a recovery; in {} the commit in flight had landed; {} live messages compared; \
+         {:.0} images/s",
         judged.recoveries,
         judged.landed,
         judged.messages,
@@ -71,7 +72,8 @@ fn main() -> ExitCode {
         println!("{text}");
         let (per_workload, rounds) = (args.per_workload, args.rounds);
         println!(
-            "  replay: crash --seed {seed} --images {per_workload} --per-workload {per_workload} --rounds {rounds}{sync}"
+            "  replay: crash --seed {seed} --images {per_workload} --per-workload {per_workload} \
+             --rounds {rounds}{sync}"
         );
     }
     ExitCode::from(u8::from(summary.violations() > 0))

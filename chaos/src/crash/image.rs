@@ -66,7 +66,8 @@ impl<'a> Imager<'a> {
         Imager { log, at: 0, files, current, window: usize::MAX }
     }
 
-    /// A kernel that by itself leaves at most this many operations un-synced: kind to a store that never syncs.
+    /// A kernel that by itself leaves at most this many operations un-synced: kind to one that
+    /// never syncs.
     #[must_use]
     pub fn writing_back(mut self, window: usize) -> Imager<'a> {
         self.window = window;

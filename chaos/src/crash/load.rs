@@ -10,8 +10,6 @@ use ron_core::shard::{Command, DeliveryRef, NackMode, Want};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Live messages of a topic beyond which nothing is sent to it.
-const LIVE_MAX: usize = 60;
 /// Keys a topic's senders draw from: few, so that they meet again.
 const KEYS: u64 = 40;
 
@@ -36,8 +34,11 @@ impl World {
         if let Outcome::Failed(failure) = self.commit_all()? {
             return Ok(Outcome::Failed(failure));
         }
-        if self.rng.chance(25) {
-            for _ in 0..20 {
+        // Seldom in some workloads, so that much is left to fold, and in more than one commit; power may fail
+        // between them.
+        let often = if self.spread { 6 } else { 25 };
+        if self.rng.chance(often) {
+            for _ in 0..self.rng.between(1, 5) {
                 if !self.idle() {
                     break;
                 }
@@ -48,9 +49,14 @@ impl World {
 
     fn act(&mut self, seat: usize) {
         match self.rng.between(0, 99) {
-            0..34 if self.model.live(self.seats[seat].id) < LIVE_MAX => {
-                let count =
-                    if self.rng.chance(8) { self.rng.between(20, 45) } else { self.rng.between(1, 6) };
+            0..34 if self.model.live(self.seats[seat].id) < self.live_max => {
+                let count = if self.live_max < 10 || self.spread {
+                    self.rng.between(1, 2)
+                } else if self.rng.chance(8) {
+                    self.rng.between(20, 45)
+                } else {
+                    self.rng.between(1, 6)
+                };
                 let puts = (0..count).map(|_| Arc::new(self.draft())).collect();
                 self.send(seat, puts);
             }
@@ -81,6 +87,7 @@ impl World {
         let delay_ms = self.rng.chance(60).then(|| self.rng.between(0, 4) * self.rng.between(0, 3_000));
         let note = self.rng.chance(50).then(|| format!("error {}", self.rng.bits() % 1_000));
         let how = match self.rng.between(0, 9) {
+            _ if self.live_max < 10 && self.rng.chance(80) => How::Ack,
             0..5 => How::Ack,
             5 => {
                 let ms = self.rng.between(250, 30_000);

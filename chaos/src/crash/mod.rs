@@ -1,5 +1,5 @@
-//! Crash images: the real store on a [`LyingDisk`](crate::disk::LyingDisk), power failures at any of its disk
-//! operations, and a judge that compares what the node then recovers with what its clients had been told.
+//! Crash images: the real store on a [`LyingDisk`](crate::disk::LyingDisk), power failures at any of its
+//! disk operations, and a judge that compares what the node then recovers with what clients had been told.
 //!
 //! The method is that of a probe which explored redb alone; here the store's own recovery, the shards' and the
 //! dedup memory are under it. `cargo run --release -p ron-chaos --bin crash -- --images 20000`.

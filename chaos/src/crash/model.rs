@@ -1,5 +1,5 @@
-//! What the store owes its clients, kept in plain maps from what was *answered*: written for this purpose, and
-//! asking neither the shard nor the store. It also judges answers as they come.
+//! What the store owes its clients, kept in plain maps from what was *answered*: written for this purpose,
+//! and asking neither the shard nor the store. It also judges answers as they come.
 
 use super::Violation;
 use super::told::{Draft, Effect, How, Settling, Tally};

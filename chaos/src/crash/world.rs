@@ -1,5 +1,5 @@
-//! The real store and the real state machines, driven without actors: one thread, a manual clock, group commits
-//! of what several shards want, and a model that hears every answer.
+//! The real store and the real state machines, driven without actors: one thread, a manual clock, group
+//! commits of what several shards want, and a model that hears every answer.
 
 use super::Violation;
 use super::model::{Model, settings_of};
@@ -125,6 +125,11 @@ pub struct World {
     next_waiter: u64,
     /// Commits of background work.
     pub tidied: u64,
+    /// Live messages of a topic beyond which nothing is sent to it. Every third workload is drained as
+    /// soon as it is filled: then the rows that prove what has been used vanish.
+    pub(super) live_max: usize,
+    /// Few messages to a chunk, and many chunks with something to fold.
+    pub(super) spread: bool,
 }
 
 /// What the units of a commit were answered, by their place in it.
@@ -142,8 +147,8 @@ fn queue_key(shard: u32) -> Result<QueueKey, Violation> {
 }
 
 impl World {
-    /// Boots a node on `disk` at `now`, up to where its shards are rebuilt. Also says what its tables hold, and
-    /// how long its lease clocks stood still, ms.
+    /// Boots a node on `disk` at `now`, up to where its shards are rebuilt. Also says what its tables hold
+    /// and how long its lease clocks stood still, ms.
     ///
     /// # Errors
     /// The store refuses to open, or a shard to load.
@@ -172,6 +177,8 @@ impl World {
             failed: Vec::new(),
             next_waiter: 0,
             tidied: 0,
+            spread: seed % 3 == 1,
+            live_max: if seed.is_multiple_of(3) { 2 } else { 60 },
         };
         for id in 1..=SHARDS {
             let key = queue_key(id)?;
