@@ -116,8 +116,11 @@ impl Actor for StoreActor {
         }
         // Behind whatever else is in the mailbox by now: that joins the same commit.
         if !state.running && !state.begun && !state.is_empty() {
-            state.begun = true;
-            myself.cast(StoreMsg::Begin)?;
+            state.begun = myself.cast(StoreMsg::Begin).is_ok();
+            if !state.begun {
+                // Draining: nothing more joins, so what is here is committed now.
+                state.begin(&myself).await;
+            }
         }
         Ok(())
     }
