@@ -86,8 +86,11 @@ impl Actor for Probe {
                 std::future::pending::<()>().await;
             }
             Do::Block(inside, until) => {
-                let _ = inside.send(());
-                let _ = until.recv();
+                // In place: a worker that just blocked would keep what it was about to wake, and nobody can steal that.
+                tokio::task::block_in_place(|| {
+                    let _ = inside.send(());
+                    let _ = until.recv();
+                });
             }
             Do::Work(time) => tokio::time::sleep(time).await,
             Do::Echo(value, reply) => {
