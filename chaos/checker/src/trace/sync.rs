@@ -1,6 +1,6 @@
 //! Answered means fsynced, as a trace shows it: before the first byte of every successful answer there is a
-//! completed sync that began after the last write to the store had ended. SIGKILL can't show this, since the
-//! page cache survives it.
+//! write to the store of its own, and a completed sync that began after the last such write had ended. SIGKILL
+//! can't show this, since the page cache survives it.
 
 use super::Syscall;
 use std::collections::HashSet;
@@ -18,7 +18,7 @@ pub struct SyncReport {
     pub store_writes: u64,
     /// Completed syncs of files of the store.
     pub syncs: u64,
-    /// Answers, by number from 1, whose last store write was not synced before their first byte.
+    /// Answers, by number from 1, that were not written and then synced before their first byte.
     pub unsynced: Vec<u64>,
 }
 
@@ -75,12 +75,17 @@ pub fn judge(calls: &[Syscall], store: &str, promised: u64) -> SyncReport {
     report.store_writes = u64::try_from(writes.len()).unwrap_or(u64::MAX);
     report.syncs = u64::try_from(syncs.len()).unwrap_or(u64::MAX);
     report.answers = u64::try_from(answers.len()).unwrap_or(u64::MAX);
-    let others = usize::try_from(report.answers.saturating_sub(promised)).unwrap_or(usize::MAX);
-    for (number, answer) in (1u64..).zip(answers).skip(others) {
-        let written = writes.iter().filter(|(began, _)| *began < answer).map(|(_, ended)| *ended).max();
-        let synced =
-            syncs.iter().any(|&(began, ended)| ended < answer && written.is_some_and(|at| began > at));
-        if !synced {
+    let others = report.answers.saturating_sub(promised);
+    let mut previous = 0;
+    for (number, answer) in (1u64..).zip(answers) {
+        // one client, one request at a time: what this answer promises was written after the previous answer
+        let asked = std::mem::replace(&mut previous, answer);
+        let written =
+            writes.iter().filter(|(began, _)| (asked..answer).contains(began)).map(|(_, ended)| *ended);
+        let synced = written
+            .max()
+            .is_some_and(|written| syncs.iter().any(|&(began, ended)| began > written && ended < answer));
+        if !synced && number > others {
             report.unsynced.push(number);
         }
     }
@@ -127,8 +132,10 @@ mod tests {
             ("sync failed", [OPEN, WRITE, "2 fdatasync(5) = -1 EIO (Input/output error)\n", ANSWER].concat()),
             ("another file", [OPEN, WRITE, "2 fdatasync(6) = 0\n", ANSWER].concat()),
             ("answered after nothing", [OPEN, ANSWER].concat()),
+            ("answered out of memory", [OPEN, WRITE, SYNC, "1 getpid() = 1\n", ANSWER, ANSWER].concat()),
         ] {
-            assert_eq!(run(&trace).unsynced, [1], "{name}");
+            let report = run(&trace);
+            assert_eq!(report.unsynced, [report.answers], "{name}");
         }
     }
 }
