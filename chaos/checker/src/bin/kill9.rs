@@ -139,6 +139,7 @@ fn run(args: &Args, setup: &Setup) -> Result<(History, Vec<Round>)> {
         fifo_topics: vec![FIFO.to_owned()],
     };
     let mut rng = Rng::new(args.seed, 0);
+    watch(args);
     let mut node = Node::start(setup.command(), &setup.log(), &clock)?;
     let addresses = node.wait_ready(READY_LIMIT)?;
     let token = setup.mint()?;
@@ -162,8 +163,8 @@ fn run(args: &Args, setup: &Setup) -> Result<(History, Vec<Round>)> {
         return Err(error);
     }
     load.stop();
-    let accepted_at_most = 60 + args.rounds * args.seconds_per_round * 5;
-    drain::drain(&shared, accepted_at_most * 1_000_000);
+    let drain_s = 60 + args.rounds * args.seconds_per_round * 5;
+    drain::drain(&shared, drain_s * 1_000_000);
     // what was settled while draining must be settled after a kill, too
     let empty_ready_ms = restart(setup, &shared, &mut node)?;
     drain::record(&shared);
@@ -175,6 +176,18 @@ fn run(args: &Args, setup: &Setup) -> Result<(History, Vec<Round>)> {
         println!("ready with all topics drained after {empty_ready_ms} ms");
     }
     Ok((shared.journal.finish().context("write the journal")?, rounds))
+}
+
+/// Ends the drill with an error if it takes far too long: a killed process that does not die, or a client that
+/// never ends, must not hold up whoever waits for the result.
+fn watch(args: &Args) {
+    let limit = Duration::from_secs(300 + args.rounds * (args.seconds_per_round + 40));
+    let seed = args.seed;
+    std::thread::spawn(move || {
+        clock::sleep(limit);
+        println!("kill9: not done after {limit:?} (seed {seed})");
+        std::process::exit(1);
+    });
 }
 
 /// Lets the load run, kills the node in the middle of it, and starts it again.
