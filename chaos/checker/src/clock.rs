@@ -1,7 +1,7 @@
 //! The only place of this crate that reads clocks or sleeps.
 //!
-//! One time line serves everything: the wall clock read once at the start, advanced by the monotonic clock. It
-//! never jumps, and it can be compared with the RFC 3339 deadlines of a node on the same machine.
+//! One time line serves everything: the wall clock read once at the start, advanced by the monotonic clock.
+//! It never jumps, and it can be compared with the RFC 3339 deadlines of a node on the same machine.
 // A client outside the product has no clock to be handed: it reads the machine's.
 #![allow(clippy::disallowed_methods)]
 

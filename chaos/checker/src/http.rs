@@ -1,5 +1,5 @@
-//! A blocking HTTP/1.1 client over plain sockets that is honest about what it does not know: an answer that was
-//! not read to its last byte is *unknown*, never "failed".
+//! A blocking HTTP/1.1 client over plain sockets that is honest about what it does not know: an answer that
+//! was not read to its last byte is *unknown*, never "failed".
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -167,8 +167,8 @@ impl Client {
         Ok(answer)
     }
 
-    /// Writes `bytes` as they are and reads one answer, for requests that no client should send. The connection
-    /// is closed afterwards.
+    /// Writes `bytes` as they are and reads one answer, for requests that no client should send. The
+    /// connection is closed afterwards.
     ///
     /// # Errors
     /// As for [`Client::call`].

@@ -1,5 +1,5 @@
-//! The journal: every request is written down before its first byte leaves and again when it ends, in memory for
-//! the checker and as JSON lines for a person or a second look (`kill9 --recheck FILE`).
+//! The journal: every request is written down before its first byte leaves and again when it ends, in
+//! memory for the checker and as JSON lines for a person or a second look (`kill9 --recheck FILE`).
 
 use crate::clock::{Clock, Micros};
 use crate::history::{Call, Gather, History, Limits, Line, Outcome};
@@ -66,7 +66,8 @@ impl Journal {
         let op = self.next_op.fetch_add(1, Ordering::Relaxed);
         let at = self.clock.now();
         self.note(Line::Invoke { op, at, call });
-        // Sending on the channel may have waited; the request still starts after `at`, which is all that counts.
+        // Sending on the channel may have waited; the request still starts after `at`, which is all that
+        // counts.
         Invoked { op, at }
     }
 

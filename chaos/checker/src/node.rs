@@ -92,8 +92,8 @@ impl Setup {
         let provider = |name: &str, topic: &str| {
             let secret = quoted(self.dir.join(format!("{name}.secret")));
             format!(
-                "[interop.providers.{name}]\nscheme = \"{name}\"\ntenant = \"{TENANT}\"\ntopic = \"{topic}\"\n\
-                 enabled = true\nsecrets = [{{ kid = \"{KID}\", file = {secret} }}]\n"
+                "[interop.providers.{name}]\nscheme = \"{name}\"\ntenant = \"{TENANT}\"\n\
+                 topic = \"{topic}\"\n                 enabled = true\nsecrets = [{{ kid = \"{KID}\", file = {secret} }}]\n"
             )
         };
         let (data_dir, amnesia, window) = (quoted(self.data_dir()), self.amnesia, self.dedup_window_ms);
@@ -103,8 +103,8 @@ impl Setup {
             "[node]\ndata_dir = {data_dir}\namnesia = {amnesia}\n\
              [interop]\nbind_addr = \"127.0.0.1:0\"\nmetrics_addr = \"127.0.0.1:0\"\nlimits = {limits}\n\
              {github}{stripe}\
-             [mailbox]\nlisten = \"127.0.0.1:0\"\noap_listen = \"127.0.0.1:0\"\nmetrics_addr = \"127.0.0.1:0\"\n\
-             dedup_window_ms = {window}\n\
+             [mailbox]\nlisten = \"127.0.0.1:0\"\noap_listen = \"127.0.0.1:0\"\n\
+             metrics_addr = \"127.0.0.1:0\"\n             dedup_window_ms = {window}\n\
              [log]\nformat = \"json\"\n"
         )
     }
@@ -299,7 +299,9 @@ mod tests {
 
     #[test]
     fn reads_the_ready_line_and_nothing_else() {
-        let line = br#"{"ts":"x","level":"INFO","msg":"ready","ready":1,"interop":"127.0.0.1:1","interop_admin":"127.0.0.1:2","mailbox":"127.0.0.1:3","mailbox_admin":"127.0.0.1:4","oap":"127.0.0.1:5"}"#;
+        let line = br#"{"ts":"x","level":"INFO","msg":"ready","ready":1,
+            "interop":"127.0.0.1:1","interop_admin":"127.0.0.1:2",
+            "mailbox":"127.0.0.1:3","mailbox_admin":"127.0.0.1:4","oap":"127.0.0.1:5"}"#;
         let addresses = ready_line(line).unwrap();
         assert_eq!((addresses.interop.port(), addresses.mailbox_admin.port()), (1, 4));
         assert_eq!(ready_line(br#"{"msg":"ready","ready":1}"#), None);

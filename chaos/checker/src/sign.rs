@@ -21,8 +21,8 @@ pub fn github(secret: &str, body: &[u8]) -> String {
     format!("sha256={}", hmac_sha256_hex(secret.as_bytes(), &[body]))
 }
 
-/// Stripe's `Stripe-Signature` of scheme v1 at `unix_s` (docs.stripe.com, "Verify webhook signatures manually").
-/// The whole `whsec_…` text is the key.
+/// Stripe's `Stripe-Signature` of scheme v1 at `unix_s` (docs.stripe.com, "Verify webhook signatures
+/// manually"). The whole `whsec_…` text is the key.
 #[must_use]
 pub fn stripe(secret: &str, unix_s: u64, body: &[u8]) -> String {
     let stamp = unix_s.to_string();
@@ -45,8 +45,8 @@ mod tests {
         let github_example = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
         assert_eq!(github("It's a Secret to Everybody", b"Hello, World!"), github_example);
         // stripe-python's test payload, signed with the documented algorithm
-        let body = "{\n  \"id\": \"evt_test_webhook\",\n  \"object\": \"event\",\n  \"data\": { \"object\": { \
-            \"id\": \"rdr_123\", \"object\": \"terminal.reader\" } }\n}";
+        let body = "{\n  \"id\": \"evt_test_webhook\",\n  \"object\": \"event\",\n  \
+            \"data\": { \"object\": { \"id\": \"rdr_123\", \"object\": \"terminal.reader\" } }\n}";
         let expected = "t=1700000000,v1=3bfab77baf5f7b6991a46c9b53b6547d7afc56148b10468fcad9f35c1992ffbd";
         assert_eq!(stripe("whsec_test_secret", 1_700_000_000, body.as_bytes()), expected);
         assert_eq!(

@@ -1,5 +1,5 @@
-//! Traces a node with amnesia on through every route, reload, refusal and SIGTERM, and reports whatever it opened
-//! for writing; then a durable node in the same way, in which the same search must find something.
+//! Traces a node with amnesia on through every route, reload, refusal and SIGTERM, and reports whatever it
+//! opened for writing; then a durable node in the same way, in which the same search must find something.
 #![allow(clippy::print_stdout)] // its output is its product
 
 use anyhow::{Context, Result, bail, ensure};
@@ -100,7 +100,7 @@ fn print(report: &Report) {
     let Report { system_calls, requests, exposure_count, write_bytes, .. } = report;
     let bytes = write_bytes.map_or_else(|| "unreadable".to_owned(), |bytes| bytes.to_string());
     println!(
-        "{mode}: {requests} requests, {system_calls} system calls, {exposure_count} forbidden, write_bytes {bytes}"
+        "{mode}: {requests} requests, {system_calls} calls, {exposure_count} forbidden, write_bytes {bytes}"
     );
     let shown = if report.amnesia { usize::MAX } else { 8 };
     let lists =

@@ -1,5 +1,5 @@
-//! The kill -9 drill: a real node under load is killed again and again, and everything that clients were told is
-//! compared with everything that they saw.
+//! The kill -9 drill: a real node under load is killed again and again, and everything that clients were
+//! told is compared with everything that they saw.
 #![allow(clippy::print_stdout)] // its output is its product
 
 use anyhow::{Context, Result, bail, ensure};
@@ -178,8 +178,8 @@ fn run(args: &Args, setup: &Setup) -> Result<(History, Vec<Round>)> {
     Ok((shared.journal.finish().context("write the journal")?, rounds))
 }
 
-/// Ends the drill with an error if it takes far too long: a killed process that does not die, or a client that
-/// never ends, must not hold up whoever waits for the result.
+/// Ends the drill with an error if it takes far too long: a killed process that does not die, or a client
+/// that never ends, must not hold up whoever waits for the result.
 fn watch(args: &Args) {
     let limit = Duration::from_secs(300 + args.rounds * (args.seconds_per_round + 40));
     let seed = args.seed;

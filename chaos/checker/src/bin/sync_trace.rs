@@ -1,4 +1,5 @@
-//! Traces a durable node under one client and shows that every answer left after a completed sync of its write.
+//! Traces a durable node under one client and shows that every answer left after a completed sync of its
+//! write.
 #![allow(clippy::print_stdout)] // its output is its product
 
 use anyhow::{Context, Result, bail, ensure};

@@ -146,7 +146,7 @@ fn not_early(index: &Index<'_>, id: &str, message: &MessageStory<'_>, findings: 
         if one.got.deadline.saturating_add(CLOCK_GRAIN) < low || one.got.deadline > high + CLOCK_GRAIN {
             let off = i128::from(one.got.deadline) - i128::from(low);
             let (ms, took) = (one.visibility_ms, one.done - one.invoked);
-            early(vec![one.op], format!("a lease of {ms} ms ends {off} µs off; the receive took {took} µs"));
+            early(vec![one.op], format!("a lease of {ms} ms ends {off} µs off, the receive took {took} µs"));
         }
     }
     for pair in message.deliveries.windows(2) {
@@ -189,7 +189,8 @@ fn acked_stays_away(id: &str, message: &MessageStory<'_>, findings: &mut Finding
         let operations = message.dead.iter().map(|(op, _)| *op).chain([first.op]);
         findings.add(Invariant::AckedStaysAway, operations, format!("{id} was acked and is a dead letter"));
     }
-    // an ok of a superseded delivery means that the message was gone, so its newest delivery was acked by then
+    // an ok of a superseded delivery means that the message was gone, so its newest delivery was acked by
+    // then
     let Some(newest) = message.deliveries.last().filter(|newest| newest.invoked <= first.done) else {
         return;
     };

@@ -268,8 +268,8 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// Finds out which send each message is: by the `cid` attribute that every API send carries, else by topic
-    /// and body.
+    /// Finds out which send each message is: by the `cid` attribute that every API send carries, else by
+    /// topic and body.
     fn recognise(&mut self, findings: &mut Findings) {
         let mut by_body: HashMap<(&str, &str), u64> = HashMap::new();
         for (&send, story) in &self.sends {

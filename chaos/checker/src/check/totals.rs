@@ -36,8 +36,8 @@ pub(super) fn check(index: &Index<'_>, findings: &mut Findings) {
     }
 }
 
-/// How many keys of each topic surely and possibly exist. Only right while none has left its window, which the
-/// drill's long window sees to.
+/// How many keys of each topic surely and possibly exist. Only right while none has left its window, which
+/// the drill's long window sees to.
 fn keys<'a>(index: &Index<'a>) -> BTreeMap<&'a str, (u64, u64)> {
     let mut surely: BTreeSet<(&str, bool, &str)> = BTreeSet::new();
     let mut possibly = surely.clone();

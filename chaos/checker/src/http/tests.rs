@@ -4,8 +4,8 @@ use super::*;
 use std::net::TcpListener;
 use std::thread::JoinHandle;
 
-/// A server that reads one request per answer on one connection, sends the answers as they are, and closes. It
-/// gives back what it read.
+/// A server that reads one request per answer on one connection, sends the answers as they are, and closes.
+/// It gives back what it read.
 fn serve(answers: Vec<Vec<u8>>) -> (Client, JoinHandle<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();

@@ -1,4 +1,5 @@
-//! What is sent: bodies, names and attributes, all out of the seed, so that a retry needs no copy of the body.
+//! What is sent: bodies, names and attributes, all out of the seed, so that a retry needs no copy of the
+//! body.
 
 use crate::history::Sent;
 use crate::node::{GITHUB_TOPIC, KID, STRIPE_TOPIC};

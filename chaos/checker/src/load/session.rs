@@ -201,7 +201,7 @@ impl Session {
     pub fn recv(&mut self, topic: &str, visibility_ms: u64, max: u32, wait_ms: u64) -> Option<Vec<Got>> {
         let call = Call::Recv { topic: topic.to_owned(), visibility_ms, max, wait_ms };
         let body = serde_json::json!({
-            "max_messages": max, "visibility_ms": visibility_ms, "wait_ms": wait_ms, "max_bytes": 8 * 1024 * 1024
+            "max_messages": max, "visibility_ms": visibility_ms, "wait_ms": wait_ms, "max_bytes": 8 << 20
         });
         let at = topic.to_owned();
         match self.post_json(call, "recv", &body, |answer| wire::envelopes(answer, &at).map(Outcome::Got))? {

@@ -1,5 +1,5 @@
-//! SPEC §4.11 as a trace shows it: a node with amnesia on opens nothing for writing but sockets, creates, renames
-//! and removes no file, maps none shared-writable and starts no child.
+//! SPEC §4.11 as a trace shows it: a node with amnesia on opens nothing for writing but sockets, creates,
+//! renames and removes no file, maps none shared-writable and starts no child.
 
 use super::Syscall;
 use std::fmt;
@@ -7,8 +7,8 @@ use std::path::Path;
 
 /// The calls that the judgement needs, as strace's `-e trace=` takes them; `?` marks those that not every
 /// architecture has.
-pub const CALLS: &str = "?open,openat,?openat2,?creat,?mkdir,mkdirat,?mknod,mknodat,?rename,renameat,renameat2,\
-    ?unlink,unlinkat,?rmdir,?link,linkat,?symlink,symlinkat,truncate,ftruncate,fallocate,?memfd_create,\
+pub const CALLS: &str = "?open,openat,?openat2,?creat,?mkdir,mkdirat,?mknod,mknodat,?rename,renameat,\
+    renameat2,?unlink,unlinkat,?rmdir,?link,linkat,?symlink,symlinkat,truncate,ftruncate,fallocate,?memfd_create,\
     ?memfd_secret,mmap,?shmget,execve,?execveat,?fork,?vfork,clone,?clone3,?chmod,fchmod,fchmodat,?chown,\
     fchown,fchownat,setxattr,fsetxattr,?utime,?utimes,utimensat,?io_uring_setup,bind,mount,fsync,fdatasync,\
     sync_file_range,?copy_file_range,?sendfile,?pwrite64,?pwritev,?pwritev2";
@@ -127,7 +127,7 @@ mod tests {
         exposures(&read(lines.as_bytes()).unwrap()).into_iter().map(|one| one.kind).collect()
     }
 
-    const CLEAN: &str = r#"execve("/nowhere/node", ["node"], 0x0 /* 3 vars */) = -1 ENOENT (No such file or directory)
+    const CLEAN: &str = r#"execve("/no/node", ["node"], 0x0 /* 3 vars */) = -1 ENOENT (No such file)
 execve("/bin/node", ["node"], 0x0 /* 3 vars */) = 0
 openat(AT_FDCWD, "/O_WRONLY", O_RDONLY|O_CLOEXEC) = 3
 openat2(AT_FDCWD, "x", {flags=O_RDONLY|O_CLOEXEC, resolve=0}, 24) = 4

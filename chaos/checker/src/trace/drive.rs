@@ -1,4 +1,5 @@
-//! Uses every route of a node once or more, well and badly, with canaries in everything that a client can send.
+//! Uses every route of a node once or more, well and badly, with canaries in everything that a client can
+//! send.
 
 use crate::http::{Answer, Client, Request, Target};
 use crate::node::{Addresses, GITHUB_SECRET, GITHUB_TOPIC, STRIPE_SECRET, TENANT};

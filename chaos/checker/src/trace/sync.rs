@@ -1,13 +1,13 @@
 //! Answered means fsynced, as a trace shows it: before the first byte of every successful answer there is a
-//! write to the store of its own, and a completed sync that began after the last such write had ended. SIGKILL
-//! can't show this, since the page cache survives it.
+//! write to the store of its own, and a completed sync that began after the last such write had ended.
+//! SIGKILL can't show this, since the page cache survives it.
 
 use super::Syscall;
 use std::collections::HashSet;
 
 /// The calls that the judgement needs.
-pub const CALLS: &str = "openat,?open,close,?pwrite64,?pwritev,?pwritev2,write,writev,sendto,sendmsg,ftruncate,\
-    fallocate,fsync,fdatasync,execve";
+pub const CALLS: &str = "openat,?open,close,?pwrite64,?pwritev,?pwritev2,write,writev,sendto,sendmsg,\
+    ftruncate,fallocate,fsync,fdatasync,execve";
 
 /// What a trace shows of one client's requests, sent one after the other.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
