@@ -93,7 +93,8 @@ impl Setup {
             let secret = quoted(self.dir.join(format!("{name}.secret")));
             format!(
                 "[interop.providers.{name}]\nscheme = \"{name}\"\ntenant = \"{TENANT}\"\n\
-                 topic = \"{topic}\"\n                 enabled = true\nsecrets = [{{ kid = \"{KID}\", file = {secret} }}]\n"
+                 topic = \"{topic}\"\n\
+                 enabled = true\nsecrets = [{{ kid = \"{KID}\", file = {secret} }}]\n"
             )
         };
         let (data_dir, amnesia, window) = (quoted(self.data_dir()), self.amnesia, self.dedup_window_ms);
@@ -104,7 +105,8 @@ impl Setup {
              [interop]\nbind_addr = \"127.0.0.1:0\"\nmetrics_addr = \"127.0.0.1:0\"\nlimits = {limits}\n\
              {github}{stripe}\
              [mailbox]\nlisten = \"127.0.0.1:0\"\noap_listen = \"127.0.0.1:0\"\n\
-             metrics_addr = \"127.0.0.1:0\"\n             dedup_window_ms = {window}\n\
+             metrics_addr = \"127.0.0.1:0\"\n\
+             dedup_window_ms = {window}\n\
              [log]\nformat = \"json\"\n"
         )
     }
