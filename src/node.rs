@@ -18,7 +18,7 @@ use ron_actors::kernel::clock::SystemClock;
 use ron_actors::kernel::event::Event;
 use ron_actors::kernel::supervisor::{SupervisorOptions, SupervisorRef, tree};
 use ron_actors::mailbox::{Mailbox, MailboxConfig};
-use ron_actors::passport::Passport;
+use ron_actors::passport::{Passport, PassportLimits};
 use ron_actors::store::{FileMedium, Medium, RamMedium, StoreConfig, StoreError, StoreFigures};
 use ron_actors::tree::{Foundation, Tree, TreeArgs};
 use ron_core::restart::RestartPolicy;
@@ -247,8 +247,11 @@ fn passport_of(config: &Config, clock: &Arc<dyn Clock>) -> Result<Passport, Boot
         KeyringAt::Memory => ron_actors::keyring_file::in_memory(clock.wall(), &OsEntropy),
     };
     let ring = ring.map_err(|error| BootError::Config(format!("auth.keyring: {error}")))?;
-    let max_ttl = u64::try_from(config.auth.max_ttl.as_millis()).unwrap_or(u64::MAX);
-    Ok(Passport::new(ring, clock.clone(), Arc::new(OsEntropy), max_ttl))
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let (ttl_max_ms, cache_ttl_ms) = (ms(config.auth.max_ttl), ms(config.auth.cap_cache_ttl));
+    let limits = PassportLimits { ttl_max_ms, cache_ttl_ms };
+    Passport::new(ring, clock.clone(), Arc::new(OsEntropy), limits)
+        .map_err(|error| BootError::Root(error.to_string()))
 }
 
 /// Starts all actors; returns the supervisor of the verifiers beside the tree.

@@ -36,10 +36,19 @@ impl LogLevel {
     }
 }
 
-/// Reads a filter as `RUST_LOG` has it.
+/// Reads a filter as `RUST_LOG` has it. Unless it names ractor, that one's spans are off: they are entered
+/// with every message of every actor, and no line shows them.
 #[must_use]
 pub fn parse_filter(text: &str) -> Option<EnvFilter> {
-    if text.trim().is_empty() { None } else { EnvFilter::builder().parse(text).ok() }
+    if text.trim().is_empty() {
+        return None;
+    }
+    let filter = EnvFilter::builder().parse(text).ok()?;
+    if text.contains("ractor") {
+        Some(filter)
+    } else {
+        Some(filter.add_directive("ractor=warn".parse().ok()?))
+    }
 }
 
 /// Starts logging to stdout, for the whole process.

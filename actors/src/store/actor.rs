@@ -1,10 +1,12 @@
-//! The store's actor: gathers what all shards want committed while one commit is running, and commits it as one.
-//! A lone request never waits for company.
+//! The store's actor: starts the committing thread when something waits, tells of what it has committed, and
+//! looks for background work when nothing waits. A lone request never waits for company, and all that gathers
+//! while one commit is running is committed as one.
 
-use super::cell::{Ask, EngineCell, LoadRequest, Turn};
+use super::cell::{Ask, EngineCell, Finished, LoadRequest};
 use super::engine::{Engine, Identity};
 use super::error::{StoreError, UnitFailure};
 use super::load::LoadJob;
+use super::queue::Item;
 use super::read::Reader;
 use super::unit::Unit;
 use crate::blocking::{Blocking, Job};
@@ -12,13 +14,10 @@ use crate::kernel::handle::Handle;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ron_core::ids::ShardId;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::sync::oneshot;
 
-/// Payload bytes in one commit.
-const TURN_BYTES_MAX: usize = 4 << 20;
-/// Units in one commit.
-const TURN_UNITS_MAX: usize = 8_192;
 /// How soon after the last commit background work may begin.
 const IDLE_AFTER: Duration = Duration::from_millis(20);
 /// How long a load waits for a store that is being restarted.
@@ -31,15 +30,11 @@ pub type StoreRef = ActorRef<StoreMsg>;
 
 /// What the store's actor is told.
 pub enum StoreMsg {
-    /// Commit this.
-    Submit(Unit),
-    /// Answer this after what was submitted before.
-    Ask(Ask),
-    /// A snapshot of a shard, after what was submitted before.
-    Load(LoadRequest),
-    /// Begin a turn with what has gathered.
+    /// Something waits.
     Begin,
-    /// The turn is over; `true` = background work may go on.
+    /// A turn is over: tell everyone.
+    Tell(Finished),
+    /// Nothing waits any more; `true` = background work may go on.
     Done(bool),
     /// Look for background work; ignored unless it is of this generation.
     Idle(u64),
@@ -55,15 +50,13 @@ pub struct StoreArgs {
 }
 
 /// What it keeps.
-#[derive(Default)]
+#[derive(Debug)]
 pub struct StoreState {
-    cell: Option<Arc<EngineCell>>,
-    units: Vec<Unit>,
-    asks: Vec<Ask>,
-    loads: Vec<LoadRequest>,
+    cell: Arc<EngineCell>,
     running: bool,
-    begun: bool,
     generation: u64,
+    /// Turns that are over and not yet told of.
+    untold: Arc<AtomicUsize>,
 }
 
 /// See the module.
@@ -76,8 +69,10 @@ impl Actor for StoreActor {
     type Arguments = StoreArgs;
 
     async fn pre_start(&self, myself: StoreRef, args: StoreArgs) -> Result<StoreState, ActorProcessingErr> {
-        myself.send_after(IDLE_EVERY, || StoreMsg::Idle(0));
-        Ok(StoreState { cell: Some(args.cell), ..StoreState::default() })
+        // What was handed in while there was no actor.
+        args.cell.queue().promise();
+        myself.cast(StoreMsg::Begin)?;
+        Ok(StoreState { cell: args.cell, running: false, generation: 0, untold: Arc::default() })
     }
 
     async fn handle(
@@ -87,91 +82,65 @@ impl Actor for StoreActor {
         state: &mut StoreState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            StoreMsg::Submit(unit) => state.units.push(unit),
-            StoreMsg::Ask(ask) => state.asks.push(ask),
-            StoreMsg::Load(load) => state.loads.push(load),
-            StoreMsg::Begin => {
-                state.begun = false;
-                if !state.running {
-                    state.begin(&myself).await;
-                }
-                return Ok(());
+            StoreMsg::Begin if !state.running => state.begin(&myself).await,
+            StoreMsg::Begin => {}
+            StoreMsg::Tell(finished) => {
+                finished.tell();
+                state.untold.fetch_sub(1, Ordering::Release);
             }
             StoreMsg::Done(more) => {
                 state.running = false;
-                if state.is_empty() {
-                    state.generation += 1;
-                    let generation = state.generation;
-                    let after = if more { IDLE_AFTER } else { IDLE_EVERY };
-                    myself.send_after(after, move || StoreMsg::Idle(generation));
+                state.generation += 1;
+                let generation = state.generation;
+                let after = if more { IDLE_AFTER } else { IDLE_EVERY };
+                myself.send_after(after, move || StoreMsg::Idle(generation));
+                if state.cell.queue().waits() {
+                    state.begin(&myself).await;
                 }
             }
             StoreMsg::Idle(generation) => {
-                if generation == state.generation && !state.running && state.is_empty() {
+                if generation == state.generation && !state.running && state.cell.queue().is_empty() {
                     state.idle(&myself).await;
                 }
-                return Ok(());
             }
             StoreMsg::Crash => return Err("killed by a drill".into()),
-        }
-        // Behind whatever else is in the mailbox by now: that joins the same commit.
-        if !state.running && !state.begun && !state.is_empty() {
-            state.begun = myself.cast(StoreMsg::Begin).is_ok();
-            if !state.begun {
-                // Draining: nothing more joins, so what is here is committed now.
-                state.begin(&myself).await;
-            }
         }
         Ok(())
     }
 }
 
 impl StoreState {
-    fn is_empty(&self) -> bool {
-        self.units.is_empty() && self.asks.is_empty() && self.loads.is_empty()
-    }
-
+    /// Has the committing thread take turn after turn until nothing waits.
     async fn begin(&mut self, myself: &StoreRef) {
-        let Some(cell) = self.cell.clone() else { return };
-        // Before anything is taken out: a kill while it waits leaves nothing untold.
-        let right = cell.next_turn().await;
-        let mut bytes = 0;
-        let fits = |unit: &&Unit| {
-            bytes += unit.bytes();
-            bytes <= TURN_BYTES_MAX
-        };
-        // At least one: a unit larger than a turn has a turn of its own.
-        let n = self.units.iter().take(TURN_UNITS_MAX).take_while(fits).count().max(1).min(self.units.len());
-        let all = n == self.units.len();
-        let units = self.units.drain(..n).collect();
-        // Asks and loads answer for all that was submitted before them: they wait until that is committed.
-        let (asks, loads) = if all {
-            (std::mem::take(&mut self.asks), std::mem::take(&mut self.loads))
-        } else {
-            (Vec::new(), Vec::new())
-        };
-        let turn = Turn { units, asks, loads };
-        self.run(myself, right, move |cell| {
-            cell.turn(turn);
+        let (actor, untold) = (myself.clone(), self.untold.clone());
+        let turns = move |cell: &EngineCell| {
+            while let Some(turn) = cell.queue().take() {
+                let finished = cell.turn(turn);
+                // Nothing waits: the caller is answered a hop earlier, unless that would overtake others.
+                if cell.queue().is_empty() && untold.load(Ordering::Acquire) == 0 {
+                    finished.tell();
+                    continue;
+                }
+                untold.fetch_add(1, Ordering::Release);
+                if actor.cast(StoreMsg::Tell(finished)).is_err() {
+                    // Its successor takes the rest, and must not be kept waiting.
+                    break;
+                }
+            }
             true
-        });
+        };
+        self.run(myself, turns).await;
     }
 
     async fn idle(&mut self, myself: &StoreRef) {
-        let Some(cell) = self.cell.clone() else { return };
-        let right = cell.next_turn().await;
-        self.run(myself, right, |cell| cell.idle());
+        self.run(myself, EngineCell::idle).await;
     }
 
-    fn run(
-        &mut self,
-        myself: &StoreRef,
-        right: OwnedMutexGuard<()>,
-        job: impl FnOnce(&EngineCell) -> bool + Send + 'static,
-    ) {
-        let Some(cell) = self.cell.clone() else { return };
+    async fn run(&mut self, myself: &StoreRef, job: impl FnOnce(&EngineCell) -> bool + Send + 'static) {
+        // Only a predecessor's last turn can be in the way.
+        let right = self.cell.next_turn().await;
         self.running = true;
-        let (myself, blocking) = (myself.clone(), cell.blocking().clone());
+        let (myself, cell) = (myself.clone(), self.cell.clone());
         let finish = move || {
             // A commit that panicked has told its units by dropping them, and the next turn reopens the store;
             // it must not keep that turn from coming.
@@ -180,7 +149,7 @@ impl StoreState {
             // If the actor is gone, its successor begins on its own.
             let _ = myself.cast(StoreMsg::Done(more));
         };
-        blocking.start(Job::Turn, finish);
+        self.cell.blocking().start(Job::Turn, finish);
     }
 }
 
@@ -199,14 +168,14 @@ impl Store {
     }
 
     /// Has a unit committed. If the actor is down, the unit is told so at once.
-    pub fn submit(&self, mut unit: Unit) {
-        use crate::kernel::handle::CastError;
-        self.cell.enlist(&mut unit);
-        if let Err(CastError::Down(message) | CastError::Quarantined(message)) =
-            self.handle.cast(StoreMsg::Submit(unit))
-            && let StoreMsg::Submit(unit) = message
-        {
-            unit.refuse(UnitFailure::NotTried);
+    pub fn submit(&self, unit: Unit) {
+        self.hand_in(Item::Unit(unit));
+    }
+
+    fn hand_in(&self, item: Item) {
+        let queue = self.cell.queue();
+        if queue.push(item) && self.handle.cast(StoreMsg::Begin).is_err() {
+            queue.refuse_all();
         }
     }
 
@@ -222,14 +191,13 @@ impl Store {
         let ask: Ask = Box::new(move |engine| {
             let _ = reply.send(engine.map(question));
         });
-        self.handle.cast(StoreMsg::Ask(ask)).map_err(|_| UnitFailure::NotTried)?;
+        self.hand_in(Item::Ask(ask));
         answer.await.unwrap_or(Err(UnitFailure::NotTried))
     }
 
     /// [`Store::ask`] without waiting: the question itself carries the answer on.
     pub fn ask_later(&self, ask: Ask) {
-        // Dropping the closure drops the caller's reply port, which is an answer.
-        let _ = self.handle.cast(StoreMsg::Ask(ask));
+        self.hand_in(Item::Ask(ask));
     }
 
     /// A snapshot of a shard at its place in the queue.
@@ -238,10 +206,9 @@ impl Store {
     /// The store is down or failing; try again later.
     pub async fn load(&self, shard: ShardId) -> Result<LoadJob, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let request = StoreMsg::Load(LoadRequest { shard, reply });
         // A restart takes a moment: who loads can wait for it, and its callers with it.
-        let actor = self.handle.wait_up(LOAD_WAITS).await.map_err(|_| StoreError::Reopening)?;
-        actor.cast(request).map_err(|_| StoreError::Reopening)?;
+        self.handle.wait_up(LOAD_WAITS).await.map_err(|_| StoreError::Reopening)?;
+        self.hand_in(Item::Load(LoadRequest { shard, reply }));
         answer.await.unwrap_or(Err(StoreError::Reopening))
     }
 

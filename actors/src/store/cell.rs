@@ -5,6 +5,7 @@ use super::backend::Medium;
 use super::engine::{Engine, Identity, Work};
 use super::error::{StoreError, UnitFailure};
 use super::load::LoadJob;
+use super::queue::{Counts, Queue, Turn};
 use super::read::Reader;
 use super::recover::{BootCounts, ClockFrom};
 use super::unit::Unit;
@@ -12,6 +13,7 @@ use super::{ShardEpoch, StoreConfig, StoreObserver};
 use crate::blocking::{Blocking, Job};
 use redb::Database;
 use ron_core::ids::{QueueKey, ShardId};
+use ron_core::message::PutOutcome;
 use ron_core::time::{Clock, Millis};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,16 +28,11 @@ pub struct LoadRequest {
     /// Which shard.
     pub shard: ShardId,
     /// Where the snapshot goes.
-    pub reply: oneshot::Sender<Result<LoadJob, StoreError>>,
+    pub reply: LoadReply,
 }
 
-/// What one turn of the store does, in this order.
-#[derive(Default)]
-pub(crate) struct Turn {
-    pub(crate) units: Vec<Unit>,
-    pub(crate) asks: Vec<Ask>,
-    pub(crate) loads: Vec<LoadRequest>,
-}
+/// Where a snapshot goes.
+pub type LoadReply = oneshot::Sender<Result<LoadJob, StoreError>>;
 
 struct State {
     engine: Option<Engine>,
@@ -45,23 +42,34 @@ struct State {
     taken: Counts,
 }
 
-/// Units of each shard's newest load.
-type Counts = HashMap<ShardId, (ShardEpoch, u64)>;
+/// A turn that is over, but not yet told of.
+#[derive(Default)]
+pub struct Finished {
+    units: Vec<Unit>,
+    results: Vec<Result<Vec<PutOutcome>, UnitFailure>>,
+    loads: Vec<(LoadReply, Result<LoadJob, StoreError>)>,
+}
 
-/// Begins to count anew if `epoch` is newer.
-fn count_of(counts: &mut Counts, shard: ShardId, epoch: ShardEpoch) -> &mut (ShardEpoch, u64) {
-    let count = counts.entry(shard).or_default();
-    if count.0 < epoch {
-        *count = (epoch, 0);
+impl Finished {
+    /// Tells everyone. Shards first: a client that sends and then receives must find its message.
+    pub(crate) fn tell(mut self) {
+        for (unit, result) in self.units.iter_mut().zip(&self.results) {
+            unit.tell_shard(result.as_deref().map_err(|failure| *failure));
+        }
+        for (unit, result) in self.units.iter_mut().zip(&self.results) {
+            unit.answer(result.as_deref().map_err(|failure| *failure));
+        }
+        for (reply, job) in self.loads {
+            // A shard that is gone meanwhile needs no snapshot.
+            let _ = reply.send(job);
+        }
     }
-    count
 }
 
 /// The store of a node. See the module.
 pub struct EngineCell {
     state: Mutex<State>,
-    /// See [`EngineCell::enlist`].
-    enlisted: Mutex<Counts>,
+    queue: Queue,
     medium: Arc<dyn Medium>,
     config: StoreConfig,
     clock: Arc<dyn Clock>,
@@ -110,10 +118,10 @@ impl EngineCell {
         let topics = engine.topics().map(|(shard, key)| (shard, key.clone(), counts_of(shard))).collect();
         let last_alive = engine.last_alive;
         let identity = engine.identity().clone();
-        let (epochs, taken) = (HashMap::new(), HashMap::new());
+        let (epochs, taken) = (HashMap::new(), Counts::default());
         let cell = EngineCell {
             state: Mutex::new(State { engine: Some(engine), epochs, taken }),
-            enlisted: Mutex::default(),
+            queue: Queue::default(),
             medium,
             config,
             clock: clock.clone(),
@@ -165,15 +173,24 @@ impl EngineCell {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Commits, asks, loads. Blocks.
-    pub(crate) fn turn(&self, turn: Turn) {
+    /// What waits for the next turn.
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Commits, asks, loads. Blocks. Whoever has work in it is told by [`Finished::tell`], and that it was lost
+    /// if that is dropped instead.
+    pub(crate) fn turn(&self, turn: Turn) -> Finished {
         let mut state = self.lock();
         let opened = self.engine(&mut state).map(|_| ());
-        let committed = match &opened {
-            Ok(()) => self.commit(&mut state, turn.units),
+        let (mut finished, committed) = match &opened {
+            Ok(()) => match self.commit(&mut state, turn.units) {
+                Some(finished) => (finished, true),
+                None => (Finished::default(), false),
+            },
             Err(_) => {
                 turn.units.into_iter().for_each(|unit| unit.refuse(UnitFailure::NotTried));
-                false
+                (Finished::default(), false)
             }
         };
         for ask in turn.asks {
@@ -184,9 +201,9 @@ impl EngineCell {
         }
         for load in turn.loads {
             let job = self.engine(&mut state).and_then(|engine| engine.snapshot(load.shard));
-            // A shard that is gone meanwhile needs no snapshot.
-            let _ = load.reply.send(job);
+            finished.loads.push((load.reply, job));
         }
+        finished
     }
 
     /// The engine, reopened if it must be.
@@ -218,14 +235,14 @@ impl EngineCell {
         state.engine.as_mut().ok_or(StoreError::Reopening)
     }
 
-    /// Commits the units and tells everyone. Returns whether it went well.
-    fn commit(&self, state: &mut State, mut units: Vec<Unit>) -> bool {
+    /// Commits the units. If it fails everyone is told, and there is nothing more to tell.
+    fn commit(&self, state: &mut State, mut units: Vec<Unit>) -> Option<Finished> {
         if units.is_empty() {
-            return true;
+            return Some(Finished::default());
         }
         let mut work: Vec<(ShardId, Work)> = units.iter_mut().map(Unit::take_work).collect();
         for (unit, (shard, work)) in units.iter().zip(&mut work) {
-            let (epoch, taken) = count_of(&mut state.taken, *shard, work.epoch);
+            let (epoch, taken) = state.taken.of(*shard, work.epoch);
             if *epoch == work.epoch && unit.number == *taken + 1 {
                 *taken += 1;
             } else {
@@ -233,7 +250,7 @@ impl EngineCell {
                 work.epoch = ShardEpoch::default();
             }
         }
-        let Some(engine) = state.engine.as_mut() else { return false };
+        let engine = state.engine.as_mut()?;
         #[allow(clippy::disallowed_methods, reason = "measures a duration for a metric; decides nothing")]
         let started = std::time::Instant::now();
         match engine.commit(&mut work) {
@@ -241,14 +258,7 @@ impl EngineCell {
                 if committed.size > 0 {
                     self.observer.committed(started.elapsed().as_secs_f64(), committed.size);
                 }
-                // Shards first: a client that sends and then receives must find its message.
-                for (unit, result) in units.iter_mut().zip(&committed.results) {
-                    unit.tell_shard(result.as_deref().map_err(|failure| *failure));
-                }
-                for (unit, result) in units.iter_mut().zip(&committed.results) {
-                    unit.answer(result.as_deref().map_err(|failure| *failure));
-                }
-                true
+                Some(Finished { units, results: committed.results, loads: Vec::new() })
             }
             Err(error) => {
                 self.observer.failed();
@@ -260,7 +270,7 @@ impl EngineCell {
                 }
                 self.close(state);
                 drop(units); // tells everyone: indeterminate
-                false
+                None
             }
         }
     }
@@ -286,8 +296,8 @@ impl EngineCell {
 
     /// Commits `units` together and tells everyone, without an actor: for drivers that have none. Blocks.
     pub fn run(&self, mut units: Vec<Unit>) {
-        units.iter_mut().for_each(|unit| self.enlist(unit));
-        self.turn(Turn { units, ..Turn::default() });
+        units.iter_mut().for_each(|unit| self.queue.enlist(unit));
+        self.turn(Turn { units, ..Turn::default() }).tell();
     }
 
     /// A snapshot of a shard, now: for drivers without an actor. Blocks.
@@ -296,17 +306,6 @@ impl EngineCell {
     /// The store cannot be opened, or read.
     pub fn load(&self, shard: ShardId) -> Result<LoadJob, StoreError> {
         self.engine(&mut self.lock())?.snapshot(shard)
-    }
-
-    /// Numbers a unit when it is handed in. Whatever then becomes of it, those after it are committed only if
-    /// it was: a shard's work, and its answers, rest on all it did before.
-    pub(crate) fn enlist(&self, unit: &mut Unit) {
-        let mut all = self.enlisted.lock().unwrap_or_else(PoisonError::into_inner);
-        let (epoch, count) = count_of(&mut all, unit.shard, unit.epoch());
-        if *epoch == unit.epoch() {
-            *count += 1;
-            unit.number = *count;
-        }
     }
 
     /// One commit of background work, if some is due. Blocks. Returns whether there was some.
@@ -338,6 +337,7 @@ impl EngineCell {
 
     /// [`EngineCell::close_down`] for a thread that may block, when no actor runs. Blocks.
     pub fn shut(&self) {
+        self.queue.refuse_all();
         let mut state = self.lock();
         if let Some(engine) = state.engine.as_mut()
             && let Err(error) = engine.settle_for_good()

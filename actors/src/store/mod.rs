@@ -11,6 +11,7 @@ mod engine;
 mod error;
 mod fold;
 mod load;
+mod queue;
 mod read;
 mod recover;
 mod renew;

@@ -66,7 +66,7 @@ fn nothing_is_committed_on_top_of_a_unit_that_was_lost() {
     let epoch = cell.load(SHARD).unwrap().epoch;
     assert_eq!(commit(&cell, epoch), Ok(1));
     let (mut lost, answer) = unit(epoch);
-    cell.enlist(&mut lost);
+    cell.queue().enlist(&mut lost);
     drop(lost); // as when the store's actor dies with it
     assert_eq!(*answer.lock().unwrap(), Some(Err(UnitFailure::Indeterminate)));
     for _ in 0..2 {

@@ -9,9 +9,9 @@ use std::path::Path;
 /// architecture has.
 pub const CALLS: &str = "?open,openat,?openat2,?creat,?mkdir,mkdirat,?mknod,mknodat,?rename,renameat,\
     renameat2,?unlink,unlinkat,?rmdir,?link,linkat,?symlink,symlinkat,truncate,ftruncate,fallocate,\
-    ?memfd_create,?memfd_secret,mmap,?shmget,execve,?execveat,?fork,?vfork,clone,?clone3,?chmod,fchmod,fchmodat,\
-    ?chown,fchown,fchownat,setxattr,fsetxattr,?utime,?utimes,utimensat,?io_uring_setup,bind,mount,fsync,fdatasync,\
-    sync_file_range,?copy_file_range,?sendfile,?pwrite64,?pwritev,?pwritev2";
+    ?memfd_create,?memfd_secret,mmap,?shmget,execve,?execveat,?fork,?vfork,clone,?clone3,?chmod,fchmod,\
+    fchmodat,?chown,fchown,fchownat,setxattr,fsetxattr,?utime,?utimes,utimensat,?io_uring_setup,bind,mount,\
+    fsync,fdatasync,sync_file_range,?copy_file_range,?sendfile,?pwrite64,?pwritev,?pwritev2";
 
 /// Something that amnesia forbids.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,11 +1,15 @@
 //! The passport: makes and checks capabilities for the whole node (SPEC §5).
 //!
 //! Every request is judged anew by the pure rules of [`ron_core::capability`]; what is kept between requests
-//! is the keyring and the `rps` buckets. It never logs or returns a token or a key.
+//! is the keyring, the MAC chains checked a moment ago, and the `rps` buckets. It never logs or returns a token
+//! or a key.
 
-use crate::entropy::Entropy;
+mod cache;
+
+use crate::entropy::{Entropy, NoEntropy};
 use arc_swap::ArcSwap;
-use ron_core::capability::{self, Ask, CapId, Capability, Keyring, MintRequest, RateLimit};
+use cache::Cache;
+use ron_core::capability::{self, Ask, CapId, Capability, Keyring, MintRequest, RateLimit, TEXT_BYTES_MAX};
 use ron_core::ids::{Kid, Tenant, Topic};
 use ron_core::limit::{Bucket, Rate};
 use ron_core::reason::{Reason, Refusal};
@@ -51,38 +55,77 @@ pub struct Passport(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    keyring: ArcSwap<Keyring>,
+    keyring: ArcSwap<Ring>,
     buckets: Mutex<Buckets>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    ttl_max_ms: u64,
+    limits: PassportLimits,
+}
+
+/// A keyring and what was checked with it: another ring starts with an empty cache.
+#[derive(Debug)]
+struct Ring {
+    keys: Keyring,
+    checked: Cache,
+}
+
+/// Limits of a passport, ms.
+#[derive(Debug, Clone, Copy)]
+pub struct PassportLimits {
+    /// Longest life of a token it makes (`auth.max_ttl`).
+    pub ttl_max_ms: u64,
+    /// How long a checked MAC chain is not checked again (`auth.cap_cache_ttl`); 0 = checked every time.
+    pub cache_ttl_ms: u64,
 }
 
 impl Passport {
-    /// A passport over `keyring`; tokens it makes live at most `ttl_max_ms` (`auth.max_ttl`).
-    #[must_use]
+    /// A passport over `keyring`.
+    ///
+    /// # Errors
+    /// There are no random bytes.
     pub fn new(
         keyring: Keyring,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
-        ttl_max_ms: u64,
-    ) -> Passport {
-        let (keyring, buckets) = (ArcSwap::from_pointee(keyring), Mutex::default());
-        Passport(Arc::new(Inner { keyring, buckets, clock, entropy, ttl_max_ms }))
+        limits: PassportLimits,
+    ) -> Result<Passport, NoEntropy> {
+        let checked = Cache::new(limits.cache_ttl_ms, entropy.as_ref())?;
+        let keyring = ArcSwap::from_pointee(Ring { keys: keyring, checked });
+        Ok(Passport(Arc::new(Inner { keyring, buckets: Mutex::default(), clock, entropy, limits })))
     }
 
     /// Puts another keyring in force, at once and for every clone.
-    pub fn replace_keyring(&self, keyring: Keyring) {
-        self.0.keyring.store(Arc::new(keyring));
+    ///
+    /// # Errors
+    /// There are no random bytes.
+    pub fn replace_keyring(&self, keyring: Keyring) -> Result<(), NoEntropy> {
+        let checked = Cache::new(self.0.limits.cache_ttl_ms, self.0.entropy.as_ref())?;
+        self.0.keyring.store(Arc::new(Ring { keys: keyring, checked }));
+        Ok(())
     }
 
-    /// Checks a token's MAC alone: what it allows is still to be asked.
+    /// Checks a token's MAC alone, or remembers that it held: what it allows is still to be asked.
     ///
     /// # Errors
     /// UNAUTH.
     pub fn verify(&self, token: &str, wall_unix_s: u64) -> Result<Authority, Refusal> {
-        let capability = Arc::new(capability::verify(token, &self.0.keyring.load(), wall_unix_s)?);
-        Ok(Authority { cap_id: capability.cap_id, kid: capability.kid.clone(), capability })
+        let ring = self.0.keyring.load();
+        if token.len() > TEXT_BYTES_MAX {
+            return Ok(authority(self.chain(&ring, token, wall_unix_s)?));
+        }
+        let (place, now) = (ring.checked.hash(token), self.0.clock.now());
+        if let Some(capability) = ring.checked.get(&place, now)
+            && ring.keys.key(&capability.kid, wall_unix_s).is_some()
+        {
+            return Ok(authority(capability));
+        }
+        let capability = self.chain(&ring, token, wall_unix_s)?;
+        ring.checked.put(place, &capability, now);
+        Ok(authority(capability))
+    }
+
+    fn chain(&self, ring: &Ring, token: &str, wall_unix_s: u64) -> Result<Arc<Capability>, Refusal> {
+        capability::verify(token, &ring.keys, wall_unix_s).map(Arc::new)
     }
 
     /// Judges one request, and charges the token's rates for it.
@@ -90,7 +133,20 @@ impl Passport {
     /// # Errors
     /// UNAUTH, EXPIRED_TOKEN, SCOPE_MISMATCH, or RATE_LIMIT with the time to wait.
     pub fn authorize(&self, token: &str, ask: &Ask<'_>) -> Result<Authority, Refusal> {
-        let authority = self.verify(token, ask.wall_unix_s)?;
+        self.judge(self.verify(token, ask.wall_unix_s)?, ask)
+    }
+
+    /// [`Passport::authorize`] for a token that is used once, as a webhook's: it is not remembered, so that
+    /// webhooks do not push out what consumers use all the time.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn authorize_once(&self, token: &str, ask: &Ask<'_>) -> Result<Authority, Refusal> {
+        let capability = self.chain(&self.0.keyring.load(), token, ask.wall_unix_s)?;
+        self.judge(authority(capability), ask)
+    }
+
+    fn judge(&self, authority: Authority, ask: &Ask<'_>) -> Result<Authority, Refusal> {
         let limits = authority.capability.allows(ask)?;
         if !limits.is_empty() {
             let mut buckets = self.0.buckets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,7 +160,7 @@ impl Passport {
     /// # Errors
     /// MALFORMED, naming the field; INTERNAL if there are no random bytes.
     pub fn mint(&self, request: &MintRequest) -> Result<Minted, Refusal> {
-        let caveats = request.caveats(self.0.clock.wall().0 / 1000, self.0.ttl_max_ms)?;
+        let caveats = request.caveats(self.0.clock.wall().0 / 1000, self.0.limits.ttl_max_ms)?;
         self.make(&request.tenant, &caveats)
     }
 
@@ -125,8 +181,12 @@ impl Passport {
     }
 
     fn make(&self, tenant: &Tenant, caveats: &[String]) -> Result<Minted, Refusal> {
-        make_token(&self.0.keyring.load(), self.0.entropy.as_ref(), tenant, caveats)
+        make_token(&self.0.keyring.load().keys, self.0.entropy.as_ref(), tenant, caveats)
     }
+}
+
+fn authority(capability: Arc<Capability>) -> Authority {
+    Authority { cap_id: capability.cap_id, kid: capability.kid.clone(), capability }
 }
 
 /// Makes a token with the ring's minting key; for the node, and for `ronctl cap mint --keyring`.
@@ -225,7 +285,8 @@ mod tests {
     fn passport() -> (Passport, Arc<HandClock>) {
         let (clock, entropy) = (Arc::new(HandClock::default()), Arc::new(SeededEntropy::new(7)));
         let ring = in_memory(WALL, entropy.as_ref()).unwrap();
-        (Passport::new(ring, Arc::<HandClock>::clone(&clock), entropy, 30 * 86_400_000), clock)
+        let limits = PassportLimits { ttl_max_ms: 30 * 86_400_000, cache_ttl_ms: 30_000 };
+        (Passport::new(ring, Arc::<HandClock>::clone(&clock), entropy, limits).unwrap(), clock)
     }
 
     fn request(ops: Vec<Op>, rps: Option<u64>) -> MintRequest {
@@ -254,7 +315,7 @@ mod tests {
         let minted = passport.mint(&request(vec![Op::Recv, Op::Ack], None)).unwrap();
         let authority = authorize(&passport, &minted.token, Op::Recv, "orders.eu").unwrap();
         assert_eq!(authority.cap_id, minted.cap_id);
-        assert_eq!(authority.kid, passport.0.keyring.load().minting().kid);
+        assert_eq!(authority.kid, passport.0.keyring.load().keys.minting().kid);
         let refused = |token: &str, op, topic| authorize(&passport, token, op, topic).unwrap_err().reason;
         assert_eq!(refused(&minted.token, Op::Enqueue, "orders"), Reason::ScopeMismatch);
         assert_eq!(refused(&minted.token, Op::Recv, "other"), Reason::ScopeMismatch);
@@ -331,7 +392,8 @@ mod tests {
         let (passport, _) = passport();
         let token = passport.mint(&request(vec![Op::Recv], None)).unwrap().token;
         let clone = passport.clone();
-        passport.replace_keyring(in_memory(WALL, &SeededEntropy::new(99)).unwrap());
+        assert!(authorize(&clone, &token, Op::Recv, "orders").is_ok());
+        passport.replace_keyring(in_memory(WALL, &SeededEntropy::new(99)).unwrap()).unwrap();
         assert_eq!(authorize(&clone, &token, Op::Recv, "orders").unwrap_err().reason, Reason::Unauth);
     }
 }
