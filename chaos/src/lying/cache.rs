@@ -16,7 +16,7 @@ const PAGE_SECTORS: u64 = 8;
 /// With syncs omitted, the file is this many of them behind.
 pub(super) const BEHIND: usize = 16;
 /// Longest pause within a sync.
-const PAUSE_MAX_US: u64 = 6_000;
+const PAUSE_MAX_US: u64 = 10_000;
 
 type Sector = [u8; SECTOR as usize];
 
@@ -206,7 +206,7 @@ fn flush(file: &impl StorageBackend, layer: &Layer, rng: &mut Rng, pause: fn(Dur
     }
     let unit = if rng.chance(25) { 1 } else { PAGE_SECTORS };
     let mut pieces = pieces(layer, unit);
-    let pause_at = rng.chance(50).then(|| rng.index(pieces.len().max(1)));
+    let pause_at = rng.chance(80).then(|| rng.index(pieces.len().max(1)));
     for left in (1..=pieces.len()).rev() {
         if pause_at == Some(left - 1) {
             pause(Duration::from_micros(rng.between(0, PAUSE_MAX_US)));
