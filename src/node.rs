@@ -83,19 +83,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Boots a node: store, tree, listeners. Ready when it returns.
-    ///
-    /// # Errors
-    /// [`BootError`].
-    pub async fn boot(config: Config) -> Result<Node, BootError> {
-        let medium: Arc<dyn Medium> = match config.node.amnesia {
-            true => Arc::new(RamMedium::default()),
-            false => Arc::new(FileMedium::new(config.node.data_dir.join(STORE_FILE))),
-        };
-        Node::boot_on(config, medium).await
-    }
-
-    /// As [`Node::boot`], with the store's bytes on `medium`: for drills that hold up or break its device.
+    /// Boots a node: store, tree, listeners. Ready when it returns. The store's bytes are on `medium`, which is
+    /// [`medium_of`] the configuration but for drills that hold up or break its device.
     ///
     /// # Errors
     /// [`BootError`].
@@ -274,6 +263,15 @@ async fn raise(
     let tree = foundation.raise(watch, specs).await.map_err(|error| BootError::Root(error.to_string()))?;
     let verifiers = interop.ok_or_else(|| BootError::Root("no interop tree".into()))?;
     Ok((tree, verifiers))
+}
+
+/// Where the product keeps the store's bytes.
+#[must_use]
+pub fn medium_of(config: &Config) -> Arc<dyn Medium> {
+    match config.node.amnesia {
+        true => Arc::new(RamMedium::default()),
+        false => Arc::new(FileMedium::new(config.node.data_dir.join(STORE_FILE))),
+    }
 }
 
 /// A node in amnesia must not sit on files that a durable one left: they would seem to be gone, and are not.

@@ -6,4 +6,5 @@
 pub mod crash;
 pub mod disk;
 pub mod drill;
+pub mod lying;
 pub mod sim;

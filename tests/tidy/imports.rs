@@ -58,7 +58,7 @@ const LIBRARIES: [(&str, &[&str]); 12] = [
     ("axum", &["src/", "tests/"]),
     ("hyper", &["src/", "chaos/src/drill/", "tests/"]),
     ("figment", &["src/config/"]),
-    ("clap", &["src/main.rs", "src/bin/ronctl/", "chaos/"]),
+    ("clap", &["src/process.rs", "src/bin/ronctl/", "chaos/"]),
     // "SHA-256 (and SHA-1 …) only at the edge": the keys of a scheme; the senders' side of demo and drills signs
     ("sha2", &["actors/core/src/scheme/", "src/bin/ronctl/demo/", "chaos/checker/src/sign.rs", "tests/"]),
     ("sha1", &["actors/core/src/scheme/", "src/bin/ronctl/demo/", "chaos/checker/src/sign.rs", "tests/"]),

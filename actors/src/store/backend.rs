@@ -29,10 +29,7 @@ pub type FileMedium = Renewing<FilePlace>;
 impl FileMedium {
     /// The store in `path`; its directory must exist. While it is made anew there is `<path>.new` beside it.
     pub fn new(path: impl Into<PathBuf>) -> FileMedium {
-        let path = path.into();
-        let mut new = path.clone().into_os_string();
-        new.push(".new");
-        Renewing::over(FilePlace { path, new: new.into() })
+        Renewing::over(FilePlace::at(path))
     }
 }
 
@@ -44,6 +41,14 @@ pub struct FilePlace {
 }
 
 impl FilePlace {
+    /// The file `path`, and `<path>.new` while it is made.
+    pub fn at(path: impl Into<PathBuf>) -> FilePlace {
+        let path = path.into();
+        let mut new = path.clone().into_os_string();
+        new.push(".new");
+        FilePlace { path, new: new.into() }
+    }
+
     /// Opens a file and locks it, so that a second node finds it in use before it can harm it.
     fn open(path: &Path, create: bool) -> Result<Option<std::fs::File>, StoreError> {
         use std::os::unix::fs::OpenOptionsExt;

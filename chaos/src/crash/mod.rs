@@ -9,7 +9,7 @@ mod judge;
 mod lie;
 mod load;
 mod model;
-mod rng;
+pub(crate) mod rng;
 mod run;
 mod seen;
 mod told;

@@ -2,7 +2,7 @@
 //! told is compared with everything that they saw.
 #![allow(clippy::print_stdout)] // its output is its product
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Parser;
 use ron_checker::check::{self, Tally};
 use ron_checker::clock::{self, Clock};
@@ -28,7 +28,21 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 /// Most violations printed in full.
 const PRINTED_MAX: usize = 20;
 
-/// Kills a node under load and checks that nothing promised was lost.
+/// Exit code of a drill that could not be carried out, so that nobody takes that for a finding.
+const NOT_DONE: u8 = 2;
+
+/// A fault of the node that ends the drill: as much a finding as a broken promise.
+#[derive(Debug)]
+struct Found(&'static str);
+
+impl std::fmt::Display for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// Kills a node under load and checks that nothing promised was lost. Exit 1 if something was, or if the node did
+/// not come back; 2 if the drill could not be carried out.
 #[derive(Parser, Debug)]
 #[command(name = "kill9")]
 struct Args {
@@ -99,9 +113,13 @@ fn main() -> ExitCode {
     match drill(&args) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        Err(error) if error.is::<Found>() => {
+            println!("FAILED: {error:#} (seed {})", args.seed);
+            ExitCode::FAILURE
+        }
         Err(error) => {
             println!("kill9: {error:#} (seed {})", args.seed);
-            ExitCode::FAILURE
+            NOT_DONE.into()
         }
     }
 }
@@ -186,7 +204,7 @@ fn watch(args: &Args) {
     std::thread::spawn(move || {
         clock::sleep(limit);
         println!("kill9: not done after {limit:?} (seed {seed})");
-        std::process::exit(1);
+        std::process::exit(NOT_DONE.into());
     });
 }
 
@@ -222,7 +240,7 @@ fn kill_and_restart(
     }
     let ready_ms = start(setup, shared, node)?;
     let first = clock::poll(READY_LIMIT, Duration::from_millis(1), || shared.cluster.first_recv());
-    let first = first.context("no receive was answered after the restart")?;
+    let first = first.context(Found("no receive was answered after the restart"))?;
     let first_recv_ms = first.saturating_sub(node.started) / 1000;
     Ok(Round { load_ms, in_flight, writes_in_flight, killed_again_during_start, ready_ms, first_recv_ms })
 }
@@ -238,7 +256,7 @@ fn restart(setup: &Setup, shared: &Arc<Shared>, node: &mut Node) -> Result<u64> 
 /// Starts the node; gives the milliseconds until it was ready.
 fn start(setup: &Setup, shared: &Arc<Shared>, node: &mut Node) -> Result<u64> {
     *node = Node::start(setup.command(), &setup.log(), &shared.clock)?;
-    let addresses = node.wait_ready(READY_LIMIT)?;
+    let addresses = node.wait_ready(READY_LIMIT).context(Found("the killed node did not come back"))?;
     let at = shared.clock.now();
     shared.journal.note(Line::Ready { at, after: at - node.started });
     shared.cluster.up(addresses);
@@ -250,9 +268,12 @@ fn stop_orderly(node: &mut Node) -> Result<()> {
     let pid = i32::try_from(node.pid()).ok().and_then(rustix::process::Pid::from_raw);
     let pid = pid.context("the node has no process id")?;
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("SIGTERM")?;
-    let status = node.wait_exit(Duration::from_secs(20))?;
-    ensure!(status.code() == Some(0), "the node ended with {status} after SIGTERM");
-    Ok(())
+    let found = Found("SIGTERM did not end the node in order");
+    match node.wait_exit(Duration::from_secs(20)) {
+        Ok(status) if status.code() == Some(0) => Ok(()),
+        Ok(status) => Err(anyhow!("{status}").context(found)),
+        Err(error) => Err(error.context(found)),
+    }
 }
 
 /// Checks the history and prints the result; true if every promise was kept.
