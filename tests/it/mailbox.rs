@@ -298,6 +298,24 @@ fn an_unacked_message_comes_back_and_ends_in_the_dlq() {
 }
 
 #[test]
+fn delays_and_leases_end_after_a_sigkill_though_nobody_calls() {
+    let (node, client) = node();
+    for topic in ["w1", "w2", "w3"] {
+        enqueue(&client, topic, b"leased", &[]);
+        recv(&client, topic, &json!({"visibility_ms": 400}));
+        enqueue(&client, topic, b"delayed", &[("X-Delay-Ms", b"300")]);
+    }
+    let node = node.kill_and_restart();
+    let client = node.mailbox();
+    // The tenant's list wakes no queue.
+    poll("the ends of delays and leases", || {
+        let listed = client.get("/v1/acme").json(200);
+        let rows = listed["topics"].as_array().unwrap().clone();
+        (rows.len() == 3 && rows.iter().all(|row| row["ready"] == 2)).then_some(())
+    });
+}
+
+#[test]
 fn a_lease_survives_a_sigkill_and_does_not_end_early() {
     let (node, client) = node();
     for body in [b"one", b"two"] {

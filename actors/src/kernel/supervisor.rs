@@ -8,7 +8,7 @@
 use super::bus::Bus;
 use super::child::{ChildInfo, ChildKind, ChildSpec, Observer, ServiceLabel, SpawnFn, StopMode};
 use super::halt::{self, Halting};
-use super::handle::{Handle, HandlePublisher};
+use super::handle::{Handle, HandlePublisher, NotUp};
 use super::life::Exit;
 use super::roster::State;
 use futures::FutureExt;
@@ -150,6 +150,14 @@ const KILLED: &str = "killed";
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl SupervisorRef {
+    /// Waits until its address is known: a supervisor's children run before that, when it is started.
+    ///
+    /// # Errors
+    /// Still down after `timeout`, or never up again.
+    pub async fn wait_up(&self, timeout: Duration) -> Result<(), NotUp> {
+        self.handle.wait_up(timeout).await.map(|_| ())
+    }
+
     /// Adds a child and waits for its first start.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use crate::store::Store;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ron_core::time::Clock;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// The address of the router.
@@ -43,6 +44,9 @@ pub struct RouterArgs {
     /// Who is told.
     pub observer: Arc<dyn MailboxObserver>,
 }
+
+/// Longer than a supervisor takes to start its other children.
+const SUPERVISOR_WITHIN: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -81,6 +85,8 @@ impl Actor for Router {
             RouterMsg::WakeAllWithTimers => {
                 let router = state.clone();
                 tokio::spawn(async move {
+                    // It started this router before anybody could call it; its failure restarts this router.
+                    let Ok(()) = router.shards.wait_up(SUPERVISOR_WITHIN).await else { return };
                     for entry in router.directory.all() {
                         let stats = entry.figures.stats();
                         if stats.vis > 0 || stats.delayed > 0 {
