@@ -12,5 +12,6 @@ pub mod kernel;
 pub mod keyring_file;
 pub mod mailbox;
 pub mod passport;
+pub mod policy;
 pub mod store;
 pub mod tree;

@@ -7,10 +7,12 @@
 
 pub mod capability;
 pub mod dedup;
+pub mod drr;
 pub mod envelope;
 pub mod ids;
 pub mod limit;
 pub mod message;
+pub mod policy;
 pub mod reason;
 pub mod receipt;
 pub mod restart;

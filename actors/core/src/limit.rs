@@ -57,6 +57,23 @@ impl Bucket {
         Err((wanted - self.thousandths).div_ceil(rate.per_second))
     }
 
+    /// Takes `tokens`, which may be more than the bucket ever holds: it must then be full, and what is missing is
+    /// owed, so that the rate holds in the long run for pieces of any size.
+    ///
+    /// # Errors
+    /// Milliseconds until it can be taken; the bucket is then unchanged. `u64::MAX` if the rate is 0.
+    pub fn take_or_owe(&mut self, rate: Rate, now: Millis, tokens: u64) -> Result<(), u64> {
+        let at_once = tokens.min(rate.burst);
+        let debt_ends = self.at.since(now);
+        self.take(rate, now, at_once).map_err(|wait| wait.saturating_add(debt_ends))?;
+        let owed = (tokens - at_once).saturating_mul(1000);
+        if owed > 0 {
+            // It refills from when the debt is paid.
+            self.at = self.at.plus(owed.div_ceil(rate.per_second.max(1)));
+        }
+        Ok(())
+    }
+
     /// Gives back `tokens` that were taken for something that did not happen.
     pub fn give_back(&mut self, rate: Rate, tokens: u64) {
         let tokens = tokens.saturating_mul(1000);
@@ -95,6 +112,18 @@ mod tests {
         assert!(bucket.is_full(rate, Millis(1001)));
         bucket.give_back(rate, 100);
         assert!(bucket.is_full(rate, Millis(334)));
+    }
+
+    #[test]
+    fn a_piece_larger_than_the_bucket_is_owed() {
+        let rate = Rate::per_second(100);
+        let mut bucket = Bucket::full(rate, Millis(0));
+        assert_eq!(bucket.take_or_owe(rate, Millis(0), 350), Ok(()));
+        assert_eq!(bucket.take_or_owe(rate, Millis(0), 1), Err(2_510));
+        assert_eq!(bucket.take_or_owe(rate, Millis(2_500), 1), Err(10));
+        assert_eq!(bucket.take_or_owe(rate, Millis(2_510), 1), Ok(()));
+        assert_eq!(bucket.take_or_owe(rate, Millis(2_510), 350), Err(1_000), "full first");
+        assert!(!bucket.is_full(rate, Millis(3_000)) && bucket.is_full(rate, Millis(3_510)));
     }
 
     #[test]

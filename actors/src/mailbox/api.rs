@@ -148,9 +148,7 @@ impl Mailbox {
         queue: &QueueKey,
         messages: Vec<NewMessage>,
     ) -> Result<Vec<Result<Enqueued, Reason>>, Refusal> {
-        let entry = self.inner.directory.get_or_create(queue).ok_or_else(|| {
-            Refusal::new(Reason::Backpressure, "the node holds as many topics as it may (mailbox.topics_max)")
-        })?;
+        let entry = self.inner.directory.get_or_create(queue)?;
         let bytes = messages.iter().map(|message| message.payload.len()).sum();
         let permit = admit(&entry.requests, bytes)?;
         let (reply, answer) = oneshot::channel();
@@ -182,8 +180,8 @@ impl Mailbox {
             Some(entry) => entry,
             None if wait.is_zero() => return Ok(Delivery::default()),
             None => match self.inner.directory.get_or_create(queue) {
-                Some(entry) => entry,
-                None => return Ok(Delivery::default()),
+                Ok(entry) => entry,
+                Err(_) => return Ok(Delivery::default()),
             },
         };
         let permit = admit(&entry.requests, 0)?;

@@ -4,16 +4,18 @@
 use super::MailboxConfig;
 use super::figures::QueueFigures;
 use super::messages::ShardMsg;
+use super::tenants::{Parts, TOPICS_FULL, TenantUse};
 use crate::kernel::admission::Admission;
 use crate::kernel::handle::{Handle, HandlePublisher};
 use crate::store::BootCounts;
 use ron_core::ids::{QueueKey, ShardId, Tenant};
+use ron_core::reason::{Reason, Refusal};
 use ron_core::shard::Stats;
 use ron_core::time::Millis;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// One queue.
 #[derive(Debug)]
@@ -34,11 +36,13 @@ pub struct Entry {
     pub(crate) stood_still_ms: AtomicU64,
     /// Node time since when it cannot commit; 0 = it can.
     pub(crate) down_since: AtomicU64,
+    /// What it uses of its tenant's quotas.
+    pub(crate) parts: Parts,
     next_waiter: AtomicU64,
 }
 
 impl Entry {
-    fn new(shard: ShardId, key: QueueKey, config: &MailboxConfig) -> Entry {
+    fn new(shard: ShardId, key: QueueKey, tenant: Arc<TenantUse>, config: &MailboxConfig) -> Entry {
         let publisher = HandlePublisher::new();
         Entry {
             shard,
@@ -51,6 +55,7 @@ impl Entry {
             exists: AtomicBool::new(false),
             stood_still_ms: AtomicU64::new(0),
             down_since: AtomicU64::new(0),
+            parts: Parts::new(tenant),
             next_waiter: AtomicU64::new(0),
         }
     }
@@ -101,10 +106,37 @@ impl Entry {
     }
 }
 
+/// The tenants that have topics.
+#[derive(Debug, Default)]
+struct Tenants {
+    by_name: BTreeMap<Tenant, Arc<TenantUse>>,
+    given: u32,
+}
+
+/// Tenants whose topics are all gone are forgotten when there is one more than this, and at each doubling.
+const TENANTS_KEPT: usize = 1_024;
+
+impl Tenants {
+    fn of(&mut self, name: &Tenant, config: &MailboxConfig) -> Arc<TenantUse> {
+        if let Some(tenant) = self.by_name.get(name) {
+            return tenant.clone();
+        }
+        if self.by_name.len() > TENANTS_KEPT && self.by_name.len().is_power_of_two() {
+            self.by_name.retain(|_, tenant| Arc::strong_count(tenant) > 1);
+        }
+        self.given = self.given.wrapping_add(1);
+        let tenant = Arc::new(TenantUse::new(self.given, name, &config.policy));
+        self.by_name.insert(name.clone(), tenant.clone());
+        tenant
+    }
+}
+
 /// All queues of a node.
 #[derive(Debug)]
 pub struct Directory {
     entries: RwLock<BTreeMap<QueueKey, Arc<Entry>>>,
+    /// Locked after `entries`, if both are.
+    tenants: Mutex<Tenants>,
     next_shard: AtomicU64,
     config: MailboxConfig,
 }
@@ -119,8 +151,10 @@ impl Directory {
     ) -> Directory {
         let next_shard = topics.iter().map(|(shard, _, _)| u64::from(shard.0) + 1).max().unwrap_or(0);
         let mut entries = BTreeMap::new();
+        let mut tenants = Tenants::default();
         for (shard, key, counts) in topics {
-            let entry = Entry::new(shard, key.clone(), &config);
+            let entry = Entry::new(shard, key.clone(), tenants.of(&key.tenant, &config), &config);
+            entry.parts.book(counts.ready + counts.delayed + counts.vis, counts.vis, true);
             entry.exists.store(true, Ordering::Release);
             entry.stands_still_from(last_alive);
             entry.figures.set_stats(&Stats {
@@ -133,7 +167,8 @@ impl Directory {
             });
             entries.insert(key, Arc::new(entry));
         }
-        Directory { entries: RwLock::new(entries), next_shard: AtomicU64::new(next_shard), config }
+        let (entries, tenants) = (RwLock::new(entries), Mutex::new(tenants));
+        Directory { entries, tenants, next_shard: AtomicU64::new(next_shard), config }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<QueueKey, Arc<Entry>>> {
@@ -146,22 +181,45 @@ impl Directory {
         self.read().get(key).cloned()
     }
 
-    /// The queue's entry, made now if it was never used. `None` = the node has as many topics as it may.
-    pub(crate) fn get_or_create(&self, key: &QueueKey) -> Option<Arc<Entry>> {
+    /// The queue's entry, made now if it was never used.
+    ///
+    /// # Errors
+    /// BACKPRESSURE: the node or the tenant has as many topics as it may, and nothing was made.
+    pub(crate) fn get_or_create(&self, key: &QueueKey) -> Result<Arc<Entry>, Refusal> {
         if let Some(entry) = self.get(key) {
-            return Some(entry);
+            return Ok(entry);
         }
+        let full = |text| Err(Refusal::new(Reason::Backpressure, text));
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.get(key) {
-            return Some(entry.clone());
+            return Ok(entry.clone());
         }
+        let node_full = "the node holds as many topics as it may (mailbox.topics_max)";
         if entries.len() >= self.config.topics_max {
-            return None;
+            return full(node_full);
         }
-        let shard = u32::try_from(self.next_shard.fetch_add(1, Ordering::Relaxed)).ok()?;
-        let entry = Arc::new(Entry::new(ShardId(shard), key.clone(), &self.config));
+        let tenant = self.tenants().of(&key.tenant, &self.config);
+        if !tenant.may_grow() {
+            return full(TOPICS_FULL);
+        }
+        let Ok(shard) = u32::try_from(self.next_shard.fetch_add(1, Ordering::Relaxed)) else {
+            return full(node_full);
+        };
+        let entry = Arc::new(Entry::new(ShardId(shard), key.clone(), tenant, &self.config));
         entries.insert(key.clone(), entry.clone());
-        Some(entry)
+        Ok(entry)
+    }
+
+    /// The policy has changed: every tenant gets the quotas that are in force now.
+    pub fn refresh_quotas(&self) {
+        let current = self.config.policy.current();
+        for (tenant, used) in &self.tenants().by_name {
+            used.set(&current.quotas(tenant));
+        }
+    }
+
+    fn tenants(&self) -> MutexGuard<'_, Tenants> {
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All entries, in the order of their names.

@@ -74,6 +74,7 @@ impl ShardState {
     fn write_stillness(&mut self, myself: &ShardRef) {
         let Phase::Ready(loaded) = &mut self.phase else { return };
         let now = self.args.clock.now();
+        self.args.entry.allow_deliveries(&mut loaded.shard, 0);
         let step = loaded.shard.apply(now, Command::Tick);
         let (entry, ms) = (self.args.entry.clone(), std::mem::take(&mut loaded.stood_still_ms));
         let done = move |result: UnitResult<'_>| {

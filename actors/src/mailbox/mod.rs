@@ -12,6 +12,7 @@ mod loading;
 pub mod messages;
 pub mod router;
 pub mod shard;
+mod tenants;
 pub mod waiting;
 
 pub use api::{Enqueued, Mailbox, PeekPage, Settle, TopicRow, TopicStat};
@@ -22,6 +23,7 @@ pub use messages::ShardMsg;
 pub use router::{Router, RouterArgs, RouterMsg};
 pub use shard::{ShardActor, ShardArgs};
 
+use crate::policy::InForce;
 use ron_core::shard::Settings;
 use std::fmt;
 
@@ -43,6 +45,8 @@ pub struct MailboxConfig {
     pub park_after_ms: u64,
     /// Topics of the node.
     pub topics_max: usize,
+    /// Where the tenants' quotas come from.
+    pub policy: InForce,
 }
 
 impl Default for MailboxConfig {
@@ -55,6 +59,7 @@ impl Default for MailboxConfig {
             shard_settles_max: 8_192,
             park_after_ms: 60_000,
             topics_max: 100_000,
+            policy: InForce::default(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::store::{OnDone, ShardSink, Store, Unit, UnitFailure, UnitResult, Work
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ron_core::ids::Slot;
 use ron_core::message::{NewMessage, PutOutcome};
+use ron_core::reason::{Reason, Refusal};
 use ron_core::shard::{Command, Counts, NackMode, PeekState, Reply, Step, Ticket};
 use ron_core::time::{Clock, Millis};
 use std::collections::VecDeque;
@@ -21,6 +22,9 @@ use std::time::Duration;
 
 /// The address of a shard's actor.
 pub type ShardRef = ActorRef<ShardMsg>;
+
+/// How often a shard whose receives wait for room in its tenant's `max_inflight` looks for some, ms.
+const STARVING_LOOKS_EVERY_MS: u64 = 50;
 
 /// What the actor needs.
 #[derive(Debug, Clone)]
@@ -197,7 +201,14 @@ impl ShardState {
     fn apply(&mut self, command: Command) -> Option<Step> {
         let now = self.now();
         match &mut self.phase {
-            Phase::Ready(loaded) => Some(loaded.shard.apply(now, command)),
+            Phase::Ready(loaded) => {
+                let wanted = match &command {
+                    Command::Recv { want, .. } => u64::from(want.max_messages),
+                    _ => 0,
+                };
+                self.args.entry.allow_deliveries(&mut loaded.shard, wanted);
+                Some(loaded.shard.apply(now, command))
+            }
             Phase::Parked | Phase::Loading(_) | Phase::Recovering => None,
         }
     }
@@ -210,8 +221,15 @@ impl ShardState {
     }
 
     fn enqueue(&mut self, myself: &ShardRef, messages: Vec<NewMessage>, reply: EnqueueReply, permit: Permit) {
+        let Phase::Ready(loaded) = &self.phase else { return };
+        if let Err(text) = self.args.entry.parts.reserve_send(messages.len() as u64, loaded.exists) {
+            self.book();
+            let _ = reply.send(Err(Refusal::new(Reason::Backpressure, text)));
+            return;
+        }
         let Some(step) = self.apply(Command::Enqueue { count: messages.len() as u32 }) else { return };
         if let Reply::Refused(refusal) = step.reply {
+            self.book();
             let _ = reply.send(Err(refusal));
             return;
         }
@@ -275,6 +293,7 @@ impl ShardState {
     fn committed(&mut self, myself: &ShardRef, ticket: Ticket, outcomes: &[PutOutcome]) {
         let Phase::Ready(loaded) = &mut self.phase else { return };
         loaded.exists |= outcomes.iter().any(|outcome| matches!(outcome, PutOutcome::Stored(_)));
+        self.args.entry.allow_deliveries(&mut loaded.shard, 0);
         let step = loaded.shard.committed(self.used, ticket, outcomes);
         self.carry(myself, step, Vec::new(), None);
     }
@@ -302,11 +321,22 @@ impl ShardState {
                 }
             } else {
                 let on_done = move |result: UnitResult<'_>| answer(result, grants, done);
-                self.args.store.submit(Unit::new(entry.shard, work, ticket, Some(Box::new(on_done))));
+                let unit = Unit::new(entry.shard, work, ticket, Some(Box::new(on_done)));
+                self.args.store.submit(unit.sharing(entry.parts.tenant.share()));
             }
         }
         self.count(&step.counts);
+        self.book();
         self.arm(myself);
+    }
+
+    /// Books what the shard now holds of its tenant's quotas.
+    fn book(&self) {
+        let Phase::Ready(loaded) = &self.phase else { return };
+        let stats = loaded.shard.stats();
+        // A first send whose commit is owed has its place among the topics, and loses it if it comes to nothing.
+        let exists = loaded.exists || loaded.shard.uncommitted();
+        self.args.entry.parts.book(loaded.shard.depth(), stats.vis, exists);
     }
 
     fn count(&mut self, counts: &Counts) {
@@ -328,7 +358,10 @@ impl ShardState {
     fn arm(&mut self, myself: &ShardRef) {
         let Phase::Ready(loaded) = &self.phase else { return };
         let park_at = self.used.plus(self.args.config.park_after_ms.max(1));
+        let starving = self.args.entry.is_starving(&loaded.shard);
         let wake_at = match loaded.shard.wake_at() {
+            // The topic that makes room is another one: nobody tells this one.
+            Some(at) if starving => at.min(self.args.clock.now().plus(STARVING_LOOKS_EVERY_MS)),
             Some(at) => at,
             None if loaded.shard.idle() => park_at,
             // A commit is owed, and sets the timer when it is done: until then there is nothing to wake up for.

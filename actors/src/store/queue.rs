@@ -5,8 +5,9 @@
 use super::cell::{Ask, LoadRequest};
 use super::unit::Unit;
 use super::{ShardEpoch, UnitFailure};
+use ron_core::drr::{Drr, Parcel, TurnLimits};
 use ron_core::ids::ShardId;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Payload bytes in one commit.
@@ -57,6 +58,13 @@ pub(crate) struct Queue(Mutex<Waiting>);
 #[derive(Default)]
 struct Waiting {
     turn: Turn,
+    /// Payload bytes of its units.
+    bytes: usize,
+    /// Of each ask, how many units were handed in before it.
+    asked_at: VecDeque<u64>,
+    handed_in: u64,
+    /// Whose turn it is when not all of it fits.
+    drr: Drr,
     enlisted: Counts,
     /// Somebody has promised to take what is here.
     driven: bool,
@@ -79,9 +87,16 @@ impl Queue {
         match item {
             Item::Unit(mut unit) => {
                 waiting.number(&mut unit);
+                waiting.handed_in += 1;
+                unit.place = waiting.handed_in;
+                waiting.bytes += unit.bytes();
                 waiting.turn.units.push(unit);
             }
-            Item::Ask(ask) => waiting.turn.asks.push(ask),
+            Item::Ask(ask) => {
+                let place = waiting.handed_in;
+                waiting.asked_at.push_back(place);
+                waiting.turn.asks.push(ask);
+            }
             Item::Load(load) => waiting.turn.loads.push(load),
         }
         !std::mem::replace(&mut waiting.driven, true)
@@ -99,21 +114,11 @@ impl Queue {
             waiting.driven = false;
             return None;
         }
-        let mut bytes = 0;
-        let fits = |unit: &&Unit| {
-            bytes += unit.bytes();
-            bytes <= TURN_BYTES_MAX
-        };
-        let units = &waiting.turn.units;
-        // At least one: a unit larger than a turn has a turn of its own.
-        let n = units.iter().take(TURN_UNITS_MAX).take_while(fits).count().max(1);
-        if n >= units.len() {
-            return Some(std::mem::take(&mut waiting.turn));
+        let units = waiting.turn.units.len();
+        if units <= 1 || (waiting.bytes <= TURN_BYTES_MAX && units <= TURN_UNITS_MAX) {
+            return Some(waiting.take_all());
         }
-        // Asks and loads answer for all that was put in before them: they wait until that is committed.
-        let rest = waiting.turn.units.split_off(n);
-        let units = std::mem::replace(&mut waiting.turn.units, rest);
-        Some(Turn { units, ..Turn::default() })
+        Some(waiting.cut())
     }
 
     /// Whether a turn could be taken.
@@ -138,7 +143,7 @@ impl Queue {
         let turn = {
             let mut waiting = self.lock();
             waiting.driven = false;
-            std::mem::take(&mut waiting.turn)
+            waiting.take_all()
         };
         turn.refuse(); // outside the lock: who is told may hand in more
     }
@@ -149,11 +154,97 @@ impl Queue {
 }
 
 impl Waiting {
+    fn take_all(&mut self) -> Turn {
+        self.bytes = 0;
+        self.asked_at.clear();
+        std::mem::take(&mut self.turn)
+    }
+
+    /// One turn out of more than fits: the tenants take turns.
+    fn cut(&mut self) -> Turn {
+        let parcels: Vec<Parcel> = self.turn.units.iter().map(Unit::parcel).collect();
+        let limits = TurnLimits { parcels: TURN_UNITS_MAX, bytes: TURN_BYTES_MAX as u64 };
+        let mut taken = self.drr.cut(&parcels, limits).into_iter();
+        let units = self.turn.units.extract_if(.., |_| taken.next().unwrap_or(false)).collect();
+        self.bytes = self.turn.units.iter().map(Unit::bytes).sum();
+        // Asks answer for all that was put in before them, loads for what their shard did.
+        let oldest = self.turn.units.first().map_or(u64::MAX, |unit| unit.place);
+        let answered = self.asked_at.partition_point(|place| *place < oldest);
+        self.asked_at.drain(..answered);
+        let asks = self.turn.asks.drain(..answered).collect();
+        let rest = &self.turn.units;
+        let free = |load: &mut LoadRequest| rest.iter().all(|unit| unit.shard != load.shard);
+        let loads = self.turn.loads.extract_if(.., free).collect();
+        Turn { units, asks, loads }
+    }
+
     fn number(&mut self, unit: &mut Unit) {
         let (epoch, count) = self.enlisted.of(unit.shard, unit.epoch());
         if *epoch == unit.epoch() {
             *count += 1;
             unit.number = *count;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Work;
+    use bytes::Bytes;
+    use ron_core::drr::Share;
+    use ron_core::ids::ContentHash;
+    use ron_core::message::{MessageMeta, NewMessage};
+
+    fn unit(tenant: u32, shard: u32, bytes: usize) -> Unit {
+        let payload = Bytes::from(vec![0; bytes]);
+        let meta = MessageMeta {
+            content_type: "text/plain".into(),
+            attrs: Vec::new(),
+            idempotency_key: None,
+            corr_id: "c".into(),
+        };
+        let payload_hash = ContentHash([0; 32]);
+        let message = NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup: None };
+        let puts = if bytes == 0 { Vec::new() } else { vec![message] };
+        let work = Work { puts, ..Work::default() };
+        Unit::new(ShardId(shard), work, None, None).sharing(Share { tenant, weight: 1 })
+    }
+
+    fn shards(turn: &Turn) -> Vec<u32> {
+        turn.units.iter().map(|unit| unit.shard.0).collect()
+    }
+
+    #[test]
+    fn all_that_fits_is_one_turn_in_the_order_it_came() {
+        let queue = Queue::default();
+        for shard in [3, 1, 2] {
+            queue.push(Item::Unit(unit(shard, shard, 1_000)));
+        }
+        queue.push(Item::Ask(Box::new(|_| {})));
+        let turn = queue.take().unwrap();
+        assert_eq!((shards(&turn), turn.asks.len()), (vec![3, 1, 2], 1));
+        assert!(queue.take().is_none());
+    }
+
+    #[test]
+    fn a_quiet_tenant_shares_the_first_turn_and_its_ask_waits_for_what_was_before() {
+        let queue = Queue::default();
+        for _ in 0..100 {
+            queue.push(Item::Unit(unit(1, 1, 100_000)));
+        }
+        queue.push(Item::Unit(unit(2, 2, 100_000)));
+        queue.push(Item::Unit(unit(2, 3, 0)));
+        queue.push(Item::Ask(Box::new(|_| {})));
+        let first = queue.take().unwrap();
+        assert_eq!(shards(&first).iter().filter(|shard| **shard != 1).count(), 2, "{:?}", shards(&first));
+        assert!(first.units.len() > 30 && first.asks.is_empty());
+        let mut rest = 0;
+        let mut asks = 0;
+        while let Some(turn) = queue.take() {
+            rest += turn.units.len();
+            asks += turn.asks.len();
+        }
+        assert_eq!((first.units.len() + rest, asks), (102, 1));
     }
 }

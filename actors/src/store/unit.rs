@@ -4,6 +4,7 @@
 use super::ShardEpoch;
 use super::engine::Work;
 use super::error::UnitFailure;
+use ron_core::drr::{Parcel, Share};
 use ron_core::ids::ShardId;
 use ron_core::message::PutOutcome;
 use ron_core::shard::Ticket;
@@ -30,6 +31,10 @@ pub struct Unit {
     pub shard: ShardId,
     /// Its place among the units of its shard's load, from 1; given when it is handed in.
     pub(crate) number: u64,
+    /// Its place among all that was handed in.
+    pub(crate) place: u64,
+    share: Share,
+    bytes: usize,
     work: Work,
     sink: Option<(Ticket, Arc<dyn ShardSink>)>,
     on_done: Option<OnDone>,
@@ -43,12 +48,25 @@ impl Unit {
         ticket: Option<(Ticket, Arc<dyn ShardSink>)>,
         on_done: Option<OnDone>,
     ) -> Unit {
-        Unit { shard, number: 0, work, sink: ticket, on_done }
+        let bytes = work.puts.iter().map(|message| message.payload.len() + 256).sum();
+        Unit { shard, number: 0, place: 0, share: Share::default(), bytes, work, sink: ticket, on_done }
+    }
+
+    /// The same as work of a tenant that shares the store with others.
+    #[must_use]
+    pub fn sharing(mut self, share: Share) -> Unit {
+        self.share = share;
+        self
     }
 
     /// Payload bytes it brings.
     pub(crate) fn bytes(&self) -> usize {
-        self.work.puts.iter().map(|message| message.payload.len() + 256).sum()
+        self.bytes
+    }
+
+    /// What the rounds of the tenants see of it.
+    pub(crate) fn parcel(&self) -> Parcel {
+        Parcel { share: self.share, shard: self.shard, bytes: self.bytes as u64 }
     }
 
     pub(crate) fn epoch(&self) -> ShardEpoch {

@@ -105,6 +105,8 @@ const STALL_MS: u64 = 1_000;
 #[derive(Debug)]
 pub struct Shard {
     settings: Settings,
+    /// Beside the topic's own `max_inflight`: what limits beyond the topic leave it.
+    inflight_allowed: usize,
     /// Ready, never handed out, without TTL.
     fresh: fresh::Fresh,
     /// Ready, all others.
@@ -138,6 +140,7 @@ impl Shard {
     pub fn new(settings: Settings) -> Shard {
         Shard {
             settings,
+            inflight_allowed: usize::MAX,
             fresh: fresh::Fresh::default(),
             returned: BTreeMap::new(),
             leased: BTreeMap::new(),
@@ -242,6 +245,12 @@ impl Shard {
         self.settings = settings;
     }
 
+    /// Sets how many messages may be in flight because of limits beyond the topic's own, until it is set again.
+    /// To be followed by a command: more room may serve receives that wait.
+    pub fn allow_in_flight(&mut self, most: usize) {
+        self.inflight_allowed = most;
+    }
+
     fn reserve(&mut self, count: u32, step: &mut Step) {
         if self.depth().saturating_add(u64::from(count)) > self.settings.max_depth {
             let text = "the topic is full (max_depth): receive and ack messages first";
@@ -282,8 +291,9 @@ impl Shard {
         Ticket(self.next_ticket)
     }
 
-    /// What counts towards `max_depth`.
-    fn depth(&self) -> u64 {
+    /// What counts towards `max_depth`: ready, delayed, in flight, and what enqueues have reserved.
+    #[must_use]
+    pub fn depth(&self) -> u64 {
         let live = self.fresh.len() + self.returned.len() + self.delayed.len() + self.leased.len();
         live as u64 + self.reserved
     }

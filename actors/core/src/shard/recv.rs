@@ -85,7 +85,10 @@ impl Shard {
     pub(super) fn recv(&mut self, now: Millis, waiter: WaiterId, want: Want, until: Millis, step: &mut Step) {
         self.waiters.remove(waiter);
         if self.room() == 0 {
-            let text = "too many messages of the topic are in flight (max_inflight): settle some first";
+            let text = match self.leased.len() >= self.settings.max_inflight as usize {
+                true => "too many messages of the topic are in flight (max_inflight): settle some first",
+                false => "too many messages of the tenant are in flight (max_inflight of its policy)",
+            };
             step.reply = Reply::Refused(Refusal::new(Reason::Backpressure, text));
             return;
         }
@@ -116,7 +119,8 @@ impl Shard {
 
     /// How many more may be in flight.
     pub(super) fn room(&self) -> usize {
-        (self.settings.max_inflight as usize).saturating_sub(self.leased.len())
+        let most = (self.settings.max_inflight as usize).min(self.inflight_allowed);
+        most.saturating_sub(self.leased.len())
     }
 
     /// Leases what `want` asks for of what is ready, lowest slot first.
