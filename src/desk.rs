@@ -3,6 +3,7 @@
 use crate::http::ctl::{ControlDesk, MintedToken};
 use crate::http::readiness::Readiness;
 use crate::http::request::Peer;
+use crate::policy::PolicyKeeper;
 use arc_swap::ArcSwap;
 use ron_actors::mailbox::Directory;
 use ron_actors::passport::Passport;
@@ -38,6 +39,8 @@ pub struct Desk {
     pub providers: Value,
     /// Mints.
     pub passport: Passport,
+    /// The policy.
+    pub policy: Arc<PolicyKeeper>,
 }
 
 impl ControlDesk for Desk {
@@ -70,6 +73,22 @@ impl ControlDesk for Desk {
 
     fn providers(&self) -> Value {
         self.providers.clone()
+    }
+
+    fn policy(&self) -> Value {
+        self.policy.show()
+    }
+
+    fn reload_policy(&self, peer: Peer) -> Result<Value, Refusal> {
+        tracing::info!(?peer, "policy reload asked for");
+        self.policy.reload()?;
+        Ok(self.policy.show())
+    }
+
+    fn apply_preset(&self, preset: &str, ttl_ms: u64, peer: Peer) -> Result<Value, Refusal> {
+        self.policy.apply(preset, ttl_ms)?;
+        tracing::info!(?peer, preset, ttl_ms, "policy preset applied");
+        Ok(self.policy.show())
     }
 
     fn mint(&self, request: MintRequest, peer: Peer) -> Result<MintedToken, Refusal> {

@@ -10,9 +10,11 @@ use ron_actors::kernel::bus::Bus;
 use ron_actors::kernel::event::Event;
 use ron_actors::mailbox::Mailbox;
 use ron_actors::passport::Passport;
+use ron_actors::policy::InForce;
 use ron_core::capability::{Ask, Audience, Op};
 use ron_core::ids::{ContentHash, MessageId, QueueKey};
 use ron_core::message::{MessageMeta, NewMessage};
+use ron_core::policy::{Allowed, Request};
 use ron_core::reason::{Reason, Refusal};
 use ron_core::scheme::{Accepted, Handshake, HeaderList, ProviderRules};
 use ron_core::time::Clock;
@@ -47,6 +49,8 @@ pub struct Gate {
     pub bus: Bus,
     /// Wall clock.
     pub clock: Arc<dyn Clock>,
+    /// What may come in at all, and what the tenants may use.
+    pub policy: InForce,
 }
 
 fn header_list(headers: &HeaderMap) -> HeaderList {
@@ -59,7 +63,15 @@ impl Gate {
         self.providers.get(provider).ok_or_else(unknown)
     }
 
+    /// What the policy makes of the provider's events.
+    fn allowed(&self, provider: &str, served: &Served) -> Result<Allowed, Refusal> {
+        let QueueKey { tenant, topic } = &served.queue;
+        let request = Request { op: Op::Enqueue, tenant, topic: Some(topic), provider: Some(provider) };
+        self.policy.peek().policy.judge(&request)
+    }
+
     async fn judged(&self, served: &Served, call: WebhookCall<'_>) -> Result<WebhookAnswer, Refusal> {
+        self.allowed(call.provider, served)?.check_bytes(call.body.len() as u64)?;
         let wall = self.clock.wall();
         let headers = header_list(call.headers);
         let method = call.method.as_str().to_owned();
@@ -105,8 +117,12 @@ impl Gate {
             wall_unix_s: self.clock.wall().0 / 1000,
         };
         self.passport.authorize_once(token, &ask)?;
+        let (tenant, bytes) = (&served.queue.tenant, call.body.len() as u64);
+        self.policy.charge_request(tenant, &*self.clock)?;
+        self.policy.charge_bytes(tenant, &*self.clock, bytes)?;
         let message = self.message(served, call, accepted);
-        let stored = self.mailbox.enqueue(&served.queue, vec![message]).await?.pop();
+        let stored = self.mailbox.enqueue(&served.queue, vec![message]).await;
+        let stored = stored.inspect_err(|refusal| self.policy.give_back(tenant, bytes, refusal))?.pop();
         let enqueued = match stored {
             Some(Ok(enqueued)) => enqueued,
             Some(Err(Reason::IdempotencyConflict)) => {
@@ -183,11 +199,10 @@ fn accepted_answer(accepted: &Accepted, msg_id: MessageId, duplicate: bool) -> W
 impl WebhookGate for Gate {
     fn precheck(&self, provider: &str, method: &Method, headers: &HeaderMap) -> Result<usize, Refusal> {
         let served = self.served(provider)?;
-        let judged = served.rules.precheck(method.as_str(), &header_list(headers), self.clock.wall());
-        judged.map_err(|rejection| {
-            served.metrics.verified(WebhookResult::Refused(rejection.refusal.reason));
-            rejection.refusal
-        })?;
+        let rules = || served.rules.precheck(method.as_str(), &header_list(headers), self.clock.wall());
+        let judged = self.allowed(provider, served);
+        let judged = judged.and_then(|_| rules().map(drop).map_err(|rejection| rejection.refusal));
+        judged.inspect_err(|refusal| served.metrics.verified(WebhookResult::Refused(refusal.reason)))?;
         Ok(served.body_limit)
     }
 

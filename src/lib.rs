@@ -12,6 +12,7 @@ pub mod http;
 pub mod metrics;
 pub mod node;
 pub mod observe;
+pub mod policy;
 pub mod process;
 mod providers;
 pub mod run;

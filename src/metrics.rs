@@ -104,6 +104,8 @@ pub struct MailboxMetrics {
     pub requests: RequestTable,
     /// From a message's enqueue to its first delivery: the main SLO.
     pub enqueue_to_delivery: Histogram,
+    /// The version of the policy in force.
+    pub policy_version: Gauge,
     /// Seconds of one commit, fsync included.
     pub store_commit_seconds: Histogram,
     /// Messages and state changes of one commit.
@@ -142,6 +144,7 @@ impl MailboxMetrics {
                 .histogram("store_commit_seconds", "Seconds of one store commit, fsync included."),
             store_commit_batch_size: r
                 .histogram("store_commit_batch_size", "Messages and state changes of one store commit."),
+            policy_version: r.gauge("policy_version", "Version of the policy in force.", &[]),
             store_free_bytes: r.gauge("store_free_bytes", "Free bytes where the store lives.", &[]),
             tls_handshake_failures: r.counter(
                 "tls_handshake_failures_total",

@@ -7,6 +7,7 @@ use crate::http::readiness::{Part, Readiness};
 use crate::http::serve::Listening;
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::observe::Watch;
+use crate::policy::{PolicyKeeper, PolicyWatch, read_policy};
 use crate::providers::{serve_providers, verifier_specs};
 use crate::socket::{SocketPlace, make_data_dir};
 use arc_swap::ArcSwap;
@@ -19,6 +20,7 @@ use ron_actors::kernel::event::Event;
 use ron_actors::kernel::supervisor::{SupervisorOptions, SupervisorRef, tree};
 use ron_actors::mailbox::{Mailbox, MailboxConfig};
 use ron_actors::passport::{Passport, PassportLimits};
+use ron_actors::policy::InForce;
 use ron_actors::store::{FileMedium, Medium, RamMedium, StoreConfig, StoreError, StoreFigures};
 use ron_actors::tree::{Foundation, Tree, TreeArgs};
 use ron_core::restart::RestartPolicy;
@@ -73,6 +75,7 @@ pub struct Node {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) rate: Arc<RateLimits>,
     pub(crate) passport: Passport,
+    pub(crate) policy: Arc<PolicyKeeper>,
     pub(crate) providers: Arc<HashMap<String, Served>>,
     pub(crate) store_figures: Arc<ArcSwap<StoreFigures>>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -80,6 +83,7 @@ pub struct Node {
     pub(crate) socket: SocketPlace,
     verifiers: SupervisorRef,
     listeners: Vec<Listening>,
+    policy_watch: Option<PolicyWatch>,
 }
 
 impl Node {
@@ -89,10 +93,11 @@ impl Node {
     /// # Errors
     /// [`BootError`].
     pub async fn boot_on(mut config: Config, medium: Arc<dyn Medium>) -> Result<Node, BootError> {
-        let warnings = prepare(&config)?;
+        let mut warnings = prepare(&config)?;
+        let policy = policy_of(&config, &mut warnings)?;
         let metrics = Arc::new(metrics_of(&config)?);
         let watch = Arc::new(Watch::new(metrics.clone()));
-        let foundation = lay(&config, medium, &watch)?;
+        let foundation = lay(&config, medium, &watch, policy.clone())?;
         watch.tell(&foundation.bus);
         let (clock, bus) = (foundation.clock.clone(), foundation.bus.clone());
         let passport = passport_of(&config, &clock)?;
@@ -102,9 +107,19 @@ impl Node {
             providers: providers.clone(),
             mailbox: tree.mailbox.clone(),
             passport: passport.clone(),
-            bus,
+            bus: bus.clone(),
             clock: clock.clone(),
+            policy: policy.clone(),
         };
+        let policy = Arc::new(PolicyKeeper {
+            in_force: policy,
+            file: config.policy.file.clone(),
+            directory: tree.mailbox.directory().clone(),
+            bus,
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+        });
+        policy.announce(&policy.in_force.current());
         let of = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
         let limits = &config.interop.limits;
         let rate = Arc::new(RateLimits::new(of(limits.max_rps), of(limits.burst_rps)));
@@ -115,6 +130,8 @@ impl Node {
             metrics,
             rate,
             passport,
+            policy_watch: PolicyWatch::begin(&policy),
+            policy,
             providers,
             store_figures: Arc::new(ArcSwap::from_pointee(StoreFigures::default())),
             clock,
@@ -180,6 +197,7 @@ impl Node {
         self.readiness.start_drain();
         self.tree.mailbox.end_waits();
         self.leases_settled().await;
+        drop(self.policy_watch);
         self.tree.bus.publish(Event::Shutdown);
         let grace = Duration::from_secs(1);
         futures::future::join_all(self.listeners.into_iter().map(|listening| listening.shutdown(grace)))
@@ -216,6 +234,21 @@ fn prepare(config: &Config) -> Result<Vec<String>, BootError> {
     make_data_dir(dir)
         .map_err(|error| BootError::Config(format!("node.data_dir {}: {error}", dir.display())))?;
     Ok(Vec::new())
+}
+
+/// The policy of the configured file. No file is no policy; one with a problem stops the boot.
+fn policy_of(config: &Config, warnings: &mut Vec<String>) -> Result<InForce, BootError> {
+    let Some(file) = &config.policy.file else { return Ok(InForce::default()) };
+    if !file.exists() {
+        if config.policy.named {
+            let what = format!("policy.file: there is no {}; capabilities alone decide", file.display());
+            tracing::warn!("{what}");
+            warnings.push(what);
+        }
+        return Ok(InForce::default());
+    }
+    let read = read_policy(file).map_err(|bad| BootError::Config(format!("policy: {bad}")))?;
+    Ok(InForce::new(read.0, read.1))
 }
 
 fn metrics_of(config: &Config) -> Result<Metrics, BootError> {
@@ -287,7 +320,12 @@ fn refuse_leftovers(config: &Config) -> Result<(), BootError> {
     }
 }
 
-fn lay(config: &Config, medium: Arc<dyn Medium>, watch: &Arc<Watch>) -> Result<Foundation, BootError> {
+fn lay(
+    config: &Config,
+    medium: Arc<dyn Medium>,
+    watch: &Arc<Watch>,
+    policy: InForce,
+) -> Result<Foundation, BootError> {
     let (mut bits, mut seed) = ([0; 40], [0; 8]);
     let filled = OsEntropy.fill(&mut bits).and_then(|()| OsEntropy.fill(&mut seed));
     filled.map_err(|_| BootError::Root("no random bytes".into()))?;
@@ -311,6 +349,7 @@ fn lay(config: &Config, medium: Arc<dyn Medium>, watch: &Arc<Watch>) -> Result<F
             shard_settles_max: mailbox.admission.requests as usize,
             park_after_ms: u64::try_from(mailbox.park_after.as_millis()).unwrap_or(u64::MAX),
             topics_max: mailbox.max_topics as usize,
+            policy,
         },
         entropy: bits,
         seed: u64::from_le_bytes(seed),

@@ -95,6 +95,7 @@ pub async fn serve(mut node: Node, mut signals: Signals, sources: Sources, log: 
                 Asked::Reload => {
                     version += 1;
                     reload(&mut node, &sources, &log, version);
+                    node.policy.reload_by_signal();
                 }
             },
             end = node.tree.watch.ended() => {
@@ -178,6 +179,7 @@ impl Duties {
             node.readiness.set_quarantined(all);
         }
         self.count_lag(node);
+        node.policy.expire();
         if self.ticks.is_multiple_of(4) {
             measure_disk(node);
         }

@@ -66,6 +66,15 @@ impl Default for InForce {
 }
 
 impl InForce {
+    /// A policy that is in force from the start.
+    #[must_use]
+    pub fn new(policy: Policy, id: Arc<str>) -> InForce {
+        let in_force = InForce::default();
+        let first = Current { policy: Arc::new(policy), version: 1, id, preset: None };
+        in_force.inner.current.store(Arc::new(first));
+        in_force
+    }
+
     /// What is in force.
     #[must_use]
     pub fn current(&self) -> Arc<Current> {

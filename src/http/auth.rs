@@ -6,6 +6,7 @@ use http::header::AUTHORIZATION;
 use ron_actors::passport::Passport;
 use ron_core::capability::Capability;
 use ron_core::ids::Topic;
+use ron_core::policy::Allowed;
 use ron_core::reason::{Reason, Refusal};
 use std::sync::Arc;
 
@@ -31,13 +32,15 @@ pub trait Held: Send + Sync + std::fmt::Debug {
 pub struct Authority {
     /// `None` = everything (the Unix socket).
     pub held: Option<Arc<dyn Held>>,
+    /// What the policy left of it.
+    pub allowed: Allowed,
 }
 
 impl Authority {
-    /// Refuses a message that is too long for this capability.
+    /// Refuses a message that is too long for this capability, or for the policy.
     ///
     /// # Errors
-    /// SCOPE_MISMATCH.
+    /// SCOPE_MISMATCH, POLICY_BLOCKED.
     pub fn check_bytes(&self, bytes: usize) -> Result<(), Refusal> {
         let max = self.held.as_ref().and_then(|held| held.message_bytes_max());
         match max {
@@ -45,7 +48,7 @@ impl Authority {
                 Reason::ScopeMismatch,
                 "the payload is longer than the capability's max_bytes",
             )),
-            _ => Ok(()),
+            _ => self.allowed.check_bytes(bytes as u64),
         }
     }
 
@@ -126,7 +129,7 @@ impl Held for Capability {
 impl Authorizer for Passport {
     fn authorize(&self, token: &str, ask: &Ask<'_>) -> Result<Authority, Refusal> {
         let found = Passport::authorize(self, token, ask)?;
-        Ok(Authority { held: Some(found.capability) })
+        Ok(Authority { held: Some(found.capability), ..Authority::default() })
     }
 }
 

@@ -13,8 +13,8 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use http::StatusCode;
 use ron_core::reason::Refusal;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +46,21 @@ pub trait ControlDesk: Send + Sync + 'static {
     /// # Errors
     /// MALFORMED, naming the field.
     fn mint(&self, request: Self::Mint, peer: Peer) -> Result<MintedToken, Refusal>;
+
+    /// The policy in force.
+    fn policy(&self) -> serde_json::Value;
+
+    /// Reads the policy's file again; what is then in force.
+    ///
+    /// # Errors
+    /// MALFORMED with every problem of the file; the old policy stays.
+    fn reload_policy(&self, peer: Peer) -> Result<serde_json::Value, Refusal>;
+
+    /// Relaxes the policy by a preset for a while; what is then in force.
+    ///
+    /// # Errors
+    /// NOT_FOUND for a name that the policy does not have, MALFORMED for a time that is 0 or too long.
+    fn apply_preset(&self, preset: &str, ttl_ms: u64, peer: Peer) -> Result<serde_json::Value, Refusal>;
 }
 
 /// The Unix socket's router. `mailbox` must have full access.
@@ -54,6 +69,9 @@ pub fn ctl_router<D: ControlDesk, M: MailboxService>(desk: Arc<D>, mailbox: Arc<
         .route("/ctl/status", get(status::<D>))
         .route("/ctl/providers", get(providers::<D>))
         .route("/ctl/cap/mint", post(mint::<D>))
+        .route("/ctl/policy", get(policy::<D>))
+        .route("/ctl/policy/reload", post(reload_policy::<D>))
+        .route("/ctl/policy/apply", post(apply_preset::<D>))
         .with_state(desk);
     with_fallbacks(routes.merge(mailbox_routes(mailbox)))
 }
@@ -75,4 +93,29 @@ async fn mint<D: ControlDesk>(State(desk): State<Arc<D>>, request: Request) -> A
     let body = body::read(body, MINT_BYTES_MAX, MINT_DEADLINE).await?;
     let minted = desk.mint(dto::json(&body)?, Call::of(&parts)?.peer)?;
     json_of(StatusCode::OK, &minted)
+}
+
+async fn policy<D: ControlDesk>(State(desk): State<Arc<D>>) -> Answer {
+    json_of(StatusCode::OK, &desk.policy())
+}
+
+async fn reload_policy<D: ControlDesk>(State(desk): State<Arc<D>>, request: Request) -> Answer {
+    let (parts, _) = request.into_parts();
+    json_of(StatusCode::OK, &desk.reload_policy(Call::of(&parts)?.peer)?)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ApplyPreset {
+    preset: String,
+    ttl_ms: u64,
+}
+
+async fn apply_preset<D: ControlDesk>(State(desk): State<Arc<D>>, request: Request) -> Answer {
+    let (parts, body) = request.into_parts();
+    headers::json_body(&parts.headers)?;
+    body::within_limit(body::declared_len(&body), MINT_BYTES_MAX)?;
+    let body = body::read(body, MINT_BYTES_MAX, MINT_DEADLINE).await?;
+    let ApplyPreset { preset, ttl_ms } = dto::json(&body)?;
+    json_of(StatusCode::OK, &desk.apply_preset(&preset, ttl_ms, Call::of(&parts)?.peer)?)
 }

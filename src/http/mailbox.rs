@@ -1,6 +1,6 @@
 //! The mailbox's routes (SPEC §4): thin handlers between a request and [`MailboxService`].
 //!
-//! Checks run in one order: route and names, capability, readiness, headers, declared length, bytes budget,
+//! Checks run in one order: route and names, capability, policy, rates, readiness, headers, declared length, bytes budget,
 //! body. Nothing is read of a body before its sender may send it.
 
 mod answers;
@@ -29,8 +29,11 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
+use ron_actors::mailbox::Enqueued;
+use ron_actors::policy::InForce;
 use ron_core::ids::{ContentHash, Incarnation, MessageId, QueueKey, Slot, Tenant, Topic};
 use ron_core::message::{NewMessage, PAYLOAD_BYTES_MAX};
+use ron_core::policy;
 use ron_core::reason::{Reason, Refusal};
 use ron_core::time::Clock;
 use std::pin::pin;
@@ -116,6 +119,8 @@ pub struct MailboxApp<M> {
     pub clock: Arc<dyn Clock>,
     /// The public port's rate, where this is the public port.
     pub rate: Option<Arc<RateLimits>>,
+    /// What is judged after the capability, and what the tenants may use.
+    pub policy: InForce,
 }
 
 /// The mailbox listener's router; with `bench` the routes that a benchmark compares with.
@@ -159,7 +164,7 @@ type App<M> = State<Arc<MailboxApp<M>>>;
 
 async fn enqueue<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
     let send = app.accept(&path, request).await?;
-    let result = app.mailbox.enqueue(&send.queue, vec![send.message]).await?;
+    let result = app.store(&send.queue, vec![send.message]).await?;
     let done = match result.into_iter().next() {
         Some(Ok(done)) => done,
         Some(Err(reason)) => return Err(answers::item_refused(reason).into()),
@@ -173,7 +178,7 @@ async fn enqueue<M: MailboxService>(State(app): App<M>, path: Path, request: Req
 async fn discard<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
     let send = app.accept(&path, request).await?;
     let msg_id = MessageId::new(app.clock.now(), Incarnation(0), Slot(0));
-    let done = ron_actors::mailbox::api::Enqueued { msg_id, duplicate: false, other_body: false };
+    let done = Enqueued { msg_id, duplicate: false, other_body: false };
     let body = answers::enqueued(done, &send.hash, send.durability, Some(&send.call.corr));
     Ok(json(StatusCode::OK, body.into_bytes()))
 }
@@ -206,7 +211,7 @@ async fn enqueue_batch<M: MailboxService>(State(app): App<M>, path: Path, reques
     }
     let stored = match messages.is_empty() {
         true => Vec::new(),
-        false => app.mailbox.enqueue(&queue, messages).await?,
+        false => app.store(&queue, messages).await?,
     };
     let kind = RouteKind::Api;
     let refused = |reason| app.meter.refused(kind, reason);
@@ -282,7 +287,7 @@ async fn topics<M: MailboxService>(State(app): App<M>, path: Path, request: Requ
     headers::plain_body(&parts.headers)?;
     let query: dto::TopicsQuery = dto::query(&parts.uri)?;
     let (mut rows, cursor) = app.mailbox.topics(&tenant, query.cursor.as_deref(), TOPICS_PAGE).await?;
-    rows.retain(|row| authority.allows_topic(&row.topic));
+    rows.retain(|row| authority.allows_topic(&row.topic) && app.shows(&tenant, &row.topic));
     answers::topics(&rows, cursor.as_deref())
 }
 
@@ -374,11 +379,41 @@ impl<M: MailboxService> MailboxApp<M> {
             message_bytes: want.bytes,
             wall_unix_s: self.wall_s(),
         };
-        let authority = authorizer.authorize(bearer(&parts.headers)?, &ask)?;
+        let mut authority = authorizer.authorize(bearer(&parts.headers)?, &ask)?;
+        let request = policy::Request { op: want.op, tenant: want.tenant, topic: want.topic, provider: None };
+        authority.allowed = self.policy.peek().policy.judge(&request)?;
+        want.bytes.map_or(Ok(()), |bytes| authority.allowed.check_bytes(bytes))?;
         if let Some(rate) = self.rate.as_ref().filter(|_| !want.op.settles()) {
             rate.charge_api()?;
         }
+        if !want.op.settles() {
+            self.policy.charge_request(want.tenant, &*self.clock)?;
+        }
         Ok(authority)
+    }
+
+    /// Enqueues, and charges the tenant for the bytes if anybody but `ronctl` sends them.
+    async fn store(
+        &self,
+        queue: &QueueKey,
+        messages: Vec<NewMessage>,
+    ) -> Result<Vec<Result<Enqueued, Reason>>, Refusal> {
+        if matches!(self.access, Access::Full) {
+            return self.mailbox.enqueue(queue, messages).await;
+        }
+        let bytes = messages.iter().map(|message| message.payload.len() as u64).sum();
+        self.policy.charge_bytes(&queue.tenant, &*self.clock, bytes)?;
+        let stored = self.mailbox.enqueue(queue, messages).await;
+        if let Err(refusal) = &stored {
+            self.policy.give_back(&queue.tenant, bytes, refusal);
+        }
+        stored
+    }
+
+    /// Whether the policy lets a topic be seen in its tenant's list.
+    fn shows(&self, tenant: &Tenant, topic: &Topic) -> bool {
+        let request = policy::Request { op: Op::Stat, tenant, topic: Some(topic), provider: None };
+        matches!(self.access, Access::Full) || self.policy.peek().policy.judge(&request).is_ok()
     }
 
     fn wall_s(&self) -> u64 {

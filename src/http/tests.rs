@@ -31,6 +31,7 @@ use tokio::sync::Semaphore;
 
 /// A node's network side around fakes.
 struct Net {
+    policy: ron_actors::policy::InForce,
     mailbox: Arc<FakeMailbox>,
     readiness: Arc<Readiness>,
     metrics: Arc<Metrics>,
@@ -53,6 +54,7 @@ impl Net {
         let hourly = governor::Quota::with_period(Duration::from_secs(3600)).unwrap();
         Net {
             mailbox: Arc::default(),
+            policy: ron_actors::policy::InForce::default(),
             readiness: Arc::new(readiness),
             metrics: Arc::new(Metrics::new(options).unwrap()),
             limits: Arc::default(),
@@ -75,6 +77,7 @@ impl Net {
             meter: Meter::new(surface, Arc::clone(&self.metrics)),
             clock: Arc::new(FixedClock),
             rate: (surface == Surface::Interop).then(|| Arc::clone(&self.rate)),
+            policy: self.policy.clone(),
         })
     }
 

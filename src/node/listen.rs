@@ -146,6 +146,7 @@ impl Node {
             meter: Meter::new(surface, self.metrics.clone()),
             clock: self.clock.clone(),
             rate,
+            policy: self.policy.in_force.clone(),
         })
     }
 
@@ -166,6 +167,7 @@ impl Node {
             store: self.store_figures.clone(),
             providers: shown_providers(&self.config),
             passport: self.passport.clone(),
+            policy: self.policy.clone(),
         };
         let taken = |error| BootError::Taken(format!("socket {}: {error}", self.socket));
         let listener = self.socket.bind().map_err(taken)?;

@@ -15,4 +15,5 @@ mod limits;
 mod logs;
 mod mailbox;
 mod metrics;
+mod policy;
 mod receipts;

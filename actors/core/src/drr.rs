@@ -174,13 +174,11 @@ impl Drr {
     /// The tenants with work left, the one after the last turn's first; forgets what others had left.
     fn flows(&mut self, turn: &Filling<'_>) -> VecDeque<Flow> {
         let mut flows: BTreeMap<u32, Flow> = BTreeMap::new();
-        let mut behind = BTreeSet::new();
-        for (at, parcel) in turn.waiting.iter().enumerate().filter(|(at, _)| !turn.taken[*at]) {
-            // What settles and waits for nothing is not in the rounds: it would fill the sends' part for nothing.
-            if parcel.bytes == 0 && !behind.contains(&parcel.shard) {
-                continue;
-            }
-            behind.insert(parcel.shard);
+        let left = || turn.waiting.iter().enumerate().filter(|(at, _)| !turn.taken[*at]);
+        let sends = left().filter(|(_, parcel)| parcel.bytes > 0);
+        let sending: BTreeSet<ShardId> = sends.map(|(_, parcel)| parcel.shard).collect();
+        // Settling of shards that send nothing is not in the rounds: it would fill the sends' part of the turn.
+        for (at, parcel) in left().filter(|(_, parcel)| sending.contains(&parcel.shard)) {
             let Share { tenant, weight } = parcel.share;
             let new = || Flow { tenant, weight: 0, queue: VecDeque::new() };
             let flow = flows.entry(tenant).or_insert_with(new);
@@ -302,7 +300,8 @@ mod tests {
         ] {
             let turns = 1_000;
             let served = shares(weights, sizes, turns);
-            let (all, weight): (u64, u64) = (served.iter().sum(), weights.iter().map(|w| u64::from(*w)).sum());
+            let (all, weight): (u64, u64) =
+                (served.iter().sum(), weights.iter().map(|w| u64::from(*w)).sum());
             for (served, w) in served.iter().zip(weights) {
                 let due = all as f64 * f64::from(*w) / weight as f64;
                 let off = (*served as f64 - due).abs() / due;

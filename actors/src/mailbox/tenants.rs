@@ -162,7 +162,8 @@ impl Parts {
         if !self.depth.reserve(&self.tenant.depth, count) {
             return Err("the tenant holds as many messages as its policy lets it (max_depth)");
         }
-        if !exists && self.topic.0.load(Ordering::Acquire) == 0 && !self.topic.reserve(&self.tenant.topics, 1) {
+        if !exists && self.topic.0.load(Ordering::Acquire) == 0 && !self.topic.reserve(&self.tenant.topics, 1)
+        {
             return Err(TOPICS_FULL);
         }
         Ok(())

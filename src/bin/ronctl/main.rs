@@ -16,6 +16,7 @@ mod failure;
 mod locate;
 mod output;
 mod own_node;
+mod policy;
 mod status;
 mod topic;
 
@@ -57,6 +58,9 @@ enum Command {
     /// Make, read and narrow capabilities
     #[command(subcommand)]
     Cap(cap::CapCommand),
+    /// Check, show and reload the policy, or relax it for a while
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Look at topics, send, receive and ack single messages
     #[command(subcommand)]
     Topic(topic::TopicCommand),
@@ -98,6 +102,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Ok(())
         }
         Command::Status => status::run(node()?, out).await,
+        Command::Policy(command) => policy::run(command, node, out).await,
         Command::Topic(command) => topic::run(command, node()?, out).await,
         Command::Bench(command) => bench::run(command, node, out).await,
         Command::Demo(args) => demo::run(args, out).await,

@@ -84,7 +84,7 @@ impl Authorizer for FakeAuth {
         if held.max_bytes.zip(ask.message_bytes).is_some_and(|(max, bytes)| bytes > max) {
             return refuse(Reason::ScopeMismatch);
         }
-        Ok(Authority { held: Some(Arc::new(held)) })
+        Ok(Authority { held: Some(Arc::new(held)), ..Authority::default() })
     }
 }
 
@@ -350,6 +350,18 @@ impl ControlDesk for FakeDesk {
 
     fn providers(&self) -> serde_json::Value {
         serde_json::json!([{"name": "github"}])
+    }
+
+    fn policy(&self) -> serde_json::Value {
+        serde_json::json!({"version": 1})
+    }
+
+    fn reload_policy(&self, _: Peer) -> Result<serde_json::Value, Refusal> {
+        Err(Refusal::new(Reason::Malformed, "policy.toml:3: rule.1.topik: unknown key"))
+    }
+
+    fn apply_preset(&self, preset: &str, ttl_ms: u64, _: Peer) -> Result<serde_json::Value, Refusal> {
+        Ok(serde_json::json!({"preset": preset, "ttl_ms": ttl_ms}))
     }
 
     fn mint(&self, request: FakeMint, peer: Peer) -> Result<MintedToken, Refusal> {

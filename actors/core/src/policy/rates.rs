@@ -84,7 +84,8 @@ impl Rates {
             return;
         }
         self.swept = now;
-        let full = |bucket: Option<(Bucket, Rate)>| bucket.is_none_or(|(bucket, rate)| bucket.is_full(rate, now));
+        let full =
+            |bucket: Option<(Bucket, Rate)>| bucket.is_none_or(|(bucket, rate)| bucket.is_full(rate, now));
         self.spent.retain(|_, spent| !(full(spent.requests) && full(spent.bytes)));
     }
 }
@@ -140,10 +141,7 @@ mod tests {
             rates.charge_request(&tenant(n), &quotas, Millis(1)).unwrap();
         }
         let late = tenant(TENANTS_MAX);
-        assert_eq!(
-            rates.charge_request(&late, &quotas, Millis(1)).unwrap_err().reason,
-            Reason::RateLimit
-        );
+        assert_eq!(rates.charge_request(&late, &quotas, Millis(1)).unwrap_err().reason, Reason::RateLimit);
         rates.charge_request(&late, &quotas, Millis(3_000)).unwrap();
         assert_eq!(rates.spent.len(), 1);
     }

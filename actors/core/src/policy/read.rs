@@ -38,8 +38,7 @@ impl fmt::Display for Problem {
 
 const ROOT: &[&str] = &["version", "default", "rule", "tenant", "preset"];
 const RULE: &[&str] = &["tenant", "topic", "op", "provider", "max_body_bytes", "action", "reason"];
-const TENANT: &[&str] =
-    &["rps", "burst", "bytes_per_s", "max_inflight", "max_depth", "max_topics", "weight"];
+const TENANT: &[&str] = &["rps", "burst", "bytes_per_s", "max_inflight", "max_depth", "max_topics", "weight"];
 const PRESET: &[&str] = &["quantum_times", "burst_times"];
 const REASON_CHARS_MAX: usize = 256;
 const RATE_MAX: u64 = 1_000_000_000_000;
@@ -255,7 +254,11 @@ impl Reader<'_> {
         };
         let text = value.get_ref().as_str().filter(plain).map(str::to_owned);
         if text.is_none() {
-            self.wrong(value, path, format!("must be a text of 1 to {REASON_CHARS_MAX} printable characters"));
+            self.wrong(
+                value,
+                path,
+                format!("must be a text of 1 to {REASON_CHARS_MAX} printable characters"),
+            );
         }
         text
     }

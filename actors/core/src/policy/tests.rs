@@ -53,7 +53,8 @@ fn what_is_no_toml_or_too_long_is_told_with_its_line_and_no_value() {
     assert!(problems(&"#".repeat(TEXT_BYTES_MAX + 1))[0].contains("is longer"));
     let many = format!("version = 1\n{}", "[[rule]]\naction = \"allow\"\n".repeat(RULES_MAX + 1));
     assert!(problems(&many)[0].contains("more than 1000"));
-    for wrong in ["rule = 1", "tenant = 1", "[tenant]\nacme = 1", "[[rule]]", "[[rule]]\nop = []\naction=\"deny\""]
+    for wrong in
+        ["rule = 1", "tenant = 1", "[tenant]\nacme = 1", "[[rule]]", "[[rule]]\nop = []\naction=\"deny\""]
     {
         assert_eq!(problems(&format!("version = 1\n{wrong}")).len(), 1, "{wrong}");
     }

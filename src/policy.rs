@@ -1,0 +1,297 @@
+//! The policy's file: read at boot, on SIGHUP, for `ronctl policy reload`, and when its directory says that it changed.
+//!
+//! A file with a problem changes nothing and is told with its lines. Nothing is written, and no request waits for any
+//! of it: what is in force is swapped whole.
+
+use crate::metrics::Metrics;
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use ron_actors::kernel::bus::Bus;
+use ron_actors::kernel::event::Event;
+use ron_actors::mailbox::Directory;
+use ron_actors::policy::{Current, InForce};
+use ron_core::ids::ContentHash;
+use ron_core::policy::{Action, PRESET_TTL_MS_MAX, Policy, Problem, Quotas, TEXT_BYTES_MAX, UNLIMITED};
+use ron_core::reason::{Reason, Refusal};
+use ron_core::time::Clock;
+use serde_json::{Value, json};
+use std::ffi::{OsStr, OsString};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// How long after a change the file is read: an editor makes several at once.
+const SETTLES_WITHIN: Duration = Duration::from_millis(100);
+
+/// Why a policy's file is not put in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadPolicy {
+    /// The file.
+    pub file: PathBuf,
+    /// Everything that is wrong.
+    pub problems: Vec<Problem>,
+}
+
+impl std::fmt::Display for BadPolicy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let line = |problem: &Problem| format!("{}:{problem}", self.file.display());
+        f.write_str(&self.problems.iter().map(line).collect::<Vec<_>>().join("; "))
+    }
+}
+
+impl std::error::Error for BadPolicy {}
+
+/// A policy and the content address of its text.
+pub type Checked = (Policy, Arc<str>);
+
+/// Reads and checks a policy's file.
+///
+/// # Errors
+/// Every problem, with its line; line 0 if the file cannot be read.
+pub fn read_policy(file: &Path) -> Result<Checked, BadPolicy> {
+    let bad = |problems| BadPolicy { file: file.to_owned(), problems };
+    let unreadable = |error: std::io::Error| {
+        let text = format!("cannot be read: {error}");
+        bad(vec![Problem { line: 0, key: String::new(), text, hint: None }])
+    };
+    let mut text = String::new();
+    // One byte more than allowed shows that it is too long.
+    let most = TEXT_BYTES_MAX as u64 + 1;
+    let opened = std::fs::File::open(file).map_err(unreadable)?;
+    opened.take(most).read_to_string(&mut text).map_err(unreadable)?;
+    let id = ContentHash::of(text.as_bytes()).to_string();
+    Ok((Policy::parse(&text).map_err(bad)?, id.into()))
+}
+
+/// Keeps the policy in force as its file says.
+#[derive(Debug)]
+pub struct PolicyKeeper {
+    /// What is in force.
+    pub in_force: InForce,
+    /// Where it is read from.
+    pub file: Option<PathBuf>,
+    /// Whose tenants' quotas change with it.
+    pub directory: Arc<Directory>,
+    /// Is told.
+    pub bus: Bus,
+    /// Counts the version.
+    pub metrics: Arc<Metrics>,
+    /// Node time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl PolicyKeeper {
+    /// Reads the file again and puts it in force, changed or not.
+    ///
+    /// # Errors
+    /// MALFORMED with every problem; the old policy stays.
+    pub fn reload(&self) -> Result<Arc<Current>, Refusal> {
+        self.read(true).map(|_| self.in_force.current())
+    }
+
+    /// As [`PolicyKeeper::reload`], if the text is another one.
+    pub fn reload_if_changed(&self) {
+        // What is wrong has been logged, and there is nobody else to tell.
+        let _ = self.read(false);
+    }
+
+    /// As [`PolicyKeeper::reload`], unless there has never been a file.
+    pub fn reload_by_signal(&self) {
+        let had_one = self.in_force.peek().policy.revision() > 0;
+        if had_one || self.file.as_ref().is_some_and(|file| file.exists()) {
+            // What is wrong has been logged, and the old one stays.
+            let _ = self.read(true);
+        }
+    }
+
+    fn read(&self, always: bool) -> Result<(), Refusal> {
+        let Some(file) = &self.file else {
+            return Err(Refusal::new(Reason::Malformed, "policy.file: none is configured"));
+        };
+        let (policy, id) = read_policy(file).map_err(|bad| {
+            tracing::error!(problems = %bad, "policy not reloaded: the old one stays in force");
+            Refusal::new(Reason::Malformed, bad.to_string())
+        })?;
+        if always || id != self.in_force.peek().id {
+            self.announce(&self.in_force.replace(policy, id));
+        }
+        Ok(())
+    }
+
+    /// Relaxes the policy by a preset.
+    ///
+    /// # Errors
+    /// NOT_FOUND for an unknown preset, MALFORMED for a time out of range.
+    pub fn apply(&self, preset: &str, ttl_ms: u64) -> Result<Arc<Current>, Refusal> {
+        if !(1..=PRESET_TTL_MS_MAX).contains(&ttl_ms) {
+            return Err(Refusal::new(Reason::Malformed, "ttl_ms: must be 1 to 86400000 (24h)"));
+        }
+        let current = self.in_force.apply(preset, self.clock.now().plus(ttl_ms))?;
+        self.announce(&current);
+        Ok(current)
+    }
+
+    /// Ends a preset whose time is over.
+    pub fn expire(&self) {
+        if let Some(current) = self.in_force.expire(self.clock.now()) {
+            self.announce(&current);
+        }
+    }
+
+    /// Tells everyone what is in force.
+    pub fn announce(&self, current: &Current) {
+        self.directory.refresh_quotas();
+        self.metrics.mailbox.policy_version.set(current.version as f64);
+        self.bus.publish(Event::PolicyChanged { version: current.version, id: current.id.clone() });
+        let preset = current.preset.as_ref().map(|applied| &*applied.name);
+        tracing::info!(version = current.version, id = &*current.id, preset, "policy in force");
+    }
+
+    /// As `ronctl policy show` prints it.
+    #[must_use]
+    pub fn show(&self) -> Value {
+        let current = self.in_force.current();
+        let policy = &current.policy;
+        let now = self.clock.now();
+        let preset = current.preset.as_ref();
+        let tenant = |(tenant, _): (&ron_core::ids::Tenant, Quotas)| {
+            (tenant.to_string(), show_quotas(&current.quotas(tenant)))
+        };
+        json!({
+            "version": current.version,
+            "id": &*current.id,
+            "file": self.file.as_ref().map(|file| file.display().to_string()),
+            "revision": policy.revision(),
+            "default": match policy.default_action() { Action::Allow => "allow", Action::Deny => "deny" },
+            "rules": policy.rules(),
+            "preset": preset.map(|applied| json!({
+                "name": &*applied.name, "ends_in_ms": applied.until.since(now),
+            })),
+            "presets": policy.presets().map(|(name, _)| name).collect::<Vec<_>>(),
+            "tenants": policy.tenants().map(tenant).collect::<serde_json::Map<_, _>>(),
+        })
+    }
+}
+
+/// `null` = no limit.
+fn show_quotas(quotas: &Quotas) -> Value {
+    let limit = |most: u64| (most != UNLIMITED).then_some(most);
+    json!({
+        "rps": limit(quotas.rps),
+        "burst": limit(quotas.burst),
+        "bytes_per_s": limit(quotas.bytes_per_s),
+        "max_inflight": limit(quotas.max_inflight),
+        "max_depth": limit(quotas.max_depth),
+        "max_topics": limit(quotas.max_topics),
+        "weight": quotas.weight,
+    })
+}
+
+/// Watches the directory of a policy's file until it is dropped.
+#[derive(Debug)]
+pub struct PolicyWatch {
+    _watcher: RecommendedWatcher,
+    task: JoinHandle<()>,
+}
+
+impl Drop for PolicyWatch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl PolicyWatch {
+    /// Watches for `keeper`; `None` if it has no file, or its directory cannot be watched, which is logged.
+    #[must_use]
+    pub fn begin(keeper: &Arc<PolicyKeeper>) -> Option<PolicyWatch> {
+        let file = keeper.file.as_ref()?;
+        let name = file.file_name()?.to_owned();
+        let dir = match file.parent() {
+            Some(dir) if dir.as_os_str().is_empty() => Path::new("."),
+            Some(dir) => dir,
+            None => return None,
+        };
+        let changed = Arc::new(Notify::new());
+        let watched = {
+            let changed = changed.clone();
+            let told = move |event: notify::Result<notify::Event>| match event {
+                Ok(event) if !concerns(&event, &name) => {}
+                // An error may hide a change.
+                Ok(_) | Err(_) => changed.notify_one(),
+            };
+            notify::recommended_watcher(told)
+                .and_then(|mut watcher| watcher.watch(dir, RecursiveMode::NonRecursive).map(|()| watcher))
+        };
+        let watcher = match watched {
+            Ok(watcher) => watcher,
+            Err(error) => {
+                tracing::warn!(%error, dir = %dir.display(), "policy.file is not watched: reload it by command");
+                return None;
+            }
+        };
+        let keeper = keeper.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                changed.notified().await;
+                tokio::time::sleep(SETTLES_WITHIN).await;
+                keeper.reload_if_changed();
+            }
+        });
+        Some(PolicyWatch { _watcher: watcher, task })
+    }
+}
+
+/// Whether an event in its directory can mean another policy. Reading the file makes events, too, and those do not.
+fn concerns(event: &notify::Event, name: &OsStr) -> bool {
+    let changes = match event.kind {
+        EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => true,
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Any | EventKind::Other | EventKind::Access(_) | EventKind::Modify(_) => false,
+    };
+    // A mounted config map is a link to `..data`, which is renamed.
+    let ours = |path: &PathBuf| {
+        path.file_name()
+            .map(OsStr::to_owned)
+            .is_some_and(|found: OsString| found == name || found.as_encoded_bytes().starts_with(b".."))
+    };
+    changes && (event.paths.is_empty() || event.paths.iter().any(ours))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use notify::event::{CreateKind, RenameMode};
+
+    #[test]
+    fn only_what_can_change_the_file_counts() {
+        let heeded = |kind, path: &str| {
+            let event = notify::Event::new(kind).add_path(Path::new("/etc/ron").join(path));
+            concerns(&event, OsStr::new("policy.toml"))
+        };
+        let renamed = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+        assert!(heeded(renamed, "policy.toml") && heeded(renamed, "..data"));
+        assert!(heeded(EventKind::Access(AccessKind::Close(AccessMode::Write)), "policy.toml"));
+        assert!(heeded(EventKind::Create(CreateKind::File), "policy.toml"));
+        assert!(!heeded(renamed, "other.toml") && !heeded(renamed, "policy.toml.swp"));
+        assert!(!heeded(EventKind::Access(AccessKind::Open(AccessMode::Any)), "policy.toml"));
+    }
+
+    #[test]
+    fn a_file_is_named_with_all_its_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("policy.toml");
+        let gone = read_policy(&file).unwrap_err().to_string();
+        assert!(gone.contains("policy.toml:0: cannot be read"), "{gone}");
+        std::fs::write(&file, "version = 1\nfoo = 1\n[tenant.a]\nrps = 0\n").unwrap();
+        let bad = read_policy(&file).unwrap_err().to_string();
+        assert!(
+            bad.contains("policy.toml:2: foo: unknown key") && bad.contains("policy.toml:4: tenant.a.rps")
+        );
+        std::fs::write(&file, "version = 3\n").unwrap();
+        let (policy, id) = read_policy(&file).unwrap();
+        assert!(policy.revision() == 3 && id.starts_with("b3:"));
+    }
+}
