@@ -2,7 +2,7 @@
 
 use crate::harness::{Provider, Setup, TENANT, TestNode, borrowed, poll, wall};
 use crate::http::{Answer, Client};
-use crate::mailbox::{depths, enqueue, receipt, recv, recv_raw, settle};
+use crate::mailbox::{depths, enqueue, receipt, recv, recv_raw, settle, stat};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::process::Command;
@@ -172,28 +172,47 @@ fn deliveries_of_a_tenant_are_bounded_over_all_its_topics_and_a_waiting_receive_
     assert_eq!((first.len(), recv(&client, "b", &long(10)).len()), (2, 1), "as many as there is room for");
     recv_raw(&client, "b", &long(1)).refused(429, "BACKPRESSURE");
     assert_eq!((depths(&client, "a"), depths(&client, "b")), ([1, 0, 2, 0], [2, 0, 1, 0]));
-    // one waits at an empty topic while there is room, and its message comes when there is none
-    let ack = |message: &Value| {
-        settle(&client, "a", "ack", &json!({"receipts": [receipt(message)]}));
+    // one waits at an empty topic while there is room; its message comes when there is none, and waits for some
+    let settle_one = |topic: &str, message: &Value| {
+        settle(&client, topic, "ack", &json!({"receipts": [receipt(message)]}));
     };
-    ack(&first[0]);
+    settle_one("a", &first[0]);
+    enqueue(&client, "c", b"x", &[]);
+    settle_one("c", &recv(&client, "c", &long(1))[0]);
+    let wait = json!({"visibility_ms": 60_000, "wait_ms": 20_000});
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| {
-            let wait = json!({"visibility_ms": 60_000, "wait_ms": 20_000});
-            poll("a receive", || match recv_raw(&client, "c", &wait) {
-                full if full.status == 429 => None,
-                answer => Some(answer.json(200)["messages"].as_array().unwrap().len()),
-            })
-        });
-        poll("the waiting receive", || {
-            let stat = node.control().get("/v1/acme/c");
-            (stat.status == 404).then_some(())
-        });
+        let waiting = scope.spawn(|| recv(&client, "c", &wait));
+        poll("the waiting receive", || (stat(&client, "c")["waiters"] == 1).then_some(()));
         assert_eq!(recv(&client, "a", &long(1)).len(), 1, "the room is taken again");
-        enqueue(&client, "c", b"x", &[]);
-        ack(&first[1]);
-        assert_eq!(waiting.join().unwrap(), 1);
+        enqueue(&client, "c", b"y", &[]);
+        assert_eq!(depths(&client, "c"), [1, 0, 0, 0], "it waits, and so does the receive");
+        assert_eq!(stat(&client, "c")["waiters"], 1);
+        settle_one("a", &first[1]);
+        assert_eq!(waiting.join().unwrap().len(), 1);
     });
+    assert_eq!(depths(&client, "c"), [0, 0, 1, 0]);
+}
+
+#[test]
+fn senders_that_race_never_exceed_a_quota() {
+    let node = with_policy(&format!("{OPEN}[tenant.acme]\nmax_depth = 10\nmax_topics = 3\n")).start();
+    let client = node.mailbox();
+    let client = &client;
+    let statuses: Vec<(usize, u16)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..5)
+            .map(|n| {
+                let one = move |_| (n, send(client, &format!("t{n}"), b"x").status);
+                scope.spawn(move || (0..8).map(one).collect::<Vec<_>>())
+            })
+            .collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(statuses.iter().all(|(_, status)| [200, 429].contains(status)), "{statuses:?}");
+    assert_eq!(statuses.iter().filter(|(_, status)| *status == 200).count(), 10, "{statuses:?}");
+    let topics = client.get("/v1/acme").json(200)["topics"].as_array().unwrap().clone();
+    let ready: u64 = topics.iter().map(|topic| topic["ready"].as_u64().unwrap()).sum();
+    assert_eq!(ready, 10);
+    assert!(topics.len() <= 3, "{topics:?}");
 }
 
 #[test]
