@@ -1,7 +1,7 @@
 //! The policy in force: swapped whole, read on every request, and what the tenants have spent of their rates.
 //!
-//! Decides nothing, `ron_core::policy` does; reads no file and watches none, the process does. A preset that was applied
-//! ends when its time is over and somebody calls [`InForce::expire`].
+//! Decides nothing, `ron_core::policy` does; reads no file and watches none, the process does. A preset that was
+//! applied ends when its time is over and somebody calls [`InForce::expire`].
 
 use arc_swap::ArcSwap;
 use ron_core::ids::Tenant;

@@ -1,7 +1,7 @@
 //! The mailbox's routes (SPEC §4): thin handlers between a request and [`MailboxService`].
 //!
-//! Checks run in one order: route and names, capability, policy, rates, readiness, headers, declared length, bytes budget,
-//! body. Nothing is read of a body before its sender may send it.
+//! Checks run in one order: route and names, capability, policy, rates, readiness, headers, declared length, bytes
+//! budget, body. Nothing is read of a body before its sender may send it.
 
 mod answers;
 mod service;

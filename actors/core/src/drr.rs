@@ -336,7 +336,7 @@ mod tests {
             }
             for shard in 0..12 {
                 let of = |parcels: &[Parcel]| -> Vec<u64> {
-                    parcels.iter().filter(|parcel| parcel.shard.0 == shard).map(|parcel| parcel.bytes).collect()
+                    parcels.iter().filter(|p| p.shard.0 == shard).map(|p| p.bytes).collect()
                 };
                 prop_assert_eq!(of(&gone), of(&waiting));
             }
