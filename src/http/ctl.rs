@@ -5,7 +5,7 @@ use crate::http::body;
 use crate::http::dto;
 use crate::http::error::{Failure, json_of};
 use crate::http::headers;
-use crate::http::mailbox::{MailboxApp, MailboxService, mailbox_routes, with_fallbacks};
+use crate::http::mailbox::{MailboxApp, MailboxService, mailbox_routes, topic_routes, with_fallbacks};
 use crate::http::request::{Call, Peer};
 use axum::Router;
 use axum::extract::{Request, State};
@@ -55,7 +55,7 @@ pub fn ctl_router<D: ControlDesk, M: MailboxService>(desk: Arc<D>, mailbox: Arc<
         .route("/ctl/providers", get(providers::<D>))
         .route("/ctl/cap/mint", post(mint::<D>))
         .with_state(desk);
-    with_fallbacks(routes.merge(mailbox_routes(mailbox)))
+    with_fallbacks(routes.merge(mailbox_routes(mailbox.clone())).merge(topic_routes(mailbox)))
 }
 
 type Answer = Result<Response, Failure>;

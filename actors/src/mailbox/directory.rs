@@ -6,7 +6,7 @@ use super::figures::QueueFigures;
 use super::messages::ShardMsg;
 use crate::kernel::admission::Admission;
 use crate::kernel::handle::{Handle, HandlePublisher};
-use crate::store::BootCounts;
+use crate::store::{BootCounts, TopicRow};
 use ron_core::ids::{QueueKey, ShardId, Tenant};
 use ron_core::shard::Stats;
 use ron_core::time::Millis;
@@ -113,13 +113,13 @@ impl Directory {
     /// The directory of what a store held when it was opened, last alive at `last_alive`: nobody could ack since.
     #[must_use]
     pub fn new(
-        topics: Vec<(ShardId, QueueKey, BootCounts)>,
+        topics: Vec<(ShardId, TopicRow, BootCounts)>,
         last_alive: Millis,
         config: MailboxConfig,
     ) -> Directory {
         let next_shard = topics.iter().map(|(shard, _, _)| u64::from(shard.0) + 1).max().unwrap_or(0);
         let mut entries = BTreeMap::new();
-        for (shard, key, counts) in topics {
+        for (shard, TopicRow { key, state }, counts) in topics {
             let entry = Entry::new(shard, key.clone(), &config);
             entry.exists.store(true, Ordering::Release);
             entry.stands_still_from(last_alive);
@@ -131,6 +131,7 @@ impl Directory {
                 oldest_enqueued: counts.oldest_enqueued,
                 waiters: 0,
             });
+            entry.figures.set_due(counts.first_end(&state.patch.over(&config.settings)));
             entries.insert(key, Arc::new(entry));
         }
         Directory { entries: RwLock::new(entries), next_shard: AtomicU64::new(next_shard), config }

@@ -8,7 +8,7 @@ mod model;
 use cover::Coverage;
 
 /// Sequences of the property test.
-const SEQUENCES: u64 = 10_000;
+const SEQUENCES: u64 = 20_000;
 
 #[test]
 fn behaves_like_the_model() {
