@@ -2,15 +2,16 @@
 //! shell and the store: commits come late, crashes lose what was not committed.
 
 use super::cover::{AIMED, Coverage, State};
+use super::disk::Disk;
 use super::model::{Expect, M, Model, NackArgs, Place};
 use crate::ids::Slot;
-use crate::message::{DeadLetter, MsgState, Phase, PutOutcome, Recovered, StateOp, StoredAt};
+use crate::message::{MsgState, Phase, PutOutcome, Recovered, StateOp, StoredAt};
 use crate::shard::{
     Command, DeliveryRef, NackMode, Paused, PeekState, Peeked, Recovery, Reply, Settings, Shard, Step,
     Ticket, WaiterId, Want,
 };
 use crate::time::Millis;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// Commands of one sequence.
 const COMMANDS: u32 = 140;
@@ -46,52 +47,6 @@ impl Rng {
 enum Owed {
     Put(u32),
     Write(Vec<StateOp>, Option<(Settings, Paused)>),
-}
-
-/// What the store holds.
-#[derive(Debug, Default)]
-struct Disk {
-    rows: BTreeMap<Slot, Recovered>,
-    letters: BTreeMap<Slot, DeadLetter>,
-    notes: BTreeSet<Slot>,
-    config: (Settings, Paused),
-}
-
-impl Disk {
-    fn write(&mut self, op: &StateOp) {
-        match op {
-            StateOp::Set { slot, state, note } => {
-                self.rows.get_mut(slot).expect("a row to set").state = Some(*state);
-                if note.is_some() {
-                    self.notes.insert(*slot);
-                }
-                assert_eq!(state.noted, self.notes.contains(slot), "{op:?}");
-                assert_ne!(state.phase, Phase::Dead, "{op:?}");
-            }
-            StateOp::Dead { slot, state, letter } => {
-                self.rows.get_mut(slot).expect("a row to bury").state = Some(*state);
-                assert_eq!((state.phase, state.at), (Phase::Dead, letter.at), "{op:?}");
-                let before = self.letters.insert(*slot, letter.clone());
-                assert_eq!(before, None, "dead-lettered twice: {op:?}");
-            }
-            StateOp::Gone { slot, noted } => {
-                assert!(self.rows.remove(slot).is_some(), "gone twice: {op:?}");
-                assert_eq!(*noted, self.notes.remove(slot), "{op:?}");
-                assert!(!self.letters.contains_key(slot), "a dead letter is gone: {op:?}");
-            }
-            StateOp::GoneRun { first, count } => {
-                for slot in (0..*count).map(|n| first.forward(n)) {
-                    let row = self.rows.remove(&slot).expect("a row of the run");
-                    assert_eq!((row.state, slot.chunk()), (None, first.chunk()), "{op:?}");
-                }
-            }
-            StateOp::DeadGone { slot } => {
-                assert!(self.rows.remove(slot).is_some(), "gone twice: {op:?}");
-                assert!(self.letters.remove(slot).is_some(), "no dead letter: {op:?}");
-                self.notes.remove(slot);
-            }
-        }
-    }
 }
 
 struct Run<'a> {
