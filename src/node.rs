@@ -338,12 +338,11 @@ fn lay(
             body_cache_bytes: cache,
             two_phase_commit: config.store.two_phase_commit,
             dedup_keys_max: usize::try_from(config.store.max_dedup_keys).unwrap_or(usize::MAX),
-            dedup_keys_topic_max: usize::try_from(mailbox.max_dedup_keys).unwrap_or(usize::MAX),
+            dedup_keys_topic_max: usize::try_from(mailbox.settings.max_dedup_keys).unwrap_or(usize::MAX),
             blocking: Blocking::Pool,
         },
         mailbox: MailboxConfig {
             settings: mailbox.settings,
-            dedup_window_ms: mailbox.dedup_window_ms,
             shard_requests_max: mailbox.admission.requests as usize,
             shard_bytes_max: mailbox.admission.bytes.as_usize(),
             shard_settles_max: mailbox.admission.requests as usize,

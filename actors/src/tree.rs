@@ -96,7 +96,6 @@ impl Foundation {
             router_actor.handle(),
             store.clone(),
             self.clock.clone(),
-            self.mailbox.clone(),
             observer.clone(),
         );
         let (shards_of_tree, shards) = tokio::sync::watch::channel(None);

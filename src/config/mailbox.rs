@@ -25,16 +25,8 @@ pub struct MailboxConfig {
     pub max_conns: u32,
     /// What the state machine of a topic obeys, until the topic's own settings say otherwise.
     pub settings: Settings,
-    /// How long an idempotency key is remembered, ms; 0 = off.
-    pub dedup_window_ms: u64,
-    /// Most live idempotency keys of one topic.
-    pub max_dedup_keys: u64,
     /// Most topics of the node.
     pub max_topics: u32,
-    /// Age at which a ready message ends, ms.
-    pub retention_ms: u64,
-    /// Age at which a dead letter ends, ms.
-    pub dlq_retention_ms: u64,
     /// Idle time after which a shard is parked.
     pub park_after: Duration,
     /// What may be under way at once.
@@ -62,11 +54,7 @@ impl MailboxConfig {
             tls: Tls::read(s),
             max_conns: s.integer("max_conns", 1..=1_000_000),
             settings: settings(s),
-            dedup_window_ms: s.integer("dedup_window_ms", 0..=30 * DAY_MS),
-            max_dedup_keys: s.integer("max_dedup_keys", 1..=100_000_000),
             max_topics: s.integer("max_topics", 1..=10_000_000),
-            retention_ms: s.integer("retention_ms", 1_000..=3650 * DAY_MS),
-            dlq_retention_ms: s.integer("dlq_retention_ms", 1_000..=3650 * DAY_MS),
             park_after: s.duration("park_after", Duration::from_millis(10)..=Duration::from_secs(86_400)),
             admission: s.table("admission", |s| Admission {
                 requests: s.integer("requests", 1..=10_000_000),
@@ -86,6 +74,10 @@ fn settings(s: &Section<'_, '_>) -> Settings {
         max_inflight: s.integer("max_inflight", 1..=10_000_000),
         max_depth: s.integer("max_depth", 1..=u64::MAX),
         max_waiters: s.integer("max_waiters", 1..=10_000_000),
+        retention_ms: s.integer("retention_ms", 1_000..=3650 * DAY_MS),
+        dlq_retention_ms: s.integer("dlq_retention_ms", 1_000..=3650 * DAY_MS),
+        dedup_window_ms: s.integer("dedup_window_ms", 0..=30 * DAY_MS),
+        max_dedup_keys: s.integer("max_dedup_keys", 1..=100_000_000),
     };
     if settings.max_deliveries < settings.max_attempts {
         s.problem("max_deliveries", "must not be less than mailbox.max_attempts", None);

@@ -51,7 +51,10 @@ fn the_defaults_are_those_of_the_contract() {
     );
     assert_eq!(config.mailbox.settings.visibility_ms, 5000);
     assert_eq!((config.mailbox.settings.max_attempts, config.mailbox.settings.max_deliveries), (5, 50));
-    assert_eq!((config.mailbox.dedup_window_ms, config.mailbox.settings.max_inflight), (300_000, 8192));
+    assert_eq!(
+        (config.mailbox.settings.dedup_window_ms, config.mailbox.settings.max_inflight),
+        (300_000, 8192)
+    );
     assert_eq!(config.auth.max_ttl, Duration::from_secs(30 * 86_400));
     assert_eq!(config.auth.keyring, KeyringAt::File("./data/keyring".into()));
     assert_eq!((config.store.cache, config.store.max_dedup_keys), (ByteSize(16 << 20), 8_000_000));

@@ -5,7 +5,7 @@ use crate::http::body;
 use crate::http::dto;
 use crate::http::error::{Failure, json_of};
 use crate::http::headers;
-use crate::http::mailbox::{MailboxApp, MailboxService, mailbox_routes, with_fallbacks};
+use crate::http::mailbox::{MailboxApp, MailboxService, mailbox_routes, topic_routes, with_fallbacks};
 use crate::http::request::{Call, Peer};
 use axum::Router;
 use axum::extract::{Request, State};
@@ -73,7 +73,7 @@ pub fn ctl_router<D: ControlDesk, M: MailboxService>(desk: Arc<D>, mailbox: Arc<
         .route("/ctl/policy/reload", post(reload_policy::<D>))
         .route("/ctl/policy/apply", post(apply_preset::<D>))
         .with_state(desk);
-    with_fallbacks(routes.merge(mailbox_routes(mailbox)))
+    with_fallbacks(routes.merge(mailbox_routes(mailbox.clone())).merge(topic_routes(mailbox)))
 }
 
 type Answer = Result<Response, Failure>;

@@ -87,20 +87,10 @@ impl Draft {
         Ok(())
     }
 
-    /// The message with these bytes; `window_ms` = how long its key is remembered, 0 = keys mean nothing.
-    pub(super) fn into_message(
-        self,
-        payload: Bytes,
-        payload_hash: ContentHash,
-        corr: &CorrId,
-        window_ms: u64,
-    ) -> NewMessage {
-        let dedup = match &self.idempotency_key {
-            Some(key) if window_ms > 0 => {
-                Some(DedupClaim::new(&Origin::Api, key.as_bytes(), &payload_hash, window_ms))
-            }
-            _ => None,
-        };
+    /// The message with these bytes; how long its key is remembered is for the topic to say.
+    pub(super) fn into_message(self, payload: Bytes, payload_hash: ContentHash, corr: &CorrId) -> NewMessage {
+        let claim = |key: &String| DedupClaim::new(&Origin::Api, key.as_bytes(), &payload_hash, 0);
+        let dedup = self.idempotency_key.as_ref().map(claim);
         let content_type = self.content_type.unwrap_or_else(|| "application/octet-stream".to_owned());
         let meta = MessageMeta {
             content_type,
@@ -123,6 +113,7 @@ fn is_attr_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ron_core::shard::Settings;
 
     const NAMES: FieldNames =
         FieldNames { content_type: "ct", key: "key", delay: "delay", ttl: "ttl", attr: "attrs" };
@@ -172,11 +163,13 @@ mod tests {
     }
 
     #[test]
-    fn a_key_claims_only_inside_a_window() {
+    fn a_key_claims_for_as_long_as_the_topic_says() {
         let corr = CorrId::parse("corr-0001").unwrap();
         let message = |window_ms| {
             let draft = Draft { idempotency_key: Some("k".into()), ..Draft::default() };
-            draft.into_message(Bytes::from_static(b"x"), ContentHash::of(b"x"), &corr, window_ms)
+            let mut message = draft.into_message(Bytes::from_static(b"x"), ContentHash::of(b"x"), &corr);
+            message.settle_claim(&Settings { dedup_window_ms: window_ms, ..Settings::default() });
+            message
         };
         assert_eq!(message(5).dedup.unwrap().window_ms, 5);
         let off = message(0);

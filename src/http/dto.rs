@@ -2,10 +2,12 @@
 //! never with the value that was sent (SPEC §3).
 
 use crate::http::draft::{Draft, FieldNames, malformed};
+use crate::http::mailbox::Durability;
 use bytes::Bytes;
 use ron_actors::mailbox::api::Settle;
+use ron_core::ids::Topic;
 use ron_core::reason::{Reason, Refusal};
-use ron_core::shard::{NackMode, PeekState, Want};
+use ron_core::shard::{NackMode, Paused, PeekState, SettingsPatch, Want};
 use serde::de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
@@ -255,6 +257,104 @@ enum Mode {
 pub(super) struct ExtendRequest {
     receipts: List<String>,
     visibility_ms: u64,
+}
+
+/// Body of PUT /settings.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SettingsRequest {
+    visibility_ms: Option<u64>,
+    max_attempts: Option<u32>,
+    max_deliveries: Option<u32>,
+    backoff_base_ms: Option<u64>,
+    backoff_max_ms: Option<u64>,
+    retention_ms: Option<u64>,
+    dlq_retention_ms: Option<u64>,
+    dedup_window_ms: Option<u64>,
+    max_dedup_keys: Option<u64>,
+    max_depth: Option<u64>,
+    durability: Option<DurabilityName>,
+    fifo: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum DurabilityName {
+    Fsync,
+    Ram,
+}
+
+impl SettingsRequest {
+    /// What is to be set. Ranges are the topic's own affair.
+    pub(super) fn check(self, durability: Durability) -> Result<SettingsPatch, Refusal> {
+        match (self.durability, durability) {
+            (None, _)
+            | (Some(DurabilityName::Fsync), Durability::Fsync)
+            | (Some(DurabilityName::Ram), Durability::Ram) => {}
+            (Some(DurabilityName::Fsync), Durability::Ram) => {
+                return Err(malformed("durability: fsync cannot be had in amnesia, which writes no file"));
+            }
+            (Some(DurabilityName::Ram), Durability::Fsync) => {
+                return Err(malformed("durability: ram needs a node in amnesia (node.amnesia)"));
+            }
+        }
+        if self.fifo == Some(true) {
+            return Err(malformed("fifo: strict order by group is not available in this version"));
+        }
+        Ok(SettingsPatch {
+            visibility_ms: self.visibility_ms,
+            max_attempts: self.max_attempts,
+            max_deliveries: self.max_deliveries,
+            backoff_base_ms: self.backoff_base_ms,
+            backoff_max_ms: self.backoff_max_ms,
+            retention_ms: self.retention_ms,
+            dlq_retention_ms: self.dlq_retention_ms,
+            dedup_window_ms: self.dedup_window_ms,
+            max_dedup_keys: self.max_dedup_keys,
+            max_depth: self.max_depth,
+        })
+    }
+}
+
+/// Body of POST /pause and /resume.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PauseRequest {
+    what: PauseWhat,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum PauseWhat {
+    Recv,
+    Enqueue,
+    Both,
+}
+
+impl PauseRequest {
+    pub(super) fn what(&self) -> Paused {
+        match self.what {
+            PauseWhat::Recv => Paused { recv: true, enqueue: false },
+            PauseWhat::Enqueue => Paused { recv: false, enqueue: true },
+            PauseWhat::Both => Paused { recv: true, enqueue: true },
+        }
+    }
+}
+
+/// Body of a call that cannot be undone: it must name the topic.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConfirmRequest {
+    confirm: String,
+}
+
+impl ConfirmRequest {
+    pub(super) fn check(&self, topic: &Topic) -> Result<(), Refusal> {
+        if self.confirm == topic.as_str() {
+            return Ok(());
+        }
+        Err(malformed("confirm: must be the topic's name, as in the path"))
+    }
 }
 
 /// A body that settles deliveries.

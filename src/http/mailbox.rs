@@ -5,8 +5,10 @@
 
 mod answers;
 mod service;
+mod topic;
 
 pub use service::{HandedOut, MailboxService};
+pub use topic::topic_routes;
 
 use crate::http::admission::{Budgets, RateLimits};
 use crate::http::auth::{Access, Ask, Authority, Op, bearer};
@@ -73,14 +75,6 @@ impl Durability {
 /// What the routes take from the configuration; replaced whole on reload.
 #[derive(Debug, Clone)]
 pub struct MailboxLimits {
-    /// How long idempotency keys are remembered, ms; 0 = off.
-    pub dedup_window_ms: u64,
-    /// Most live keys of a topic.
-    pub max_dedup_keys: u64,
-    /// Life of a ready message, ms.
-    pub retention_ms: u64,
-    /// Life of a dead letter, ms.
-    pub dlq_retention_ms: u64,
     /// What answers promise.
     pub durability: Durability,
     /// How long a body may take.
@@ -89,14 +83,7 @@ pub struct MailboxLimits {
 
 impl Default for MailboxLimits {
     fn default() -> MailboxLimits {
-        MailboxLimits {
-            dedup_window_ms: 300_000,
-            max_dedup_keys: 1_000_000,
-            retention_ms: 7 * 86_400_000,
-            dlq_retention_ms: 14 * 86_400_000,
-            durability: Durability::Fsync,
-            body_deadline: Duration::from_secs(10),
-        }
+        MailboxLimits { durability: Durability::Fsync, body_deadline: Duration::from_secs(10) }
     }
 }
 
@@ -125,11 +112,11 @@ pub struct MailboxApp<M> {
 
 /// The mailbox listener's router; with `bench` the routes that a benchmark compares with.
 pub fn mailbox_router<M: MailboxService>(app: Arc<MailboxApp<M>>, bench: bool) -> Router {
-    let routes = mailbox_routes(Arc::clone(&app));
+    let routes = mailbox_routes(Arc::clone(&app)).merge(topic_routes(Arc::clone(&app)));
     with_fallbacks(if bench { routes.merge(bench_routes(app)) } else { routes })
 }
 
-/// The mailbox routes alone, to be merged into another listener's router.
+/// The routes that send and receive, to be merged into another listener's router.
 pub fn mailbox_routes<M: MailboxService>(app: Arc<MailboxApp<M>>) -> Router {
     Router::new()
         .route("/v1/{tenant}", get(topics::<M>))
@@ -205,7 +192,7 @@ async fn enqueue_batch<M: MailboxService>(State(app): App<M>, path: Path, reques
             .and_then(|(payload, draft)| authority.check_bytes(payload.len()).map(|()| (payload, draft)));
         outcomes.push(drafted.map(|(payload, draft)| {
             let hash = ContentHash::of(&payload);
-            messages.push(draft.into_message(payload, hash, &call.corr, limits.dedup_window_ms));
+            messages.push(draft.into_message(payload, hash, &call.corr));
             hash
         }));
     }
@@ -265,7 +252,7 @@ async fn stat<M: MailboxService>(State(app): App<M>, path: Path, request: Reques
     app.allow(&parts, Call::of(&parts)?, Want::on(Op::Stat, &queue))?;
     headers::plain_body(&parts.headers)?;
     let stat = app.mailbox.stat(&queue).await?;
-    answers::stat(&stat, &app.limits.load())
+    answers::stat(&stat, app.limits.load().durability)
 }
 
 async fn peek<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
@@ -341,7 +328,7 @@ impl<M: MailboxService> MailboxApp<M> {
             self.meter.metrics().mailbox.integrity_fail(Stage::Ingress);
             return Err(malformed("X-Payload-Hash is not the hash of the body that arrived").into());
         }
-        let message = draft.into_message(payload, hash, &call.corr, limits.dedup_window_ms);
+        let message = draft.into_message(payload, hash, &call.corr);
         Ok(Send { call: call.clone(), queue, hash, durability: limits.durability, message })
     }
 

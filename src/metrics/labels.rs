@@ -3,7 +3,7 @@
 use ron_core::reason::Reason;
 
 /// The mailbox port's routes; [`mailbox_route`] gives the index.
-pub(super) const MAILBOX_ROUTES: [&str; 11] = [
+pub(super) const MAILBOX_ROUTES: [&str; 15] = [
     "/enqueue",
     "/enqueue/batch",
     "/recv",
@@ -12,6 +12,10 @@ pub(super) const MAILBOX_ROUTES: [&str; 11] = [
     "/extend",
     "/",
     "/peek",
+    "/settings",
+    "/pause",
+    "/resume",
+    "/purge",
     "/tenant",
     "/bench",
     "other",
@@ -24,8 +28,8 @@ pub(super) const INTEROP_ROUTES: [&str; 4] = ["/webhooks/{provider}", "/version"
 #[must_use]
 pub fn mailbox_route(path: &str) -> usize {
     const BASE: usize = 6;
-    const TENANT: usize = 8;
-    const BENCH: usize = 9;
+    const TENANT: usize = 12;
+    const BENCH: usize = 13;
     const OTHER: usize = MAILBOX_ROUTES.len() - 1;
     let Some(rest) = path.strip_prefix("/v1/") else {
         return if path.starts_with("/bench/") { BENCH } else { OTHER };

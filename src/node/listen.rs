@@ -182,10 +182,6 @@ impl Node {
 
 fn mailbox_limits(config: &Config) -> MailboxLimits {
     MailboxLimits {
-        dedup_window_ms: config.mailbox.dedup_window_ms,
-        max_dedup_keys: config.mailbox.max_dedup_keys,
-        retention_ms: config.mailbox.retention_ms,
-        dlq_retention_ms: config.mailbox.dlq_retention_ms,
         durability: if config.node.amnesia { Durability::Ram } else { Durability::Fsync },
         ..MailboxLimits::default()
     }

@@ -217,13 +217,29 @@ impl TestNode {
         self.at("mailbox")
     }
 
-    /// The mailbox, with a capability for everything of [`TENANT`].
+    /// The mailbox, with a capability for all that clients of [`TENANT`] do.
     pub(crate) fn mailbox(&self) -> Client {
         self.bare().with(&self.token())
     }
 
     pub(crate) fn control(&self) -> Client {
         Client::new(Door::Unix(self.ready["socket"].as_str().unwrap().to_owned()))
+    }
+
+    /// The mailbox, with a capability that also allows what operators do.
+    pub(crate) fn operator(&self) -> Client {
+        let ops = ["enqueue", "recv", "ack", "nack", "peek", "stat", "admin"];
+        self.bare().with(&self.mint(&json!({ "ops": ops })))
+    }
+
+    /// What `ronctl` prints as JSON.
+    pub(crate) fn ronctl_json(&self, arguments: &[&str]) -> Value {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ronctl"));
+        command.arg("--json").args(arguments).env("RON_SOCKET", self.ready["socket"].as_str().unwrap());
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "ronctl {arguments:?}: {said}");
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     pub(crate) fn token(&self) -> String {

@@ -17,3 +17,4 @@ mod mailbox;
 mod metrics;
 mod policy;
 mod receipts;
+mod topic;

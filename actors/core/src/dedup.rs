@@ -118,7 +118,8 @@ impl Dedup {
                 }
             };
         }
-        let full = self.len() >= self.node_max || self.live(shard) >= self.per_topic_max as u64;
+        let topic_max = claim.keys_max.unwrap_or(self.per_topic_max as u64);
+        let full = self.len() >= self.node_max || self.live(shard) >= topic_max;
         if full { Verdict::Full } else { Verdict::New }
     }
 

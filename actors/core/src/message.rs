@@ -2,6 +2,7 @@
 //! the store and recovery; knows neither HTTP nor redb.
 
 use crate::ids::{ContentHash, Slot};
+use crate::shard::Settings;
 use crate::time::Millis;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -29,8 +30,10 @@ pub struct DedupClaim {
     pub key: u128,
     /// First 128 bits of the payload's BLAKE3.
     pub body: u128,
-    /// How long the key is remembered, in ms from the enqueue. Never 0.
+    /// How long the key is remembered, in ms from the enqueue; 0 = as the topic's settings say.
     pub window_ms: u64,
+    /// Most live keys of the topic; `None` = as configured for all.
+    pub keys_max: Option<u64>,
     /// What a known key with another body means: a conflict (API), or the provider's own retry (a signed body).
     pub same_key_other_body: OtherBody,
 }
@@ -63,6 +66,7 @@ impl DedupClaim {
             key: first_128(hasher.finalize().as_bytes()),
             body: first_128(&payload.0),
             window_ms,
+            keys_max: None,
             same_key_other_body: OtherBody::Conflict,
         }
     }
@@ -96,6 +100,20 @@ pub struct NewMessage {
     pub ttl_ms: Option<u64>,
     /// Idempotency, if claimed.
     pub dedup: Option<DedupClaim>,
+}
+
+impl NewMessage {
+    /// Lets the topic's settings say what its claim leaves open. Without a window a key means nothing.
+    pub fn settle_claim(&mut self, settings: &Settings) {
+        let Some(claim) = &mut self.dedup else { return };
+        claim.keys_max = Some(settings.max_dedup_keys);
+        if claim.window_ms == 0 {
+            claim.window_ms = settings.dedup_window_ms;
+        }
+        if claim.window_ms == 0 {
+            self.dedup = None;
+        }
+    }
 }
 
 /// A stored message as it comes back: the record after its checksums held.
@@ -198,14 +216,30 @@ pub enum StateOp {
         /// Whether a stored last error must go with it.
         noted: bool,
     },
+    /// Neighbours in one chunk, never handed out, no longer exist.
+    GoneRun {
+        /// The first of them.
+        first: Slot,
+        /// How many.
+        count: u16,
+    },
+    /// A dead letter no longer exists.
+    DeadGone {
+        /// Which.
+        slot: Slot,
+    },
 }
 
 impl StateOp {
-    /// The message it changes.
+    /// The message it changes, or the first of them.
     #[must_use]
     pub const fn slot(&self) -> Slot {
         match self {
-            StateOp::Set { slot, .. } | StateOp::Dead { slot, .. } | StateOp::Gone { slot, .. } => *slot,
+            StateOp::Set { slot, .. }
+            | StateOp::Dead { slot, .. }
+            | StateOp::Gone { slot, .. }
+            | StateOp::GoneRun { first: slot, .. }
+            | StateOp::DeadGone { slot } => *slot,
         }
     }
 }

@@ -1,6 +1,5 @@
 //! What the network side asks of the mailbox: plain async calls that hide actors, admission and commits.
 
-use super::MailboxConfig;
 use super::MailboxObserver;
 use super::cursor::{read_cursor, write_cursor};
 pub use super::delivery::Delivery;
@@ -17,7 +16,7 @@ use ron_core::message::{NewMessage, PutOutcome, StoredMessage};
 use ron_core::reason::{Reason, Refusal};
 use ron_core::receipt::{Receipt, ReceiptError};
 use ron_core::shard::{
-    Command, DeliveryRef, NackMode, PeekState, Peeked, Settings, Stats, Violation, WaiterId, Want,
+    Command, DeliveryRef, NackMode, Paused, PeekState, Peeked, Settings, Stats, Violation, WaiterId, Want,
 };
 use ron_core::time::Clock;
 use std::sync::Arc;
@@ -70,8 +69,8 @@ pub struct TopicStat {
     pub oldest_age_ms: u64,
     /// The settings in force.
     pub settings: Settings,
-    /// Idempotency window, ms.
-    pub dedup_window_ms: u64,
+    /// What is paused.
+    pub paused: Paused,
 }
 
 /// A page of a peek.
@@ -95,16 +94,15 @@ pub struct TopicRow {
 /// The mailbox, as the network side sees it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Mailbox {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    directory: Arc<Directory>,
+pub(super) struct Inner {
+    pub(super) directory: Arc<Directory>,
     router: Handle<RouterMsg>,
     store: Store,
     clock: Arc<dyn Clock>,
-    config: Arc<MailboxConfig>,
     observer: Arc<dyn MailboxObserver>,
 }
 
@@ -115,10 +113,9 @@ impl Mailbox {
         router: Handle<RouterMsg>,
         store: Store,
         clock: Arc<dyn Clock>,
-        config: Arc<MailboxConfig>,
         observer: Arc<dyn MailboxObserver>,
     ) -> Mailbox {
-        Mailbox { inner: Arc::new(Inner { directory, router, store, clock, config, observer }) }
+        Mailbox { inner: Arc::new(Inner { directory, router, store, clock, observer }) }
     }
 
     /// All queues.
@@ -131,12 +128,6 @@ impl Mailbox {
     #[must_use]
     pub fn durable(&self) -> bool {
         self.inner.store.durable()
-    }
-
-    /// The idempotency window of topics without one of their own, ms; 0 = off.
-    #[must_use]
-    pub fn dedup_window_ms(&self) -> u64 {
-        self.inner.config.dedup_window_ms
     }
 
     /// Stores messages; answers after their commit. One result a message, in order.
@@ -306,14 +297,14 @@ impl Mailbox {
         let entry = self.existing(queue)?;
         let (reply, answer) = oneshot::channel();
         self.send(&entry, ShardMsg::Stat(reply)).await?;
-        let (stats, dedup_keys, settings) = received(answer.await)?;
+        let (stats, dedup_keys, settings, paused) = received(answer.await)?;
         let now = self.inner.clock.now();
         Ok(TopicStat {
             stats,
             dedup_keys,
             oldest_age_ms: stats.oldest_enqueued.map_or(0, |at| now.since(at)),
             settings,
-            dedup_window_ms: self.inner.config.dedup_window_ms,
+            paused,
         })
     }
 
@@ -329,7 +320,7 @@ impl Mailbox {
         answer.await.unwrap_or(Ok(()))
     }
 
-    fn existing(&self, queue: &QueueKey) -> Result<Arc<Entry>, Refusal> {
+    pub(super) fn existing(&self, queue: &QueueKey) -> Result<Arc<Entry>, Refusal> {
         let entry = self.inner.directory.get(queue).filter(|entry| entry.exists());
         entry.ok_or_else(|| Refusal::new(Reason::NotFound, "nothing was ever sent to this topic"))
     }
@@ -412,7 +403,7 @@ impl Mailbox {
     }
 
     /// Brings a message to the queue's actor, starting it if need be.
-    async fn send(&self, entry: &Arc<Entry>, message: ShardMsg) -> Result<(), Refusal> {
+    pub(super) async fn send(&self, entry: &Arc<Entry>, message: ShardMsg) -> Result<(), Refusal> {
         let message = match entry.handle.cast(message) {
             Ok(()) => return Ok(()),
             Err(CastError::Quarantined(_)) => return Err(quarantined()),
@@ -447,7 +438,7 @@ impl Drop for CancelOnDrop<'_> {
     }
 }
 
-fn admit(admission: &Admission, bytes: usize) -> Result<Permit, Refusal> {
+pub(super) fn admit(admission: &Admission, bytes: usize) -> Result<Permit, Refusal> {
     admission.try_acquire(bytes).map_err(|full| {
         let text = match full {
             Full::Count => "too many requests wait at this queue; retry later",
@@ -467,7 +458,9 @@ fn quarantined() -> Refusal {
 }
 
 /// An actor that died with the request aboard leaves its outcome unknown.
-fn received<T>(answer: Result<Result<T, Refusal>, oneshot::error::RecvError>) -> Result<T, Refusal> {
+pub(super) fn received<T>(
+    answer: Result<Result<T, Refusal>, oneshot::error::RecvError>,
+) -> Result<T, Refusal> {
     let lost = "the queue failed while it had the request; retry with the same idempotency key";
     answer.unwrap_or_else(|_| Err(Refusal::new(Reason::DownstreamUnavailable, lost)))
 }

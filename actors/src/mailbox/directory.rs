@@ -7,7 +7,7 @@ use super::messages::ShardMsg;
 use super::tenants::{Parts, TOPICS_FULL, TenantUse};
 use crate::kernel::admission::Admission;
 use crate::kernel::handle::{Handle, HandlePublisher};
-use crate::store::BootCounts;
+use crate::store::{BootCounts, TopicRow};
 use ron_core::ids::{QueueKey, ShardId, Tenant};
 use ron_core::reason::{Reason, Refusal};
 use ron_core::shard::Stats;
@@ -145,14 +145,14 @@ impl Directory {
     /// The directory of what a store held when it was opened, last alive at `last_alive`: nobody could ack since.
     #[must_use]
     pub fn new(
-        topics: Vec<(ShardId, QueueKey, BootCounts)>,
+        topics: Vec<(ShardId, TopicRow, BootCounts)>,
         last_alive: Millis,
         config: MailboxConfig,
     ) -> Directory {
         let next_shard = topics.iter().map(|(shard, _, _)| u64::from(shard.0) + 1).max().unwrap_or(0);
         let mut entries = BTreeMap::new();
         let mut tenants = Tenants::default();
-        for (shard, key, counts) in topics {
+        for (shard, TopicRow { key, state }, counts) in topics {
             let entry = Entry::new(shard, key.clone(), tenants.of(&key.tenant, &config), &config);
             entry.parts.book(counts.ready + counts.delayed + counts.vis, counts.vis, true);
             entry.exists.store(true, Ordering::Release);
@@ -165,6 +165,7 @@ impl Directory {
                 oldest_enqueued: counts.oldest_enqueued,
                 waiters: 0,
             });
+            entry.figures.set_due(counts.first_end(&state.patch.over(&config.settings)));
             entries.insert(key, Arc::new(entry));
         }
         let (entries, tenants) = (RwLock::new(entries), Mutex::new(tenants));
@@ -194,7 +195,7 @@ impl Directory {
         if let Some(entry) = entries.get(key) {
             return Ok(entry.clone());
         }
-        let node_full = "the node holds as many topics as it may (mailbox.topics_max)";
+        let node_full = "the node holds as many topics as it may (mailbox.max_topics)";
         if entries.len() >= self.config.topics_max {
             return full(node_full);
         }

@@ -32,6 +32,9 @@ pub struct QueueFigures {
     requeued_retry: AtomicU64,
     dead: AtomicU64,
     expired: AtomicU64,
+    purged: AtomicU64,
+    /// While the shard is not in memory: when time next does something to it; 0 = nothing.
+    due: AtomicU64,
 }
 
 impl QueueFigures {
@@ -65,6 +68,7 @@ impl QueueFigures {
                 requeued_retry: get(&self.requeued_retry),
                 dead: get(&self.dead),
                 expired: get(&self.expired),
+                purged: get(&self.purged),
             },
         }
     }
@@ -93,6 +97,18 @@ impl QueueFigures {
         add(&self.requeued_retry, counts.requeued_retry);
         add(&self.dead, counts.dead);
         add(&self.expired, counts.expired);
+        add(&self.purged, counts.purged);
+    }
+
+    /// Says when time next does something to a shard that is not in memory; `None` = nothing, or it is.
+    pub(crate) fn set_due(&self, at: Option<Millis>) {
+        self.due.store(at.map_or(0, |at| at.0.max(1)), Ordering::Relaxed);
+    }
+
+    /// Whether a shard that is not in memory must be brought there by now.
+    pub(crate) fn is_due(&self, now: Millis) -> bool {
+        let due = self.due.load(Ordering::Relaxed);
+        due > 0 && due <= now.0
     }
 
     pub(crate) fn count_enqueued(&self, n: u64) {

@@ -4,7 +4,7 @@ use super::messages::{ShardMsg, refusal};
 use super::shard::{ShardArgs, ShardRef, ShardState};
 use crate::blocking::Job;
 use crate::store::{ShardEpoch, StoreError, UnitFailure, UnitResult};
-use ron_core::shard::{Command, Recovery, Shard};
+use ron_core::shard::{Command, Recovery, Shard, TopicState};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,7 +17,8 @@ pub(super) const RELOAD_AFTER_MS: u64 = 50;
 pub struct Loaded {
     pub(super) shard: Shard,
     pub(super) epoch: ShardEpoch,
-    pub(super) exists: bool,
+    /// What an operator set; `None` = the topic does not exist yet.
+    pub(super) topic: Option<TopicState>,
     /// What its lease clocks stood still; written down with the first tick.
     pub(super) stood_still_ms: u64,
 }
@@ -51,7 +52,8 @@ impl ShardState {
         };
         match result {
             Ok(loaded) => {
-                self.args.entry.exists.store(loaded.exists, Ordering::Release);
+                self.args.entry.exists.store(loaded.topic.is_some(), Ordering::Release);
+                self.args.entry.figures.set_due(None);
                 self.phase = Phase::Ready(Box::new(loaded));
                 self.reload_ms = RELOAD_AFTER_MS;
                 self.used = self.now();
@@ -103,13 +105,14 @@ async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
     let job = args.store.load(args.entry.shard).await?;
     let now = args.clock.now();
     let stood_still_ms = args.entry.goes_on_at(now);
-    let settings = args.config.settings;
+    let configured = args.config.settings;
     let blocking = args.store.blocking().clone();
     let scan = move || {
-        let (epoch, exists) = (job.epoch, job.exists);
-        let mut recovery = Recovery::new(settings, now, stood_still_ms);
+        let (epoch, topic) = (job.epoch, job.topic);
+        let state = topic.unwrap_or_default();
+        let mut recovery = Recovery::new(state.patch.over(&configured), state.paused, now, stood_still_ms);
         job.run(&mut |message| recovery.push(message))?;
-        Ok(Loaded { shard: recovery.finish(), epoch, exists, stood_still_ms })
+        Ok(Loaded { shard: recovery.finish(), epoch, topic, stood_still_ms })
     };
     blocking.run(Job::Load, scan).await.unwrap_or(Err(StoreError::Reopening))
 }

@@ -8,7 +8,8 @@ use ron_core::ids::Slot;
 use ron_core::message::{NewMessage, PutOutcome};
 use ron_core::reason::{Effect, Reason, Refusal};
 use ron_core::shard::{
-    Command, DeliveryRef, PeekState, Peeked, Settings, Stats, Ticket, Violation, WaiterId, Want,
+    Command, DeliveryRef, Paused, PeekState, Peeked, Settings, Stats, Ticket, TopicChange, Violation,
+    WaiterId, Want,
 };
 use tokio::sync::oneshot;
 
@@ -16,8 +17,21 @@ use tokio::sync::oneshot;
 pub type EnqueueReply = oneshot::Sender<Result<Vec<PutOutcome>, Refusal>>;
 /// One result a delivery.
 pub type SettleReply = oneshot::Sender<Result<Vec<Result<(), Reason>>, Refusal>>;
-/// Depths, live idempotency keys, settings.
-pub type StatReply = oneshot::Sender<Result<(Stats, u64, Settings), Refusal>>;
+/// Depths, live idempotency keys, settings, what is paused.
+pub type StatReply = oneshot::Sender<Result<(Stats, u64, Settings, Paused), Refusal>>;
+/// What is in force after a change.
+pub type ConfigureReply = oneshot::Sender<Result<TopicInForce, Refusal>>;
+/// How many messages were ended.
+pub type PurgeReply = oneshot::Sender<Result<u64, Refusal>>;
+
+/// What an operator's changes come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicInForce {
+    /// The settings.
+    pub settings: Settings,
+    /// What is paused.
+    pub paused: Paused,
+}
 /// One page.
 pub type PeekReply = oneshot::Sender<Result<Vec<Peeked>, Refusal>>;
 
@@ -47,6 +61,12 @@ pub enum ShardMsg {
         /// Which.
         deliveries: Vec<DeliveryRef>,
     },
+    /// Change the topic's settings, or pause it.
+    Configure(TopicChange, ConfigureReply, Permit),
+    /// End all messages that are not dead letters.
+    Purge(PurgeReply, Permit),
+    /// Time has something to do here: be in memory.
+    Wake,
     /// A record that failed its checksum.
     Corrupt(DeliveryRef),
     /// The figures.
@@ -79,6 +99,8 @@ pub(super) fn refuse(message: ShardMsg, refusal: &Refusal) {
         ShardMsg::Enqueue(_, reply, _) => drop(reply.send(Err(refusal))),
         ShardMsg::Recv { reply, .. } => drop(reply.send(Err(refusal))),
         ShardMsg::Settle(_, reply, _) => drop(reply.send(Err(refusal))),
+        ShardMsg::Configure(_, reply, _) => drop(reply.send(Err(refusal))),
+        ShardMsg::Purge(reply, _) => drop(reply.send(Err(refusal))),
         ShardMsg::Stat(reply) => drop(reply.send(Err(refusal))),
         ShardMsg::Peek(_, _, _, reply) => drop(reply.send(Err(refusal))),
         ShardMsg::CancelRecv(_)
@@ -90,6 +112,7 @@ pub(super) fn refuse(message: ShardMsg, refusal: &Refusal) {
         | ShardMsg::Loaded(..)
         | ShardMsg::Reload(_)
         | ShardMsg::Tick(_)
+        | ShardMsg::Wake
         | ShardMsg::EndWaits
         | ShardMsg::Crash => {}
     }

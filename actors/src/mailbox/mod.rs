@@ -13,13 +13,14 @@ pub mod messages;
 pub mod router;
 pub mod shard;
 mod tenants;
+mod topic;
 pub mod waiting;
 
 pub use api::{Enqueued, Mailbox, PeekPage, Settle, TopicRow, TopicStat};
 pub use delivery::Delivery;
 pub use directory::Directory;
 pub use figures::{QueueCounters, QueueFigures};
-pub use messages::ShardMsg;
+pub use messages::{ShardMsg, TopicInForce};
 pub use router::{Router, RouterArgs, RouterMsg};
 pub use shard::{ShardActor, ShardArgs};
 
@@ -32,8 +33,6 @@ use std::fmt;
 pub struct MailboxConfig {
     /// The settings of a topic that has none of its own.
     pub settings: Settings,
-    /// Idempotency window, ms; 0 = keys are ignored.
-    pub dedup_window_ms: u64,
     /// Sends and receives waiting at one shard.
     pub shard_requests_max: usize,
     /// Payload bytes of sends waiting at one shard.
@@ -53,7 +52,6 @@ impl Default for MailboxConfig {
     fn default() -> MailboxConfig {
         MailboxConfig {
             settings: Settings::default(),
-            dedup_window_ms: 300_000,
             shard_requests_max: 8_192,
             shard_bytes_max: 64 << 20,
             shard_settles_max: 8_192,

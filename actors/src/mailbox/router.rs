@@ -24,6 +24,8 @@ pub enum RouterMsg {
     Wake(Arc<Entry>, oneshot::Sender<()>),
     /// Start the actors of all queues that have leases or delays: their clocks run.
     WakeAllWithTimers,
+    /// Bring the queues to memory that time has something to do to.
+    Sweep,
     /// The node drains: long polls end, empty.
     EndWaits,
 }
@@ -45,6 +47,10 @@ pub struct RouterArgs {
     pub observer: Arc<dyn MailboxObserver>,
 }
 
+/// How often queues that are not in memory are looked at for what TTLs and retention end.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// Queues brought to memory by one look.
+const SWEPT_MAX: usize = 256;
 /// Longer than a supervisor takes to start its other children.
 const SUPERVISOR_WITHIN: Duration = Duration::from_secs(60);
 
@@ -64,12 +70,13 @@ impl Actor for Router {
     ) -> Result<RouterArgs, ActorProcessingErr> {
         let args = args.ok_or("the router's supervisor is not known yet")?;
         myself.cast(RouterMsg::WakeAllWithTimers)?;
+        myself.send_after(SWEEP_EVERY, || RouterMsg::Sweep);
         Ok(args)
     }
 
     async fn handle(
         &self,
-        _: RouterRef,
+        myself: RouterRef,
         message: RouterMsg,
         state: &mut RouterArgs,
     ) -> Result<(), ActorProcessingErr> {
@@ -94,6 +101,18 @@ impl Actor for Router {
                         }
                     }
                 });
+            }
+            RouterMsg::Sweep => {
+                let now = state.clock.now();
+                let due = state.directory.all().into_iter().filter(|entry| entry.figures.is_due(now));
+                for entry in due.take(SWEPT_MAX) {
+                    if entry.handle.cast(ShardMsg::Wake).is_err() {
+                        // It has no actor yet; a new one looks for itself what is due.
+                        let router = state.clone();
+                        tokio::spawn(async move { router.start(&entry).await });
+                    }
+                }
+                myself.send_after(SWEEP_EVERY, || RouterMsg::Sweep);
             }
             RouterMsg::EndWaits => {
                 for entry in state.directory.all() {

@@ -4,16 +4,19 @@
 
 use super::directory::Entry;
 use super::loading::{Phase, RELOAD_AFTER_MS};
-use super::messages::{EnqueueReply, PeekReply, SettleReply, ShardMsg, StatReply, refusal, refuse};
+use super::messages::{
+    ConfigureReply, EnqueueReply, PeekReply, PurgeReply, SettleReply, ShardMsg, StatReply, TopicInForce,
+    refusal, refuse,
+};
 use super::waiting::{GrantedBox, RecvReply, Waiting};
 use super::{MailboxConfig, MailboxObserver};
 use crate::kernel::admission::Permit;
-use crate::store::{OnDone, ShardSink, Store, Unit, UnitFailure, UnitResult, Work};
+use crate::store::{OnDone, ShardSink, Store, TopicRow, Unit, UnitFailure, UnitResult, Work};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ron_core::ids::Slot;
 use ron_core::message::{NewMessage, PutOutcome};
 use ron_core::reason::{Reason, Refusal};
-use ron_core::shard::{Command, Counts, NackMode, PeekState, Reply, Step, Ticket};
+use ron_core::shard::{Command, Counts, NackMode, PeekState, Reply, Step, Ticket, TopicChange};
 use ron_core::time::{Clock, Millis};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -95,7 +98,7 @@ impl Actor for ShardActor {
         };
         // Leases and delays need their timers even if nobody calls.
         let stats = state.args.entry.figures.stats();
-        if stats.vis > 0 || stats.delayed > 0 {
+        if stats.vis > 0 || stats.delayed > 0 || state.args.entry.figures.is_due(now) {
             state.load_behind(&myself, VecDeque::new());
         }
         Ok(state)
@@ -176,6 +179,8 @@ impl ShardState {
                 self.args.observer.integrity_failed();
                 self.apply_and_carry(myself, Command::Corrupt { delivery });
             }
+            ShardMsg::Configure(change, reply, permit) => self.configure(myself, &change, reply, permit),
+            ShardMsg::Purge(reply, permit) => self.purge(myself, reply, permit),
             ShardMsg::Stat(reply) => self.stat(reply),
             ShardMsg::Check(reply) => {
                 let Phase::Ready(loaded) = &self.phase else { return };
@@ -193,6 +198,7 @@ impl ShardState {
             | ShardMsg::Loaded(..)
             | ShardMsg::Reload(_)
             | ShardMsg::Tick(_)
+            | ShardMsg::Wake
             | ShardMsg::Crash => {}
         }
     }
@@ -220,13 +226,20 @@ impl ShardState {
         }
     }
 
-    fn enqueue(&mut self, myself: &ShardRef, messages: Vec<NewMessage>, reply: EnqueueReply, permit: Permit) {
+    fn enqueue(
+        &mut self,
+        myself: &ShardRef,
+        mut messages: Vec<NewMessage>,
+        reply: EnqueueReply,
+        permit: Permit,
+    ) {
         let Phase::Ready(loaded) = &self.phase else { return };
-        if let Err(text) = self.args.entry.parts.reserve_send(messages.len() as u64, loaded.exists) {
+        if let Err(text) = self.args.entry.parts.reserve_send(messages.len() as u64, loaded.topic.is_some()) {
             self.book();
             let _ = reply.send(Err(Refusal::new(Reason::Backpressure, text)));
             return;
         }
+        messages.iter_mut().for_each(|message| message.settle_claim(loaded.shard.settings()));
         let Some(step) = self.apply(Command::Enqueue { count: messages.len() as u32 }) else { return };
         if let Reply::Refused(refusal) = step.reply {
             self.book();
@@ -258,7 +271,7 @@ impl ShardState {
         let Some(mut step) = self.apply(command) else { return };
         let results = match std::mem::replace(&mut step.reply, Reply::None) {
             Reply::Settled(results) => results,
-            Reply::None | Reply::Reserved | Reply::Refused(_) => Vec::new(),
+            Reply::None | Reply::Reserved | Reply::Purged(_) | Reply::Refused(_) => Vec::new(),
         };
         let done = move |result: UnitResult<'_>| {
             drop(permit);
@@ -267,13 +280,48 @@ impl ShardState {
         self.carry(myself, step, Vec::new(), Some(Box::new(done)));
     }
 
+    fn configure(&mut self, myself: &ShardRef, change: &TopicChange, reply: ConfigureReply, permit: Permit) {
+        let configured = self.args.config.settings;
+        let Phase::Ready(loaded) = &mut self.phase else { return };
+        let state = match loaded.topic.unwrap_or_default().changed(change, &configured) {
+            Ok(state) => state,
+            Err(refusal) => return drop(reply.send(Err(refusal))),
+        };
+        if let Err(text) = self.args.entry.parts.reserve_send(0, loaded.topic.is_some()) {
+            return drop(reply.send(Err(Refusal::new(Reason::Backpressure, text))));
+        }
+        loaded.topic = Some(state);
+        let (settings, paused) = (state.patch.over(&configured), state.paused);
+        let Some(step) = self.apply(Command::Configure { settings, paused }) else { return };
+        let entry = self.args.entry.clone();
+        let done = move |result: UnitResult<'_>| {
+            drop(permit);
+            if result.is_ok() {
+                entry.exists.store(true, Ordering::Release);
+            }
+            let _ = reply.send(result.map(|_| TopicInForce { settings, paused }).map_err(refusal));
+        };
+        self.carry(myself, step, Vec::new(), Some(Box::new(done)));
+    }
+
+    fn purge(&mut self, myself: &ShardRef, reply: PurgeReply, permit: Permit) {
+        let Some(step) = self.apply(Command::Purge) else { return };
+        let Reply::Purged(purged) = step.reply else { return };
+        let done = move |result: UnitResult<'_>| {
+            drop(permit);
+            let _ = reply.send(result.map(|_| purged).map_err(refusal));
+        };
+        self.carry(myself, step, Vec::new(), Some(Box::new(done)));
+    }
+
     fn stat(&mut self, reply: StatReply) {
         let Phase::Ready(loaded) = &self.phase else { return };
         let (stats, settings) = (loaded.shard.stats(), *loaded.shard.settings());
+        let paused = loaded.shard.paused();
         let shard = self.args.entry.shard;
         // Behind the pending commits: the figures may rest on them.
         self.args.store.ask_later(Box::new(move |engine| {
-            let figures = engine.map(|engine| (stats, engine.dedup_keys(shard), settings));
+            let figures = engine.map(|engine| (stats, engine.dedup_keys(shard), settings, paused));
             let _ = reply.send(figures.map_err(refusal));
         }));
     }
@@ -292,7 +340,9 @@ impl ShardState {
 
     fn committed(&mut self, myself: &ShardRef, ticket: Ticket, outcomes: &[PutOutcome]) {
         let Phase::Ready(loaded) = &mut self.phase else { return };
-        loaded.exists |= outcomes.iter().any(|outcome| matches!(outcome, PutOutcome::Stored(_)));
+        if outcomes.iter().any(|outcome| matches!(outcome, PutOutcome::Stored(_))) {
+            loaded.topic.get_or_insert_default();
+        }
         self.args.entry.allow_deliveries(&mut loaded.shard, 0);
         let step = loaded.shard.committed(self.used, ticket, outcomes);
         self.carry(myself, step, Vec::new(), None);
@@ -311,8 +361,10 @@ impl ShardState {
         self.waiting.answer_empty(&step.empty_handed);
         let grants = self.waiting.match_grants(entry, step.grants);
         if step.ticket.is_some() || done.is_some() {
-            let create = (!puts.is_empty() && !loaded.exists).then(|| entry.key.clone());
-            let work = Work { epoch: loaded.epoch, create, puts, ops: step.ops };
+            let changed = step.configured || !puts.is_empty() && loaded.topic.is_none();
+            let state = loaded.topic.unwrap_or_default();
+            let topic = changed.then(|| TopicRow { key: entry.key.clone(), state });
+            let work = Work { epoch: loaded.epoch, topic, puts, ops: step.ops };
             let ticket = step.ticket.map(|ticket| (ticket, self.sink.clone()));
             if ticket.is_none() && !loaded.shard.uncommitted() {
                 // Nothing to write and nothing pending: the answer is already true.
@@ -335,7 +387,7 @@ impl ShardState {
         let Phase::Ready(loaded) = &self.phase else { return };
         let stats = loaded.shard.stats();
         // A first send whose commit is owed has its place among the topics, and loses it if it comes to nothing.
-        let exists = loaded.exists || loaded.shard.uncommitted();
+        let exists = loaded.topic.is_some() || loaded.shard.uncommitted();
         self.args.entry.parts.book(loaded.shard.depth(), stats.vis, exists);
     }
 
@@ -362,6 +414,7 @@ impl ShardState {
         let wake_at = match loaded.shard.wake_at() {
             // The topic that makes room is another one: nobody tells this one.
             Some(at) if starving => at.min(self.args.clock.now().plus(STARVING_LOOKS_EVERY_MS)),
+            Some(at) if loaded.shard.idle() => at.min(park_at),
             Some(at) => at,
             None if loaded.shard.idle() => park_at,
             // A commit is owed, and sets the timer when it is done: until then there is nothing to wake up for.
@@ -381,8 +434,12 @@ impl ShardState {
     fn on_tick(&mut self, myself: &ShardRef) {
         let now = self.now();
         let Phase::Ready(loaded) = &self.phase else { return };
-        let unused = now.since(self.used) >= self.args.config.park_after_ms;
-        if unused && loaded.shard.idle() {
+        let park_after = self.args.config.park_after_ms;
+        let unused = now.since(self.used) >= park_after;
+        let due = loaded.shard.wake_at();
+        // What is due soon is waited for here; the rest is seen to by whoever looks after the queues.
+        if unused && loaded.shard.idle() && due.is_none_or(|at| at.since(now) > park_after) {
+            self.args.entry.figures.set_due(due);
             self.phase = Phase::Parked;
             return;
         }

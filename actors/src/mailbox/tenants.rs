@@ -193,7 +193,7 @@ impl Entry {
             return false;
         }
         let stats = shard.stats();
-        stats.waiters > 0 && stats.ready > 0
+        stats.waiters > 0 && stats.ready > 0 && !shard.paused().recv
     }
 }
 

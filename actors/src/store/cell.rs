@@ -2,7 +2,7 @@
 //! and its successor waits for that one instead of racing it. Also where a failed store is closed and reopened.
 
 use super::backend::Medium;
-use super::engine::{Engine, Identity, Work};
+use super::engine::{Engine, Identity, TopicRow, Work};
 use super::error::{StoreError, UnitFailure};
 use super::load::LoadJob;
 use super::queue::{Counts, Queue, Turn};
@@ -12,7 +12,7 @@ use super::unit::Unit;
 use super::{ShardEpoch, StoreConfig, StoreObserver};
 use crate::blocking::{Blocking, Job};
 use redb::Database;
-use ron_core::ids::{QueueKey, ShardId};
+use ron_core::ids::ShardId;
 use ron_core::message::PutOutcome;
 use ron_core::time::{Clock, Millis};
 use std::collections::HashMap;
@@ -92,7 +92,7 @@ pub struct Opened {
     /// The store itself.
     pub cell: Arc<EngineCell>,
     /// Every topic and what it holds.
-    pub topics: Vec<(ShardId, QueueKey, BootCounts)>,
+    pub topics: Vec<(ShardId, TopicRow, BootCounts)>,
     /// The last sign of life before: lease clocks stand still since.
     pub last_alive: Millis,
     /// The clock to use, floored at what the store had seen.
@@ -115,7 +115,7 @@ impl EngineCell {
         let (engine, counts) = Engine::open(medium.as_ref(), &config, clock_from, entropy, &reader)?;
         let clock = engine.clock.clone();
         let counts_of = |shard| counts.get(&shard).copied().unwrap_or_default();
-        let topics = engine.topics().map(|(shard, key)| (shard, key.clone(), counts_of(shard))).collect();
+        let topics = engine.topics().map(|(shard, row)| (shard, row.clone(), counts_of(shard))).collect();
         let last_alive = engine.last_alive;
         let identity = engine.identity().clone();
         let (epochs, taken) = (HashMap::new(), Counts::default());

@@ -244,18 +244,19 @@ pub(crate) struct Delta {
 
 impl Delta {
     pub(crate) fn push(&mut self, op: &StateOp) {
-        let (slot, state) = match op {
-            StateOp::Set { slot, state, .. } | StateOp::Dead { slot, state, .. } => (*slot, Some(*state)),
-            StateOp::Gone { slot, .. } => (*slot, None),
+        let (slot, count, state) = match op {
+            StateOp::Set { slot, state, .. } | StateOp::Dead { slot, state, .. } => (*slot, 1, Some(*state)),
+            StateOp::Gone { slot, .. } | StateOp::DeadGone { slot } => (*slot, 1, None),
+            StateOp::GoneRun { first, count } => (*first, *count, None),
         };
         if let Some(last) = self.runs.last_mut() {
             let next = last.first.0 + u64::from(last.count);
             if next == slot.0 && last.first.chunk() == slot.chunk() && last.state == state {
-                last.count += 1;
+                last.count += count;
                 return;
             }
         }
-        self.runs.push(DeltaRun { first: slot, count: 1, state });
+        self.runs.push(DeltaRun { first: slot, count, state });
     }
 }
 

@@ -16,7 +16,9 @@ use ron_core::dedup::{Dedup, DedupRow, Verdict};
 use ron_core::ids::{Incarnation, QueueKey, ShardId, Slot};
 use ron_core::message::{DeadLetter, DedupClaim, MsgState, NewMessage, PutOutcome, StateOp, StoredAt};
 use ron_core::receipt::ReceiptKey;
+use ron_core::shard::TopicState;
 use ron_core::time::{Clock, Millis};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -25,8 +27,8 @@ use std::sync::Arc;
 pub struct Work {
     /// Whose work it is; must be the epoch of the shard's last load.
     pub epoch: ShardEpoch,
-    /// The topic's row, at its first use.
-    pub create: Option<QueueKey>,
+    /// The topic's row, at its first use and when an operator changed it.
+    pub topic: Option<TopicRow>,
     /// Messages to store.
     pub puts: Vec<NewMessage>,
     /// State changes.
@@ -35,8 +37,17 @@ pub struct Work {
 
 impl Work {
     fn is_empty(&self) -> bool {
-        self.puts.is_empty() && self.ops.is_empty()
+        self.puts.is_empty() && self.ops.is_empty() && self.topic.is_none()
     }
+}
+
+/// What the store keeps of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicRow {
+    /// Its name.
+    pub key: QueueKey,
+    /// What an operator set.
+    pub state: TopicState,
 }
 
 /// What RAM knows of a chunk.
@@ -111,7 +122,7 @@ pub struct Engine {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) durable: bool,
     pub(crate) identity: Identity,
-    pub(crate) topics: BTreeMap<ShardId, QueueKey>,
+    pub(crate) topics: BTreeMap<ShardId, TopicRow>,
     pub(crate) epochs: HashMap<ShardId, ShardEpoch>,
     pub(crate) chunks: HashMap<u64, ChunkInfo>,
     pub(crate) by_shard: HashMap<ShardId, ShardChunks>,
@@ -166,8 +177,8 @@ impl Engine {
     }
 
     /// Every topic that exists.
-    pub fn topics(&self) -> impl Iterator<Item = (ShardId, &QueueKey)> {
-        self.topics.iter().map(|(shard, key)| (*shard, key))
+    pub fn topics(&self) -> impl Iterator<Item = (ShardId, &TopicRow)> {
+        self.topics.iter().map(|(shard, row)| (*shard, row))
     }
 
     /// The store's figures.
@@ -240,7 +251,7 @@ impl Engine {
             let outcomes =
                 work.puts.iter().map(|message| self.put(&mut cutter, &mut keys, now, *shard, message));
             let outcomes: Vec<PutOutcome> = outcomes.collect();
-            size += outcomes.len() + work.ops.len();
+            size += outcomes.len() + work.ops.len() + usize::from(work.topic.is_some());
             results[i] = Ok(outcomes);
         }
         let (chunks, next_chunk) = cutter.finish();
@@ -301,9 +312,9 @@ impl Engine {
         let txn = self.begin()?;
         let accepted = || work.iter().zip(results).filter(|(_, result)| result.is_ok()).map(|(item, _)| item);
         for (shard, work) in accepted() {
-            if let Some(key) = work.create.as_ref().filter(|_| !self.topics.contains_key(shard)) {
-                txn.open_table(TOPIC)?.insert(shard.0, seal_value(key).as_slice())?;
-                self.topics.insert(*shard, key.clone());
+            if let Some(row) = work.topic.as_ref().filter(|row| self.topics.get(shard) != Some(row)) {
+                txn.open_table(TOPIC)?.insert(shard.0, seal_value(row).as_slice())?;
+                self.topics.insert(*shard, row.clone());
             }
         }
         write_chunks(&txn, &batch.chunks)?;
@@ -437,7 +448,9 @@ fn write_letters(txn: &WriteTransaction, shard: ShardId, ops: &[StateOp]) -> Res
             StateOp::Set { slot, note: Some(note), .. } => {
                 txn.open_table(NOTE)?.insert(slot.0, seal(note.as_bytes()).as_slice())?;
             }
-            StateOp::Set { note: None, .. } | StateOp::Gone { noted: false, .. } => {}
+            StateOp::Set { note: None, .. }
+            | StateOp::Gone { noted: false, .. }
+            | StateOp::GoneRun { .. } => {}
             StateOp::Dead { slot, state, letter } => {
                 let mut letter = letter.clone();
                 if letter.last_error.is_none() && state.noted {
@@ -447,6 +460,10 @@ fn write_letters(txn: &WriteTransaction, shard: ShardId, ops: &[StateOp]) -> Res
             }
             StateOp::Gone { slot, noted: true } => {
                 txn.open_table(NOTE)?.remove(slot.0)?;
+            }
+            StateOp::DeadGone { slot } => {
+                txn.open_table(NOTE)?.remove(slot.0)?;
+                txn.open_table(DLQ)?.remove((shard.0, slot.0))?;
             }
         }
     }
@@ -471,7 +488,7 @@ pub(crate) fn chunk_states(chunk: u64, row: &[u8]) -> Result<ChunkStates, StoreE
 }
 
 /// Writes one value of `META`.
-pub(crate) fn write_meta<T: serde::Serialize>(
+pub(crate) fn write_meta<T: Serialize>(
     txn: &WriteTransaction,
     name: &str,
     value: &T,

@@ -37,6 +37,16 @@ pub enum StoreError {
         /// Of this build.
         known: u32,
     },
+    /// The store was written by an older version that was never released.
+    #[error(
+        "the store has format {found}, this build reads only {known}: drain it with the version that wrote it"
+    )]
+    OlderFormat {
+        /// In the file.
+        found: u32,
+        /// Of this build.
+        known: u32,
+    },
     /// The store is being reopened.
     #[error("the store is being reopened")]
     Reopening,

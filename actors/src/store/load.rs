@@ -12,6 +12,7 @@ use super::schema::{HEAD, STATE};
 use redb::{ReadTransaction, ReadableDatabase};
 use ron_core::ids::ShardId;
 use ron_core::message::Recovered;
+use ron_core::shard::TopicState;
 
 /// A snapshot to load one shard from.
 #[derive(Debug)]
@@ -24,8 +25,8 @@ pub struct LoadJob {
     chunks: Vec<(u64, Dirty)>,
     /// Live idempotency keys.
     pub dedup_keys: u64,
-    /// Whether the topic has a row already.
-    pub exists: bool,
+    /// What an operator set for the topic; `None` = it does not exist yet.
+    pub topic: Option<TopicState>,
 }
 
 impl Engine {
@@ -42,8 +43,8 @@ impl Engine {
             known.unwrap_or_default().into_iter().map(|chunk| (chunk, self.unfolded(chunk))).collect();
         let txn = self.db.begin_read()?;
         let dedup_keys = self.dedup.live(shard);
-        let exists = self.topics.contains_key(&shard);
-        Ok(LoadJob { txn, shard, epoch, chunks, dedup_keys, exists })
+        let topic = self.topics.get(&shard).map(|row| row.state);
+        Ok(LoadJob { txn, shard, epoch, chunks, dedup_keys, topic })
     }
 }
 

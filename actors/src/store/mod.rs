@@ -25,7 +25,7 @@ pub mod unit;
 pub use actor::{Store, StoreActor, StoreArgs};
 pub use backend::{FileMedium, FilePlace, Medium, RamBackend, RamMedium};
 pub use cell::{EngineCell, Opened};
-pub use engine::{Engine, Identity, StoreFigures, Work};
+pub use engine::{Engine, Identity, StoreFigures, TopicRow, Work};
 pub use error::{StoreError, UnitFailure};
 pub use load::LoadJob;
 pub use read::{ReadFailure, Reader};

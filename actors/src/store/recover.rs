@@ -4,16 +4,17 @@
 use super::StoreConfig;
 use super::backend::Medium;
 use super::codec::{ChunkStates, Delta, Head, open_value};
-use super::engine::{ChunkInfo, Dirty, Engine, Identity, ShardChunks, chunk_states, write_meta};
+use super::engine::{ChunkInfo, Dirty, Engine, Identity, ShardChunks, TopicRow, chunk_states, write_meta};
 use super::error::StoreError;
 use super::fold::by_place;
 use super::read::Reader;
 use super::schema::{BODY, DEDUP, DELTA, DLQ, FORMAT, HEAD, META, NOTE, STATE, TOPIC};
 use redb::{Database, ReadableTable, WriteTransaction};
 use ron_core::dedup::{Dedup, DedupRow};
-use ron_core::ids::{Incarnation, QueueKey, ShardId};
+use ron_core::ids::{Incarnation, ShardId};
 use ron_core::message::{MsgState, Phase};
 use ron_core::receipt::ReceiptKey;
+use ron_core::shard::Settings;
 use ron_core::time::{Clock, Millis};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -31,6 +32,10 @@ pub struct BootCounts {
     pub dlq: u64,
     /// When the oldest live message was enqueued.
     pub oldest_enqueued: Option<Millis>,
+    /// The first end of a TTL among what is ready.
+    pub first_expiry: Option<Millis>,
+    /// When the oldest dead letter was dead-lettered.
+    pub oldest_dead: Option<Millis>,
 }
 
 /// Where the clock of a store comes from: the argument is the node time it was last alive.
@@ -120,6 +125,7 @@ fn create_tables(txn: &WriteTransaction, entropy: [u8; 40]) -> Result<Identity, 
             write_meta(txn, "receipt_key", &key)?;
         }
         Some(found) if found > FORMAT => return Err(StoreError::NewerFormat { found, known: FORMAT }),
+        Some(found) if found < FORMAT => return Err(StoreError::OlderFormat { found, known: FORMAT }),
         Some(_) => {}
     }
     let missing = |name: &'static str| move || StoreError::damaged("meta", name, "missing");
@@ -140,13 +146,13 @@ fn read_meta<T: serde::de::DeserializeOwned>(
     row.map(|row| open_value(row.value()).map_err(|why| StoreError::damaged("meta", name, why))).transpose()
 }
 
-fn read_topics(txn: &WriteTransaction) -> Result<BTreeMap<ShardId, QueueKey>, StoreError> {
+fn read_topics(txn: &WriteTransaction) -> Result<BTreeMap<ShardId, TopicRow>, StoreError> {
     let mut topics = BTreeMap::new();
     for row in txn.open_table(TOPIC)?.iter()? {
         let (shard, value) = row?;
         let shard = shard.value();
-        let key = open_value(value.value()).map_err(|why| StoreError::damaged("topic", shard, why))?;
-        topics.insert(ShardId(shard), key);
+        let row = open_value(value.value()).map_err(|why| StoreError::damaged("topic", shard, why))?;
+        topics.insert(ShardId(shard), row);
     }
     Ok(topics)
 }
@@ -235,6 +241,7 @@ impl Found {
                 };
                 info.live += 1;
                 count(counts, state, entry.due.is_some_and(|due| due > self.last_alive));
+                counts.ends(state, entry.expires);
                 counts.oldest_enqueued.get_or_insert(head.enqueued);
                 if let Some(leased) = state.filter(|state| state.phase == Phase::Leased) {
                     self.latest_deadline = self.latest_deadline.max(leased.at);
@@ -246,6 +253,25 @@ impl Found {
             self.stragglers.insert(chunk);
         }
         self.chunks.insert(chunk, info);
+    }
+}
+
+impl BootCounts {
+    /// When retention or a TTL first ends something here, at the earliest.
+    #[must_use]
+    pub fn first_end(&self, settings: &Settings) -> Option<Millis> {
+        let ready = self.oldest_enqueued.map(|at| at.plus(settings.retention_ms));
+        let dead = self.oldest_dead.map(|at| at.plus(settings.dlq_retention_ms));
+        ready.into_iter().chain(dead).chain(self.first_expiry).min()
+    }
+
+    fn ends(&mut self, state: Option<&MsgState>, expires: Option<Millis>) {
+        let earliest =
+            |at: &mut Option<Millis>, new: Option<Millis>| *at = at.iter().copied().chain(new).min();
+        match state.filter(|state| state.phase == Phase::Dead) {
+            Some(dead) => earliest(&mut self.oldest_dead, Some(dead.at)),
+            None => earliest(&mut self.first_expiry, expires),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use redb::TableDefinition;
 
 /// name → value: format, incarnation, receipt key, next chunk, node time.
 pub(crate) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-/// shard → tenant and topic. Written at a topic's first use.
+/// shard → tenant, topic, settings, what is paused. Written at a topic's first use and when one of them changes.
 pub(crate) const TOPIC: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("topic");
 /// chunk → time, directory by shard, and one entry a message: what recovery reads instead of bodies.
 pub(crate) const HEAD: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("head");
@@ -28,8 +28,8 @@ pub(crate) const BODY_PART_BYTES_MAX: usize = 61_000;
 /// Width of an expiry bucket of `DEDUP`, ms.
 pub(crate) const DEDUP_BUCKET_MS: u64 = 600_000;
 
-/// The format of this schema; a store with a newer one is refused.
-pub(crate) const FORMAT: u32 = 1;
+/// The format of this schema; a store with another one is refused. 2: topics have settings.
+pub(crate) const FORMAT: u32 = 2;
 
 /// The key of a body part.
 pub(crate) const fn body_key(chunk: u64, part: usize) -> u64 {

@@ -2,7 +2,7 @@
 
 use super::backend::{Medium, RamMedium};
 use super::codec::seal;
-use super::engine::{Engine, Work};
+use super::engine::{Engine, TopicRow, Work};
 use super::error::{StoreError, UnitFailure};
 use super::read::{ReadFailure, Reader};
 use super::schema::{BODY, DELTA, HEAD, STATE};
@@ -15,6 +15,7 @@ use ron_core::message::{
     DeadLetter, DedupClaim, MessageMeta, MsgState, NewMessage, Origin, Phase, PutOutcome, Recovered, Settled,
     StateOp,
 };
+use ron_core::shard::TopicState;
 use ron_core::time::{Clock, Millis};
 use std::sync::Arc;
 
@@ -94,7 +95,8 @@ fn commit(
     puts: Vec<NewMessage>,
     ops: Vec<StateOp>,
 ) -> Vec<PutOutcome> {
-    let work = Work { epoch, create: Some(queue()), puts, ops };
+    let work =
+        Work { epoch, topic: Some(TopicRow { key: queue(), state: TopicState::default() }), puts, ops };
     engine.commit(&mut [(SHARD, work)]).unwrap().results.remove(0).unwrap()
 }
 
@@ -128,7 +130,7 @@ fn a_reopened_store_has_what_was_committed_and_numbers_on() {
 
     let (mut engine, reader) = bench.open();
     assert_eq!(
-        engine.topics().map(|(shard, key)| (shard, key.clone())).collect::<Vec<_>>(),
+        engine.topics().map(|(shard, row)| (shard, row.key.clone())).collect::<Vec<_>>(),
         [(SHARD, queue())]
     );
     let (epoch, found) = load(&mut engine);
@@ -152,8 +154,8 @@ fn a_ghost_writes_nothing() {
     let (mut engine, _) = bench.open();
     let (old, _) = load(&mut engine);
     let (new, _) = load(&mut engine);
-    let ghost = Work { epoch: old, create: None, puts: vec![message("ghost")], ops: Vec::new() };
-    let live = Work { epoch: new, create: None, puts: vec![message("live")], ops: Vec::new() };
+    let ghost = Work { epoch: old, topic: None, puts: vec![message("ghost")], ops: Vec::new() };
+    let live = Work { epoch: new, topic: None, puts: vec![message("live")], ops: Vec::new() };
     let committed = engine.commit(&mut [(SHARD, ghost), (SHARD, live)]).unwrap();
     assert_eq!(committed.results[0], Err(UnitFailure::StaleEpoch));
     assert!(committed.results[1].is_ok());

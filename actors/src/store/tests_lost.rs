@@ -4,6 +4,7 @@ use super::*;
 use crate::kernel::clock::ManualClock;
 use ron_core::ids::{ContentHash, QueueKey, ShardId, Tenant, Topic};
 use ron_core::message::{MessageMeta, NewMessage};
+use ron_core::shard::TopicState;
 use ron_core::time::Millis;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -45,7 +46,12 @@ type Answer = Arc<Mutex<Option<Result<usize, UnitFailure>>>>;
 /// A unit that stores one message, and where its answer will be.
 fn unit(epoch: ShardEpoch) -> (Unit, Answer) {
     let key = QueueKey { tenant: Tenant::parse("t").unwrap(), topic: Topic::parse("q").unwrap() };
-    let work = Work { epoch, create: Some(key), puts: vec![message()], ops: Vec::new() };
+    let work = Work {
+        epoch,
+        topic: Some(TopicRow { key, state: TopicState::default() }),
+        puts: vec![message()],
+        ops: Vec::new(),
+    };
     let answer = Answer::default();
     let slot = answer.clone();
     let done = move |result: UnitResult<'_>| {

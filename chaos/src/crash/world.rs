@@ -9,11 +9,13 @@ use super::told::{Draft, Effect, How, Settling};
 use crate::disk::LyingDisk;
 use ron_actors::kernel::clock::ManualClock;
 use ron_actors::store::{
-    EngineCell, Opened, ShardEpoch, ShardSink, StoreConfig, StoreObserver, Unit, UnitFailure, Work,
+    EngineCell, Opened, ShardEpoch, ShardSink, StoreConfig, StoreObserver, TopicRow, Unit, UnitFailure, Work,
 };
 use ron_core::ids::{Incarnation, QueueKey, ShardId, Tenant, Topic};
 use ron_core::message::{Phase, PutOutcome};
-use ron_core::shard::{Command, DeliveryRef, Recovery, Reply, Shard, Step, Ticket, WaiterId};
+use ron_core::shard::{
+    Command, DeliveryRef, Paused, Recovery, Reply, Shard, Step, Ticket, TopicState, WaiterId,
+};
 use ron_core::time::{Clock, Millis};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -189,7 +191,7 @@ impl World {
             world.seats.push(Seat { id, key, shard, epoch, exists: false, inbox, receipts, waiting });
         }
         let mut seen = world.load(stood_still_ms)?;
-        seen.topics = topics.into_iter().map(|(shard, key, counts)| (shard.0, (key, counts))).collect();
+        seen.topics = topics.into_iter().map(|(shard, row, counts)| (shard.0, (row.key, counts))).collect();
         Ok((world, seen, stood_still_ms))
     }
 
@@ -206,8 +208,8 @@ impl World {
             let refused = |error| Violation::refused(format!("shard {} does not load: {error}", seat.id));
             let job = self.cell.load(ShardId(seat.id)).map_err(refused)?;
             seat.epoch = job.epoch;
-            seat.exists = job.exists;
-            let mut recovery = Recovery::new(settings_of(seat.id), now, stood_still_ms);
+            seat.exists = job.topic.is_some();
+            let mut recovery = Recovery::new(settings_of(seat.id), Paused::default(), now, stood_still_ms);
             let mut rows = Vec::new();
             job.run(&mut |row| {
                 rows.push(row);
@@ -306,7 +308,11 @@ impl World {
             // The jitter is drawn inside; everything else is predicted.
             backoffs.extend(step.ops.iter().filter_map(|op| match op {
                 StateOp::Set { slot, state, .. } if state.at > now => Some((*slot, state.at)),
-                StateOp::Set { .. } | StateOp::Dead { .. } | StateOp::Gone { .. } => None,
+                StateOp::Set { .. }
+                | StateOp::Dead { .. }
+                | StateOp::Gone { .. }
+                | StateOp::GoneRun { .. }
+                | StateOp::DeadGone { .. } => None,
             }));
         }
         self.owe(seat, step, Effect { settling: Some(settling), timed: true, ..Effect::default() });
@@ -325,9 +331,10 @@ impl World {
         if matches!(step.reply, Reply::Refused(_)) && step.ticket.is_none() {
             return;
         }
-        let create = (!effect.puts.is_empty() && !at.exists).then(|| at.key.clone());
+        let state = TopicState::default();
+        let topic = (!effect.puts.is_empty() && !at.exists).then(|| TopicRow { key: at.key.clone(), state });
         let puts = effect.puts.iter().map(|draft| draft.message()).collect();
-        let work = Work { epoch: at.epoch, create, puts, ops: step.ops };
+        let work = Work { epoch: at.epoch, topic, puts, ops: step.ops };
         self.owed.push(Owed { seat, ticket: step.ticket, work, effect });
     }
 

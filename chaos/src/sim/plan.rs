@@ -86,6 +86,7 @@ impl Plan {
             max_inflight: rng.pick(&[4, 20, 8_192]),
             max_depth: rng.pick(&[30, 1_000_000, u64::MAX]),
             max_waiters: rng.pick(&[2, 10_000]),
+            ..Settings::default()
         };
         Plan {
             seed,
@@ -111,8 +112,11 @@ impl Plan {
 
     pub(super) fn mailbox(&self) -> MailboxConfig {
         MailboxConfig {
-            settings: self.settings,
-            dedup_window_ms: self.window_ms,
+            settings: Settings {
+                dedup_window_ms: self.window_ms,
+                max_dedup_keys: self.dedup_keys_topic_max as u64,
+                ..self.settings
+            },
             park_after_ms: self.park_after_ms,
             ..MailboxConfig::default()
         }

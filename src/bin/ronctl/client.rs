@@ -142,6 +142,12 @@ impl Call {
         Call::post(path, body.to_string()).header("content-type", "application/json")
     }
 
+    /// A PUT of JSON.
+    #[must_use]
+    pub(crate) fn put_json(path: impl Into<String>, body: &serde_json::Value) -> Call {
+        Call { method: Method::PUT, ..Call::json(path, body) }
+    }
+
     /// The same call with one more header.
     #[must_use]
     pub(crate) fn header(mut self, name: &str, value: impl Into<String>) -> Call {

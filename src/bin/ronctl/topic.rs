@@ -12,7 +12,10 @@ use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod admin;
 mod show;
+
+use admin::{SetArgs, What};
 
 /// The largest message (SPEC §4); one byte more is read, so that the node refuses it instead of getting a
 /// part.
@@ -47,6 +50,35 @@ pub(crate) enum TopicCommand {
         /// Receipts, as `recv` shows them
         #[arg(required = true)]
         receipts: Vec<String>,
+    },
+    /// Change a topic's settings
+    Set(SetArgs),
+    /// Stop receives or sends; settling goes on
+    Pause {
+        /// TENANT/TOPIC
+        #[arg(value_parser = args::queue)]
+        queue: QueueKey,
+        /// What to stop
+        #[arg(value_enum)]
+        what: What,
+    },
+    /// Let receives or sends go on
+    Resume {
+        /// TENANT/TOPIC
+        #[arg(value_parser = args::queue)]
+        queue: QueueKey,
+        /// What to let go on
+        #[arg(value_enum)]
+        what: What,
+    },
+    /// End all messages but dead letters, those in flight included
+    Purge {
+        /// TENANT/TOPIC
+        #[arg(value_parser = args::queue)]
+        queue: QueueKey,
+        /// Really: this cannot be undone
+        #[arg(long, required = true)]
+        yes: bool,
     },
 }
 
@@ -172,6 +204,10 @@ pub(crate) async fn run(command: TopicCommand, mut client: Client, out: Output) 
             }
             all_settled(&settled)
         }
+        TopicCommand::Set(args) => admin::set(args, &mut client, out).await,
+        TopicCommand::Pause { queue, what } => admin::pause(&queue, what, "pause", &mut client, out).await,
+        TopicCommand::Resume { queue, what } => admin::pause(&queue, what, "resume", &mut client, out).await,
+        TopicCommand::Purge { queue, yes: _ } => admin::purge(&queue, &mut client, out).await,
     }
 }
 

@@ -1,7 +1,8 @@
 //! The JSON of successful answers (SPEC §4). What is on the hot path is written by hand: every value there is
 //! of an alphabet that needs no escaping.
 
-use super::{Durability, MailboxLimits};
+use super::Durability;
+use super::topic::paused_text;
 use crate::http::error::{Failure, json_of};
 use axum::response::Response;
 use http::StatusCode;
@@ -138,13 +139,14 @@ struct Stat<'a> {
     oldest_age_ms: u64,
     dedup_keys: u64,
     waiters: u64,
-    paused: bool,
+    /// As POST /pause names it; `null` = nothing.
+    paused: Option<&'static str>,
     settings: Settings<'a>,
 }
 
 /// Exactly the names that PUT /settings takes.
 #[derive(Serialize)]
-struct Settings<'a> {
+pub(super) struct Settings<'a> {
     visibility_ms: u64,
     max_attempts: u32,
     max_deliveries: u32,
@@ -160,23 +162,30 @@ struct Settings<'a> {
     fifo: bool,
 }
 
+impl Settings<'_> {
+    /// The settings in force, and what an answered send is as safe as.
+    pub(super) fn of(settings: &ron_core::shard::Settings, durability: Durability) -> Settings<'static> {
+        Settings {
+            visibility_ms: settings.visibility_ms,
+            max_attempts: settings.max_attempts,
+            max_deliveries: settings.max_deliveries,
+            backoff_base_ms: settings.backoff_base_ms,
+            backoff_max_ms: settings.backoff_max_ms,
+            retention_ms: settings.retention_ms,
+            dlq_retention_ms: settings.dlq_retention_ms,
+            dedup_window_ms: settings.dedup_window_ms,
+            max_dedup_keys: settings.max_dedup_keys,
+            durability: durability.label(),
+            max_depth: Some(settings.max_depth).filter(|depth| *depth != u64::MAX),
+            fifo: false,
+        }
+    }
+}
+
 /// The figures of a topic.
-pub(super) fn stat(stat: &TopicStat, limits: &MailboxLimits) -> Result<Response, Failure> {
-    let (stats, settings) = (&stat.stats, &stat.settings);
-    let settings = Settings {
-        visibility_ms: settings.visibility_ms,
-        max_attempts: settings.max_attempts,
-        max_deliveries: settings.max_deliveries,
-        backoff_base_ms: settings.backoff_base_ms,
-        backoff_max_ms: settings.backoff_max_ms,
-        retention_ms: limits.retention_ms,
-        dlq_retention_ms: limits.dlq_retention_ms,
-        dedup_window_ms: stat.dedup_window_ms,
-        max_dedup_keys: limits.max_dedup_keys,
-        durability: limits.durability.label(),
-        max_depth: Some(settings.max_depth).filter(|depth| *depth != u64::MAX),
-        fifo: false,
-    };
+pub(super) fn stat(stat: &TopicStat, durability: Durability) -> Result<Response, Failure> {
+    let stats = &stat.stats;
+    let settings = Settings::of(&stat.settings, durability);
     let body = Stat {
         ready: stats.ready,
         delayed: stats.delayed,
@@ -185,7 +194,7 @@ pub(super) fn stat(stat: &TopicStat, limits: &MailboxLimits) -> Result<Response,
         oldest_age_ms: stat.oldest_age_ms,
         dedup_keys: stat.dedup_keys,
         waiters: stats.waiters,
-        paused: false,
+        paused: paused_text(stat.paused),
         settings,
     };
     json_of(StatusCode::OK, &body)

@@ -1,11 +1,12 @@
 //! The mailbox as the handlers see it, so that they can be tested without one.
 
+use ron_actors::mailbox::TopicInForce;
 use ron_actors::mailbox::api::{Delivery, Enqueued, Mailbox, PeekPage, Settle, TopicRow, TopicStat};
 use ron_core::envelope::Envelope;
 use ron_core::ids::{CorrId, QueueKey, Tenant};
 use ron_core::message::NewMessage;
 use ron_core::reason::{Reason, Refusal};
-use ron_core::shard::{PeekState, Want};
+use ron_core::shard::{PeekState, TopicChange, Want};
 use std::future::Future;
 use std::time::Duration;
 
@@ -64,6 +65,14 @@ pub trait MailboxService: Send + Sync + 'static {
         cursor: Option<&str>,
     ) -> impl Future<Output = Result<PeekPage, Refusal>> + Send;
 
+    fn configure(
+        &self,
+        queue: &QueueKey,
+        change: TopicChange,
+    ) -> impl Future<Output = Result<TopicInForce, Refusal>> + Send;
+
+    fn purge(&self, queue: &QueueKey) -> impl Future<Output = Result<u64, Refusal>> + Send;
+
     fn topics(
         &self,
         tenant: &Tenant,
@@ -117,6 +126,14 @@ impl MailboxService for Mailbox {
         cursor: Option<&str>,
     ) -> Result<PeekPage, Refusal> {
         Mailbox::peek(self, queue, state, limit, cursor).await
+    }
+
+    async fn configure(&self, queue: &QueueKey, change: TopicChange) -> Result<TopicInForce, Refusal> {
+        Mailbox::configure(self, queue, change).await
+    }
+
+    async fn purge(&self, queue: &QueueKey) -> Result<u64, Refusal> {
+        Mailbox::purge(self, queue).await
     }
 
     async fn topics(

@@ -5,7 +5,7 @@ use super::*;
 use ron_actors::mailbox::api::Settle;
 use ron_core::ids::ContentHash;
 use ron_core::message::{DedupClaim, Origin};
-use ron_core::shard::{NackMode, PeekState, Want};
+use ron_core::shard::{NackMode, Paused, PeekState, SettingsPatch, TopicChange, Want};
 use std::sync::atomic::Ordering;
 
 fn keys(json: &serde_json::Value) -> Vec<&str> {
@@ -48,7 +48,7 @@ async fn enqueue_carries_everything_and_answers_exactly() {
     assert_eq!(message.meta.content_type, "text/plain");
     assert_eq!(message.meta.corr_id, "corr-0042");
     assert_eq!(message.meta.attrs, [("zone".to_owned(), "eu".to_owned())]);
-    assert_eq!(message.dedup, Some(DedupClaim::new(&Origin::Api, b"k1", &hash, 300_000)));
+    assert_eq!(message.dedup, Some(DedupClaim::new(&Origin::Api, b"k1", &hash, 0)));
     let series = "requests_total{route=\"/enqueue\",method=\"POST\",code=\"200\"}";
     assert_eq!(net.mailbox_metric(series), Some(1.0));
 }
@@ -69,18 +69,40 @@ async fn an_empty_message_and_a_large_one_arrive_whole() {
 }
 
 #[tokio::test]
-async fn ram_answers_say_so_and_no_window_means_no_claim() {
+async fn ram_answers_say_so() {
     let net = Net::new();
     net.limits.store(Arc::new(MailboxLimits {
         durability: crate::http::mailbox::Durability::Ram,
-        dedup_window_ms: 0,
         ..MailboxLimits::default()
     }));
     let (addr, _listening) = net.serve_mailbox().await;
-    let raw = request("POST", "/v1/acme/orders/enqueue", "idempotency-key: k\r\n", b"x");
+    let raw = request("POST", "/v1/acme/orders/enqueue", "", b"x");
     assert_eq!(exchange(addr, raw).await.json()["durability"], "ram");
-    let Asked::Enqueue(_, messages) = net.mailbox.last() else { panic!("an enqueue") };
-    assert_eq!(messages[0].dedup, None);
+}
+
+#[tokio::test]
+async fn topic_calls_bring_what_is_asked_and_show_what_is_in_force() {
+    let net = Net::new();
+    let (addr, _listening) = net.serve_mailbox().await;
+    let put = |body: &str| request("PUT", "/v1/acme/orders/settings", "", body.as_bytes());
+    let reply = exchange(addr, put(r#"{"max_attempts":9,"durability":"fsync","fifo":false}"#)).await;
+    assert_eq!((reply.status, &reply.json()["max_attempts"]), (200, &9.into()));
+    let Asked::Configure(TopicChange::Settings(patch)) = net.mailbox.last() else { panic!("settings") };
+    assert_eq!(patch, SettingsPatch { max_attempts: Some(9), ..SettingsPatch::default() });
+    let reply = exchange(addr, post("resume", r#"{"what":"recv"}"#)).await;
+    assert_eq!(reply.json()["paused"], "enqueue");
+    let Asked::Configure(TopicChange::Pause { what, paused: false }) = net.mailbox.last() else {
+        panic!("a resume")
+    };
+    assert_eq!(what, Paused { recv: true, enqueue: false });
+    assert_eq!(exchange(addr, post("purge", r#"{"confirm":"orders"}"#)).await.json()["purged"], 3);
+    assert!(matches!(net.mailbox.last(), Asked::Purge));
+    let asked = net.mailbox.asked.lock().unwrap().len();
+    for (call, body) in [("purge", r#"{"confirm":"order"}"#), ("pause", r#"{"what":"all"}"#), ("pause", "{}")]
+    {
+        assert_eq!(exchange(addr, post(call, body)).await.status, 400, "{call} {body}");
+    }
+    assert_eq!(net.mailbox.asked.lock().unwrap().len(), asked, "nothing was asked of the mailbox");
 }
 
 #[tokio::test]
@@ -219,7 +241,7 @@ async fn stat_peek_and_topics() {
     {
         assert_eq!(json[field], value, "{field}");
     }
-    assert_eq!(json["paused"], false);
+    assert_eq!(json["paused"], "recv");
     let mut settings = keys(&json["settings"]);
     settings.sort_unstable();
     let mut put = [

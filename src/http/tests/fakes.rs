@@ -7,12 +7,13 @@ use crate::http::mailbox::{HandedOut, MailboxService};
 use crate::http::request::Peer;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
+use ron_actors::mailbox::TopicInForce;
 use ron_actors::mailbox::api::{Enqueued, PeekPage, Settle, TopicRow, TopicStat};
 use ron_core::envelope::{DeliveryView, Envelope};
 use ron_core::ids::{ContentHash, CorrId, Incarnation, MessageId, QueueKey, Slot, Tenant, Topic};
 use ron_core::message::{MessageMeta, NewMessage, StoredMessage};
 use ron_core::reason::{Reason, Refusal};
-use ron_core::shard::{PeekState, Settings, Stats, Want};
+use ron_core::shard::{Paused, PeekState, Settings, Stats, TopicChange, Want};
 use ron_core::time::{Clock, Millis};
 use serde::Deserialize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -96,6 +97,8 @@ pub(super) enum Asked {
     Settle(Settle, Vec<String>),
     Peek(PeekState, u32, Option<String>),
     Topics(Option<String>),
+    Configure(TopicChange),
+    Purge,
 }
 
 #[derive(Debug, Default)]
@@ -249,8 +252,8 @@ impl MailboxService for Arc<FakeMailbox> {
             stats,
             dedup_keys: 6,
             oldest_age_ms: 7,
-            settings: Settings::default(),
-            dedup_window_ms: 8,
+            settings: Settings { dedup_window_ms: 8, ..Settings::default() },
+            paused: Paused { recv: true, enqueue: false },
         })
     }
 
@@ -264,6 +267,17 @@ impl MailboxService for Arc<FakeMailbox> {
         self.ask(Asked::Peek(state, limit, cursor.map(str::to_owned)))?;
         let messages = vec![Envelope { receipt: None, ..envelope("peeked") }];
         Ok(PeekPage { messages, cursor: Some("next".into()) })
+    }
+
+    async fn configure(&self, _: &QueueKey, change: TopicChange) -> Result<TopicInForce, Refusal> {
+        self.ask(Asked::Configure(change))?;
+        let settings = Settings { max_attempts: 9, ..Settings::default() };
+        Ok(TopicInForce { settings, paused: Paused { recv: false, enqueue: true } })
+    }
+
+    async fn purge(&self, _: &QueueKey) -> Result<u64, Refusal> {
+        self.ask(Asked::Purge)?;
+        Ok(3)
     }
 
     async fn topics(

@@ -85,6 +85,25 @@ impl Fresh {
         Some(front)
     }
 
+    /// Takes out all whose enqueue time is not after `until`, as runs of neighbours in one chunk: (first, how
+    /// many).
+    pub(super) fn take_until(&mut self, until: Millis) -> Vec<(Slot, u16)> {
+        let mut taken = Vec::new();
+        while let Some(run) = self.runs.front().copied().filter(|run| run.enqueued() <= until) {
+            self.runs.pop_front();
+            self.lens.drain(..usize::from(run.len()));
+            split_at_chunks(run, &mut taken);
+        }
+        give_back(&mut self.lens);
+        give_back(&mut self.runs);
+        taken
+    }
+
+    /// Takes out all.
+    pub(super) fn take_all(&mut self) -> Vec<(Slot, u16)> {
+        self.take_until(Millis::NEVER)
+    }
+
     pub(super) fn contains(&self, slot: Slot) -> bool {
         let i = self.runs.partition_point(|run| run.end() <= slot.0);
         self.runs.get(i).is_some_and(|run| run.first <= slot)
@@ -108,6 +127,18 @@ impl Fresh {
         let rising = self.runs.iter().zip(self.runs.iter().skip(1)).all(|(a, b)| a.end() <= b.first.0);
         let counted: usize = self.runs.iter().map(|run| usize::from(run.len())).sum();
         rising && counted == self.lens.len() && self.runs.iter().all(|run| run.len() > 0)
+    }
+}
+
+/// A run may lead over the end of a chunk; what is written of it may not.
+fn split_at_chunks(run: Run, into: &mut Vec<(Slot, u16)>) {
+    let (mut first, mut left) = (run.first, run.len());
+    while left > 0 {
+        let in_chunk = u32::from(u16::MAX - first.idx()) + 1;
+        let count = left.min(u16::try_from(in_chunk).unwrap_or(u16::MAX));
+        into.push((first, count));
+        first = first.forward(count);
+        left -= count;
     }
 }
 

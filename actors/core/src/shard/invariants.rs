@@ -2,16 +2,16 @@
 //!
 //! | id | invariant |
 //! |---|---|
-//! | Q1 | accepted = acked + expired + ready + delayed + in flight + dead |
+//! | Q1 | accepted = acked + expired + purged + ready + delayed + in flight + dead |
 //! | Q2 | a message is in exactly one place |
-//! | Q3 | every lease, delay and ready TTL is in its time index once, and nothing else is |
-//! | Q4 | a receive waits only while nothing is ready or too much is in flight |
+//! | Q3 | every lease, delay, end of a ready message and dead letter is in its time index once, and nothing else is |
+//! | Q4 | a receive waits only while nothing is ready, too much is in flight, or receiving is paused |
 //! | Q5 | what waits is known under one name, one turn, one end |
 //! | Q6 | room reserved = the sum of what enqueues still owe |
 //! | Q7 | attempt ≤ delivery; in flight means handed out and not settled |
 //! | Q8 | fresh runs rise and have a length for each message |
 
-use super::{Msg, Shard};
+use super::Shard;
 use crate::ids::Slot;
 use crate::message::Settled;
 use crate::time::Millis;
@@ -39,15 +39,18 @@ impl Shard {
     pub fn check(&self) -> Result<(), Violation> {
         let stats = self.stats();
         let live = stats.ready + stats.delayed + stats.vis + stats.dlq;
-        ensure(self.tally.accepted == self.tally.acked + self.tally.expired + live, "Q1", || {
-            format!("{:?} but {stats:?}", self.tally)
-        })?;
+        ensure(
+            self.tally.accepted == self.tally.acked + self.tally.expired + self.tally.purged + live,
+            "Q1",
+            || format!("{:?} but {stats:?}", self.tally),
+        )?;
         self.check_places()?;
         index_matches("deadlines", &self.leased, &self.deadlines, |msg| Some(msg.at))?;
         index_matches("dues", &self.delayed, &self.dues, |msg| Some(msg.at))?;
-        let ttl = |msg: &Msg| (msg.expires != Millis::NEVER).then_some(msg.expires);
-        index_matches("expiring", &self.returned, &self.expiring, ttl)?;
-        ensure(self.waiters.is_empty() || stats.ready == 0 || self.room() == 0, "Q4", || {
+        index_matches("expiring", &self.returned, &self.expiring, |msg| Some(self.end_of(msg)))?;
+        index_matches("buried", &self.dead, &self.buried, |corpse| Some(corpse.at))?;
+        let may_wait = stats.ready == 0 || self.room() == 0 || self.paused.recv;
+        ensure(self.waiters.is_empty() || may_wait, "Q4", || {
             format!("{} receives wait while {} are ready", self.waiters.len(), stats.ready)
         })?;
         ensure(self.waiters.consistent(), "Q5", || format!("{:?}", self.waiters))?;
@@ -81,11 +84,11 @@ impl Shard {
     }
 }
 
-fn index_matches(
+fn index_matches<M>(
     name: &str,
-    map: &BTreeMap<Slot, Msg>,
+    map: &BTreeMap<Slot, M>,
     index: &BTreeSet<(Millis, Slot)>,
-    time: impl Fn(&Msg) -> Option<Millis>,
+    time: impl Fn(&M) -> Option<Millis>,
 ) -> Result<(), Violation> {
     let expected: BTreeSet<_> = map.iter().filter_map(|(&slot, msg)| Some((time(msg)?, slot))).collect();
     ensure(&expected == index, "Q3", || format!("{name}: {index:?} instead of {expected:?}"))

@@ -18,6 +18,7 @@ mod invariants;
 mod look;
 mod recover;
 mod recv;
+mod settings;
 mod settle;
 mod tick;
 mod types;
@@ -27,13 +28,14 @@ mod tests;
 
 pub use invariants::Violation;
 pub use recover::Recovery;
+pub use settings::{Paused, Settings, SettingsPatch, TopicChange, TopicState};
 pub use types::{
-    Command, Counts, DeliveryRef, Grant, Leased, NackMode, PeekState, Peeked, PutOutcomes, Reply, Settings,
-    Stats, Step, Ticket, WaiterId, Want,
+    Command, Counts, DeliveryRef, Grant, Leased, NackMode, PeekState, Peeked, PutOutcomes, Reply, Stats,
+    Step, Ticket, WaiterId, Want,
 };
 
 use crate::ids::Slot;
-use crate::message::{MsgState, Phase, PutOutcome, Settled, StoredAt};
+use crate::message::{MsgState, Phase, PutOutcome, Settled, StateOp, StoredAt};
 use crate::reason::{Reason, Refusal};
 use crate::time::Millis;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -44,6 +46,8 @@ struct Msg {
     /// The lease's deadline or the delay's due time; 0 when ready.
     at: Millis,
     enqueued: Millis,
+    /// When it became available: its enqueue, or the end of its delay. Retention runs from here.
+    since: Millis,
     /// End of its TTL; [`Millis::NEVER`] if it has none.
     expires: Millis,
     len: u32,
@@ -59,6 +63,7 @@ impl Msg {
         Msg {
             at: Millis(0),
             enqueued: stored.enqueued,
+            since: stored.due.unwrap_or(stored.enqueued),
             expires: stored.expires.unwrap_or(Millis::NEVER),
             len: stored.len,
             attempt: 0,
@@ -84,6 +89,7 @@ impl Msg {
 /// What is kept of a dead letter, so that its receipts are judged without reading the store.
 #[derive(Debug, Clone, Copy)]
 struct Corpse {
+    at: Millis,
     attempt: u32,
     delivery: u32,
     settled: Settled,
@@ -95,6 +101,7 @@ struct Tally {
     accepted: u64,
     acked: u64,
     expired: u64,
+    purged: u64,
 }
 
 /// How long a commit of deliveries or settlings may be owed before lease clocks stand still, ms: what a
@@ -107,6 +114,7 @@ pub struct Shard {
     settings: Settings,
     /// Beside the topic's own `max_inflight`: what limits beyond the topic leave it.
     inflight_allowed: usize,
+    paused: Paused,
     /// Ready, never handed out, without TTL.
     fresh: fresh::Fresh,
     /// Ready, all others.
@@ -118,8 +126,10 @@ pub struct Shard {
     deadlines: BTreeSet<(Millis, Slot)>,
     /// Of `delayed`.
     dues: BTreeSet<(Millis, Slot)>,
-    /// Of `returned`, those with a TTL.
+    /// Of `returned`: when each ends by its TTL or by retention.
     expiring: BTreeSet<(Millis, Slot)>,
+    /// Of `dead`.
+    buried: BTreeSet<(Millis, Slot)>,
     waiters: recv::Waiters,
     /// Enqueues whose outcome is owed, with what they reserved.
     puts: VecDeque<(Ticket, u32)>,
@@ -141,6 +151,7 @@ impl Shard {
         Shard {
             settings,
             inflight_allowed: usize::MAX,
+            paused: Paused::default(),
             fresh: fresh::Fresh::default(),
             returned: BTreeMap::new(),
             leased: BTreeMap::new(),
@@ -149,6 +160,7 @@ impl Shard {
             deadlines: BTreeSet::new(),
             dues: BTreeSet::new(),
             expiring: BTreeSet::new(),
+            buried: BTreeSet::new(),
             waiters: recv::Waiters::default(),
             puts: VecDeque::new(),
             writes: VecDeque::new(),
@@ -197,6 +209,15 @@ impl Shard {
                 self.corrupt(now, delivery, &mut step);
                 self.advance(now, &mut step);
             }
+            Command::Configure { settings, paused } => {
+                self.configure(settings, paused);
+                step.configured = true;
+                self.advance(now, &mut step);
+            }
+            Command::Purge => {
+                step.reply = Reply::Purged(self.purge(&mut step));
+                self.advance(now, &mut step);
+            }
             Command::Tick => self.advance(now, &mut step),
         }
         self.owe(now, &mut step);
@@ -239,10 +260,43 @@ impl Shard {
         &self.settings
     }
 
-    /// Replaces the settings. They hold for what happens from now on; follow it with a [`Command::Tick`],
-    /// since room for more messages in flight may serve receives that wait.
-    pub fn set_settings(&mut self, settings: Settings) {
+    /// What is paused.
+    #[must_use]
+    pub fn paused(&self) -> Paused {
+        self.paused
+    }
+
+    /// Puts settings in force without a commit: for a shard that has just been recovered.
+    fn configure(&mut self, settings: Settings, paused: Paused) {
+        let ends_move = settings.retention_ms != self.settings.retention_ms;
         self.settings = settings;
+        self.paused = paused;
+        if ends_move {
+            let end = |(&slot, msg): (&Slot, &Msg)| (self.end_of(msg), slot);
+            self.expiring = self.returned.iter().map(end).collect();
+        }
+    }
+
+    /// Ends what is not dead; returns how many.
+    fn purge(&mut self, step: &mut Step) -> u64 {
+        let before = step.counts.purged;
+        for (first, count) in self.fresh.take_all() {
+            step.ops.push(StateOp::GoneRun { first, count });
+            step.counts.purged += u64::from(count);
+        }
+        let maps = [&mut self.returned, &mut self.leased, &mut self.delayed];
+        let all = maps.into_iter().flat_map(std::mem::take).collect::<BTreeMap<Slot, Msg>>();
+        for (slot, msg) in all {
+            step.ops.push(StateOp::Gone { slot, noted: msg.noted });
+            step.counts.purged += 1;
+        }
+        self.deadlines.clear();
+        self.dues.clear();
+        self.expiring.clear();
+        self.moved.clear();
+        let purged = step.counts.purged - before;
+        self.tally.purged += purged;
+        purged
     }
 
     /// Sets how many messages may be in flight because of limits beyond the topic's own, until it is set again.
@@ -252,6 +306,11 @@ impl Shard {
     }
 
     fn reserve(&mut self, count: u32, step: &mut Step) {
+        if self.paused.enqueue {
+            let text = "the topic is paused for sends by an operator: retry later";
+            step.reply = Reply::Refused(Refusal::new(Reason::Degraded, text));
+            return;
+        }
         if self.depth().saturating_add(u64::from(count)) > self.settings.max_depth {
             let text = "the topic is full (max_depth): receive and ack messages first";
             step.reply = Reply::Refused(Refusal::new(Reason::Backpressure, text));
@@ -279,7 +338,7 @@ impl Shard {
 
     /// Gives the step a ticket if it has something to be written.
     fn owe(&mut self, now: Millis, step: &mut Step) {
-        if !step.ops.is_empty() {
+        if step.configured || !step.ops.is_empty() {
             let ticket = self.ticket();
             self.writes.push_back((ticket, now));
             step.ticket = Some(ticket);
@@ -300,14 +359,22 @@ impl Shard {
 
     fn file_ready(&mut self, slot: Slot, mut msg: Msg) {
         msg.at = Millis(0);
-        let plain = msg.delivery == 0 && msg.expires == Millis::NEVER;
+        let plain = msg.delivery == 0 && msg.expires == Millis::NEVER && msg.since == msg.enqueued;
         if plain && self.fresh.push(slot, msg.enqueued, msg.len) {
             return;
         }
-        if msg.expires != Millis::NEVER {
-            self.expiring.insert((msg.expires, slot));
-        }
+        self.expiring.insert((self.end_of(&msg), slot));
         self.returned.insert(slot, msg);
+    }
+
+    /// When it ends if it stays ready: by its TTL, or by the topic's retention.
+    fn end_of(&self, msg: &Msg) -> Millis {
+        msg.expires.min(msg.since.plus(self.settings.retention_ms))
+    }
+
+    fn file_dead(&mut self, slot: Slot, corpse: Corpse) {
+        self.buried.insert((corpse.at, slot));
+        self.dead.insert(slot, corpse);
     }
 
     fn file_delayed(&mut self, slot: Slot, msg: Msg) {
@@ -322,7 +389,7 @@ impl Shard {
 
     fn take_returned(&mut self, slot: Slot) -> Option<Msg> {
         let msg = self.returned.remove(&slot)?;
-        self.expiring.remove(&(msg.expires, slot));
+        self.expiring.remove(&(self.end_of(&msg), slot));
         Some(msg)
     }
 

@@ -1,6 +1,6 @@
 //! Rebuilding a shard from what the store holds.
 
-use super::{Corpse, Msg, Settings, Shard};
+use super::{Corpse, Msg, Paused, Settings, Shard};
 use crate::message::{Phase, Recovered};
 use crate::time::Millis;
 
@@ -22,8 +22,9 @@ pub struct Recovery {
 impl Recovery {
     /// Begins at `now`, after `stood_still_ms` in which the shard could not commit.
     #[must_use]
-    pub fn new(settings: Settings, now: Millis, stood_still_ms: u64) -> Recovery {
+    pub fn new(settings: Settings, paused: Paused, now: Millis, stood_still_ms: u64) -> Recovery {
         let mut shard = Shard::new(settings);
+        shard.paused = paused;
         shard.recovered_at = now;
         Recovery { shard, now, stood_still_ms }
     }
@@ -46,9 +47,8 @@ impl Recovery {
             Phase::Delayed if state.at > self.now => self.shard.file_delayed(slot, msg),
             Phase::Ready | Phase::Delayed => self.shard.file_ready(slot, msg),
             Phase::Dead => {
-                let corpse =
-                    Corpse { attempt: state.attempt, delivery: state.delivery, settled: state.settled };
-                self.shard.dead.insert(slot, corpse);
+                let (attempt, delivery, settled) = (state.attempt, state.delivery, state.settled);
+                self.shard.file_dead(slot, Corpse { at: state.at, attempt, delivery, settled });
             }
         }
     }

@@ -157,6 +157,9 @@ impl Shard {
 
     /// The lowest ready slot, and its length.
     fn next_ready(&self) -> Option<(Slot, u32)> {
+        if self.paused.recv {
+            return None;
+        }
         let fresh = self.fresh.front().map(|front| (front.slot, front.len));
         let returned = self.returned.first_key_value().map(|(&slot, msg)| (slot, msg.len));
         match (fresh, returned) {
@@ -173,6 +176,7 @@ impl Shard {
         Some(Msg {
             at: Millis(0),
             enqueued: front.enqueued,
+            since: front.enqueued,
             expires: Millis::NEVER,
             len: front.len,
             attempt: 0,

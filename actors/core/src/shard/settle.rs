@@ -133,8 +133,8 @@ impl Shard {
         let letter = DeadLetter { reason: reason.to_owned(), attempts: msg.attempt, last_error, at: now };
         step.ops.push(StateOp::Dead { slot, state: msg.state(Phase::Dead), letter });
         step.counts.dead += 1;
-        let corpse = Corpse { attempt: msg.attempt, delivery: msg.delivery, settled: msg.settled };
-        self.dead.insert(slot, corpse);
+        let (attempt, delivery, settled) = (msg.attempt, msg.delivery, msg.settled);
+        self.file_dead(slot, Corpse { at: now, attempt, delivery, settled });
     }
 
     fn standing(&self, delivery: DeliveryRef) -> Standing {
@@ -182,7 +182,7 @@ impl Shard {
         if let Some(reason) = self.exhausted(&msg) {
             return self.bury(now, slot, msg, reason, nack.note.clone(), step);
         }
-        if delay_ms == 0 && msg.expires <= now {
+        if delay_ms == 0 && self.end_of(&msg) <= now {
             return self.expire(slot, &msg, step);
         }
         match nack.mode {

@@ -14,7 +14,9 @@ impl Shard {
         let times = [
             deadline,
             self.dues.first().map(|&(at, _)| at),
+            self.fresh.front().map(|front| front.enqueued.plus(self.settings.retention_ms)),
             self.expiring.first().map(|&(at, _)| at),
+            self.buried.first().map(|&(at, _)| at.plus(self.settings.dlq_retention_ms)),
             self.waiters.next_until(),
             (!self.moved.is_empty()).then_some(self.recovered_at),
         ];
@@ -22,14 +24,10 @@ impl Shard {
     }
 
     /// Whether nothing but ready and dead messages is left: the shard can be dropped and recovered when it is
-    /// next used.
+    /// next used, or at [`Shard::wake_at`].
     #[must_use]
     pub fn idle(&self) -> bool {
-        self.waiters.is_empty()
-            && self.leased.is_empty()
-            && self.delayed.is_empty()
-            && self.expiring.is_empty()
-            && !self.uncommitted()
+        self.waiters.is_empty() && self.leased.is_empty() && self.delayed.is_empty() && !self.uncommitted()
     }
 
     /// Brings the shard to `now`, then serves the receives that wait.
@@ -48,11 +46,35 @@ impl Shard {
                 None => drop(self.expiring.pop_first()),
             }
         }
+        self.end_fresh(now, step);
+        self.end_dead(now, step);
         self.serve(now, step);
         self.waiters.give_up(now, &mut step.empty_handed);
     }
 
-    /// Ends a message, already taken out of its map, by its TTL.
+    /// Ends by retention what was never handed out.
+    fn end_fresh(&mut self, now: Millis, step: &mut Step) {
+        let Some(until) = now.0.checked_sub(self.settings.retention_ms) else { return };
+        for (first, count) in self.fresh.take_until(Millis(until)) {
+            step.ops.push(StateOp::GoneRun { first, count });
+            step.counts.expired += u64::from(count);
+            self.tally.expired += u64::from(count);
+        }
+    }
+
+    /// Ends dead letters by their retention.
+    fn end_dead(&mut self, now: Millis, step: &mut Step) {
+        let Some(until) = now.0.checked_sub(self.settings.dlq_retention_ms) else { return };
+        while let Some(slot) = due(self.buried.first(), Millis(until)) {
+            self.buried.pop_first();
+            self.dead.remove(&slot);
+            step.ops.push(StateOp::DeadGone { slot });
+            step.counts.expired += 1;
+            self.tally.expired += 1;
+        }
+    }
+
+    /// Ends a message, already taken out of its map, by its TTL or by retention.
     pub(super) fn expire(&mut self, slot: Slot, msg: &Msg, step: &mut Step) {
         step.ops.push(StateOp::Gone { slot, noted: msg.noted });
         step.counts.expired += 1;
@@ -81,9 +103,9 @@ impl Shard {
         }
     }
 
-    /// Makes a message ready, unless its TTL has ended by now. Whether it is ready.
+    /// Makes a message ready, unless its TTL or retention has ended by now. Whether it is ready.
     fn come_back(&mut self, now: Millis, slot: Slot, msg: Msg, step: &mut Step) -> bool {
-        if msg.expires <= now {
+        if self.end_of(&msg) <= now {
             self.expire(slot, &msg, step);
             return false;
         }

@@ -1,46 +1,10 @@
 //! What is asked of a shard, and what it answers.
 
+use super::settings::{Paused, Settings};
 use crate::ids::Slot;
 use crate::message::{PutOutcome, StateOp};
 use crate::reason::{Reason, Refusal};
 use crate::time::Millis;
-
-/// The settings of one topic that the state machine obeys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    /// Default lease, ms.
-    pub visibility_ms: u64,
-    /// Hand-outs that count before a message is dead-lettered.
-    pub max_attempts: u32,
-    /// Hand-outs of any kind before a message is dead-lettered.
-    pub max_deliveries: u32,
-    /// First step of the retry delay after `fail`, ms.
-    pub backoff_base_ms: u64,
-    /// Cap of the retry delay after `fail`, ms.
-    pub backoff_max_ms: u64,
-    /// Most messages in flight at once.
-    pub max_inflight: u32,
-    /// Most messages ready, delayed or in flight at once.
-    pub max_depth: u64,
-    /// Most receives waiting at once.
-    pub max_waiters: u32,
-}
-
-impl Default for Settings {
-    /// The defaults of SPEC §4.
-    fn default() -> Settings {
-        Settings {
-            visibility_ms: 5_000,
-            max_attempts: 5,
-            max_deliveries: 50,
-            backoff_base_ms: 200,
-            backoff_max_ms: 60_000,
-            max_inflight: 8_192,
-            max_depth: u64::MAX,
-            max_waiters: 10_000,
-        }
-    }
-}
 
 /// Names a receive that waits for messages; given by the shell, unique in the shard's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,6 +98,16 @@ pub enum Command {
         /// Which.
         delivery: DeliveryRef,
     },
+    /// The topic's settings and what is paused are now these.
+    Configure {
+        /// In force from now on, also for what is here already.
+        settings: Settings,
+        /// What is paused.
+        paused: Paused,
+    },
+    /// End all messages that are ready, delayed or in flight. Not those whose enqueue is still owed a commit, and
+    /// not dead letters.
+    Purge,
     /// Time has passed.
     Tick,
 }
@@ -170,6 +144,8 @@ pub enum Reply {
     Reserved,
     /// One result for each delivery of the request, in order.
     Settled(Vec<Result<(), Reason>>),
+    /// How many messages were ended.
+    Purged(u64),
     /// Refused as a whole; nothing changed.
     Refused(Refusal),
 }
@@ -191,8 +167,10 @@ pub struct Counts {
     pub requeued_retry: u64,
     /// Dead-lettered.
     pub dead: u64,
-    /// Ended by their TTL.
+    /// Ended by their TTL or by the topic's retention, dead letters included.
     pub expired: u64,
+    /// Ended by a purge.
+    pub purged: u64,
 }
 
 /// What one command changed.
@@ -201,7 +179,9 @@ pub struct Counts {
 pub struct Step {
     /// To be made durable, in order.
     pub ops: Vec<StateOp>,
-    /// `Some` if the step owes a commit (it has ops, or reserved room): the shell commits and then calls
+    /// Whether the topic's settings must be made durable with them.
+    pub configured: bool,
+    /// `Some` if the step owes a commit (it has ops, configured, or reserved room): the shell commits and then calls
     /// [`super::Shard::committed`] with it. Tickets come back in the order they were given.
     pub ticket: Option<Ticket>,
     /// For the command's caller. If [`super::Shard::uncommitted`] says so, it rides behind the pending
@@ -267,6 +247,7 @@ impl Step {
     pub(super) fn empty() -> Step {
         Step {
             ops: Vec::new(),
+            configured: false,
             ticket: None,
             reply: Reply::None,
             grants: Vec::new(),

@@ -4,7 +4,7 @@ use crate::ids::Slot;
 use crate::message::{MsgState, Phase, PutOutcome, Recovered, Settled, StateOp, StoredAt};
 use crate::reason::Reason;
 use crate::shard::{
-    Command, DeliveryRef, Grant, NackMode, PeekState, Recovery, Reply, Settings, Shard, Step, Ticket,
+    Command, DeliveryRef, Grant, NackMode, Paused, PeekState, Recovery, Reply, Settings, Shard, Step, Ticket,
     WaiterId, Want,
 };
 use crate::time::Millis;
@@ -179,7 +179,7 @@ fn backoff_is_spread_over_its_whole_range() {
     for (attempt, most) in [(1, 400), (3, 1_600), (9, 60_000), (70, 60_000)] {
         let (mut sum, mut high, mut low) = (0, 0, u64::MAX);
         for entropy in 0..2_000u64 {
-            let mut recovery = Recovery::new(settings, Millis(1_000), 0);
+            let mut recovery = Recovery::new(settings, Paused::default(), Millis(1_000), 0);
             let state = MsgState {
                 phase: Phase::Leased,
                 at: Millis(9_000),
@@ -292,7 +292,7 @@ fn a_lease_keeps_its_time_over_two_restarts() {
         noted: false,
     };
     let back = |at, now, stood_still_ms| {
-        let mut recovery = Recovery::new(Settings::default(), Millis(now), stood_still_ms);
+        let mut recovery = Recovery::new(Settings::default(), Paused::default(), Millis(now), stood_still_ms);
         recovery.push(Recovered { stored: stored(1), state: Some(lease(at)) });
         recovery.finish()
     };
@@ -319,7 +319,7 @@ fn a_last_delivery_that_ended_in_the_dark_is_dead_lettered_once() {
         settled: Settled::No,
         noted: true,
     };
-    let mut recovery = Recovery::new(settings, Millis(9_000), 1_000);
+    let mut recovery = Recovery::new(settings, Paused::default(), Millis(9_000), 1_000);
     recovery.push(Recovered { stored: stored(1), state: Some(state) });
     let mut shard = recovery.finish();
     let step = recv(&mut shard, 9_000, 1, 9_000);
@@ -329,7 +329,7 @@ fn a_last_delivery_that_ended_in_the_dark_is_dead_lettered_once() {
     assert_eq!(step.empty_handed, [WaiterId(1)]);
     assert!(shard.apply(Millis(9_001), Command::Tick).ops.is_empty());
     let recovered = Recovered { stored: stored(1), state: Some(*state) };
-    let mut recovery = Recovery::new(settings, Millis(9_500), 0);
+    let mut recovery = Recovery::new(settings, Paused::default(), Millis(9_500), 0);
     recovery.push(recovered);
     let mut shard = recovery.finish();
     assert!(shard.apply(Millis(9_500), Command::Tick).ops.is_empty());

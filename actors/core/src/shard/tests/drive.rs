@@ -2,18 +2,19 @@
 //! shell and the store: commits come late, crashes lose what was not committed.
 
 use super::cover::{AIMED, Coverage, State};
-use super::model::{Expect, M, Model, NEVER, NackArgs, Place};
+use super::disk::Disk;
+use super::model::{Expect, M, Model, NackArgs, Place};
 use crate::ids::Slot;
-use crate::message::{DeadLetter, MsgState, Phase, PutOutcome, Recovered, StateOp, StoredAt};
+use crate::message::{MsgState, Phase, PutOutcome, Recovered, StateOp, StoredAt};
 use crate::shard::{
-    Command, DeliveryRef, NackMode, PeekState, Peeked, Recovery, Reply, Settings, Shard, Step, Ticket,
-    WaiterId, Want,
+    Command, DeliveryRef, NackMode, Paused, PeekState, Peeked, Recovery, Reply, Settings, Shard, Step,
+    Ticket, WaiterId, Want,
 };
 use crate::time::Millis;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// Commands of one sequence.
-const COMMANDS: u32 = 80;
+const COMMANDS: u32 = 140;
 
 /// SplitMix64.
 #[derive(Debug)]
@@ -45,41 +46,7 @@ impl Rng {
 #[derive(Debug)]
 enum Owed {
     Put(u32),
-    Write(Vec<StateOp>),
-}
-
-/// What the store holds.
-#[derive(Debug, Default)]
-struct Disk {
-    rows: BTreeMap<Slot, Recovered>,
-    letters: BTreeMap<Slot, DeadLetter>,
-    notes: BTreeSet<Slot>,
-}
-
-impl Disk {
-    fn write(&mut self, op: &StateOp) {
-        match op {
-            StateOp::Set { slot, state, note } => {
-                self.rows.get_mut(slot).expect("a row to set").state = Some(*state);
-                if note.is_some() {
-                    self.notes.insert(*slot);
-                }
-                assert_eq!(state.noted, self.notes.contains(slot), "{op:?}");
-                assert_ne!(state.phase, Phase::Dead, "{op:?}");
-            }
-            StateOp::Dead { slot, state, letter } => {
-                self.rows.get_mut(slot).expect("a row to bury").state = Some(*state);
-                assert_eq!((state.phase, state.at), (Phase::Dead, letter.at), "{op:?}");
-                let before = self.letters.insert(*slot, letter.clone());
-                assert_eq!(before, None, "dead-lettered twice: {op:?}");
-            }
-            StateOp::Gone { slot, noted } => {
-                assert!(self.rows.remove(slot).is_some(), "gone twice: {op:?}");
-                assert_eq!(*noted, self.notes.remove(slot), "{op:?}");
-                assert!(!self.letters.contains_key(slot), "a dead letter is gone: {op:?}");
-            }
-        }
-    }
+    Write(Vec<StateOp>, Option<(Settings, Paused)>),
 }
 
 struct Run<'a> {
@@ -107,11 +74,16 @@ pub(super) fn run(seed: u64, coverage: &mut Coverage) {
         max_inflight: rng.pick(&[1, 3, 8, 100]),
         max_depth: rng.pick(&[3, 8, 100]),
         max_waiters: rng.pick(&[0, 1, 4]),
+        retention_ms: rng.pick(&[1_000, 30_000, 600_000_000, 600_000_000, 600_000_000]),
+        dlq_retention_ms: rng.pick(&[1_000, 30_000, 600_000_000, 600_000_000, 600_000_000]),
+        ..Settings::default()
     };
     let mut model = Model::default();
     model.settings = settings;
+    model.durable_config = (settings, Paused::default());
     let shard = Shard::new(settings);
-    let (owed, known, disk) = (VecDeque::new(), BTreeMap::new(), Disk::default());
+    let (owed, known) = (VecDeque::new(), BTreeMap::new());
+    let disk = Disk { config: (settings, Paused::default()), ..Disk::default() };
     let mut run =
         Run { rng, now: 1_000_000, shard, model, disk, owed, next_chunk: 1, next_waiter: 1, known, coverage };
     for _ in 0..COMMANDS {
@@ -134,7 +106,11 @@ impl Run<'_> {
             66..72 => self.command("tick", Command::Tick, |model, now, _| model.tick(now)),
             72..75 => self.cancel(),
             75..96 => self.commit(),
-            96..98 => self.change_settings(),
+            96 => self.configure(),
+            97 if self.rng.chance(50) => {
+                self.command("purge", Command::Purge, |model, now, _| model.purge(now));
+            }
+            97 => self.configure(),
             _ => self.crash(),
         }
     }
@@ -256,12 +232,17 @@ impl Run<'_> {
         self.compare();
     }
 
-    fn change_settings(&mut self) {
-        let settings = &mut self.model.settings;
-        settings.max_attempts = self.rng.pick(&[1, 2, 3, 5]);
-        settings.max_inflight = self.rng.pick(&[1, 3, 8, 100]);
-        self.shard.set_settings(*settings);
-        self.command("tick", Command::Tick, |model, now, _| model.tick(now));
+    fn configure(&mut self) {
+        let settings = Settings {
+            max_attempts: self.rng.pick(&[1, 2, 3, 5]),
+            max_inflight: self.rng.pick(&[1, 3, 8, 100]),
+            retention_ms: self.rng.pick(&[2_000, 30_000, 600_000_000, 600_000_000, 600_000_000]),
+            dlq_retention_ms: self.rng.pick(&[2_000, 30_000, 600_000_000, 600_000_000, 600_000_000]),
+            ..self.model.settings
+        };
+        let paused = Paused { recv: self.rng.chance(10), enqueue: self.rng.chance(10) };
+        let command = Command::Configure { settings, paused };
+        self.command("configure", command, |model, now, _| model.configure(now, settings, paused));
     }
 
     /// Applies a command to both and compares what they did.
@@ -281,14 +262,16 @@ impl Run<'_> {
     }
 
     fn judge(&mut self, text: &str, step: Step, expect: &Expect) {
-        let (results, refused) = match &step.reply {
-            Reply::Settled(results) => (results.iter().map(Result::is_ok).collect(), false),
-            Reply::Refused(_) => (Vec::new(), true),
-            Reply::None | Reply::Reserved => (Vec::new(), false),
+        let (results, refused, purged) = match &step.reply {
+            Reply::Settled(results) => (results.iter().map(Result::is_ok).collect(), false, None),
+            Reply::Refused(_) => (Vec::new(), true, None),
+            Reply::Purged(n) => (Vec::new(), false, Some(*n)),
+            Reply::None | Reply::Reserved => (Vec::new(), false, None),
         };
         let done = Expect {
             results,
             refused,
+            purged,
             grants: step.grants.iter().map(|grant| (grant.waiter.0, grant.messages.clone())).collect(),
             empty: step.empty_handed.iter().map(|waiter| waiter.0).collect(),
             counts: step.counts,
@@ -302,9 +285,10 @@ impl Run<'_> {
         }
         let wanted = self.model.close(self.now, step.ticket);
         assert_eq!(wanted, step.ticket.is_some(), "{text} {:?}", step.ops);
-        assert_eq!(wanted, !step.ops.is_empty(), "{text}");
+        assert_eq!(wanted, step.configured || !step.ops.is_empty(), "{text}");
         if let Some(ticket) = step.ticket {
-            self.owed.push_back((ticket, Owed::Write(step.ops)));
+            let config = step.configured.then(|| (*self.shard.settings(), self.shard.paused()));
+            self.owed.push_back((ticket, Owed::Write(step.ops, config)));
         }
         self.compare();
     }
@@ -327,7 +311,10 @@ impl Run<'_> {
         let (ticket, owed) = self.owed.pop_front()?;
         let mut outcomes = Vec::new();
         match owed {
-            Owed::Write(ops) => ops.iter().for_each(|op| self.disk.write(op)),
+            Owed::Write(ops, config) => {
+                ops.iter().for_each(|op| self.disk.write(op));
+                self.disk.config = config.unwrap_or(self.disk.config);
+            }
             Owed::Put(count) => {
                 let mut idx = self.rng.below(3) as u16;
                 for _ in 0..count {
@@ -378,7 +365,10 @@ impl Run<'_> {
         self.owed.clear();
         let down = self.now;
         self.now += self.rng.pick(&[0, 1, 800, 30_000]);
-        let mut recovery = Recovery::new(self.model.settings, Millis(self.now), self.now - down);
+        let mut recovery = {
+            let (settings, paused) = self.disk.config;
+            Recovery::new(settings, paused, Millis(self.now), self.now - down)
+        };
         self.disk.rows.values().for_each(|row| recovery.push(*row));
         self.shard = recovery.finish();
         self.model.crash(down, self.now);
@@ -439,7 +429,7 @@ impl Run<'_> {
                 assert!(self.shard.exists(seen.slot));
             }
         }
-        let quiet = |m: &M| m.place == Place::Dead || m.is_ready() && m.expires == NEVER;
+        let quiet = |m: &M| m.place == Place::Dead || m.is_ready();
         assert_eq!(self.shard.idle(), stats.waiters == 0 && !owes && live.values().all(quiet));
     }
 

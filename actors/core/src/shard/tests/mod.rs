@@ -2,13 +2,14 @@
 
 mod cases;
 mod cover;
+mod disk;
 mod drive;
 mod model;
 
 use cover::Coverage;
 
 /// Sequences of the property test.
-const SEQUENCES: u64 = 10_000;
+const SEQUENCES: u64 = 23_000;
 
 #[test]
 fn behaves_like_the_model() {

@@ -2,7 +2,7 @@
 //! from SPEC §4 and sharing nothing with the machine but its vocabulary.
 
 use crate::message::{Settled, StoredAt};
-use crate::shard::{Counts, DeliveryRef, Leased, NackMode, Settings, Ticket, Want};
+use crate::shard::{Counts, DeliveryRef, Leased, NackMode, Paused, Settings, Ticket, Want};
 use crate::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +23,7 @@ pub(super) struct M {
     pub(super) timed_out: bool,
     pub(super) at: u64,
     pub(super) enqueued: u64,
+    pub(super) since: u64,
     pub(super) expires: u64,
     pub(super) len: u64,
     pub(super) attempt: u32,
@@ -41,6 +42,15 @@ impl M {
     pub(super) fn in_flight(&self) -> bool {
         self.place == Place::Leased && !self.timed_out
     }
+
+    /// When it ends if it stays as it is.
+    fn ends(&self, settings: &Settings) -> u64 {
+        match self.place {
+            Place::Dead => self.at + settings.dlq_retention_ms,
+            _ if self.is_ready() => self.expires.min(self.since + settings.retention_ms),
+            _ => NEVER,
+        }
+    }
 }
 
 /// What a step should have done.
@@ -48,6 +58,7 @@ impl M {
 pub(super) struct Expect {
     pub(super) results: Vec<bool>,
     pub(super) refused: bool,
+    pub(super) purged: Option<u64>,
     pub(super) grants: Vec<(u64, Vec<Leased>)>,
     pub(super) empty: BTreeSet<u64>,
     pub(super) counts: Counts,
@@ -66,12 +77,15 @@ type Effects = Vec<(u64, Option<M>)>;
 #[derive(Debug, Default)]
 pub(super) struct Model {
     pub(super) settings: Settings,
+    pub(super) paused: Paused,
+    pub(super) durable_config: (Settings, Paused),
     pub(super) live: BTreeMap<u64, M>,
     pub(super) durable: BTreeMap<u64, M>,
     pub(super) waiting: Vec<(u64, Want, u64)>,
-    pub(super) writes: Vec<(Ticket, u64, Effects)>,
+    pub(super) writes: Vec<(Ticket, u64, Effects, Option<(Settings, Paused)>)>,
     pub(super) puts: Vec<(Ticket, u64)>,
     dirty: BTreeSet<u64>,
+    configured: bool,
     moved: Vec<u64>,
     recovered_at: u64,
 }
@@ -82,6 +96,9 @@ impl Model {
     }
 
     pub(super) fn enqueue(&mut self, count: u64) -> bool {
+        if self.paused.enqueue {
+            return false;
+        }
         let live = self.live.values().filter(|m| m.place != Place::Dead).count() as u64;
         live + self.puts.iter().map(|put| put.1).sum::<u64>() + count <= self.settings.max_depth
     }
@@ -178,7 +195,8 @@ impl Model {
             (None, _) => now,
         };
         assert!(args.delay.is_some() || due - now <= cap, "backoff of {} ms, at most {cap}", due - now);
-        if due == now && self.live[&slot].expires <= now {
+        let ends = self.live[&slot].expires.min(self.live[&slot].since + self.settings.retention_ms);
+        if due == now && ends <= now {
             self.end(slot);
             out.counts.expired += 1;
             return;
@@ -206,6 +224,27 @@ impl Model {
         out
     }
 
+    pub(super) fn configure(&mut self, now: u64, settings: Settings, paused: Paused) -> Expect {
+        let mut out = Expect::default();
+        (self.settings, self.paused, self.configured) = (settings, paused, true);
+        self.pass_time(now, &mut out);
+        out
+    }
+
+    pub(super) fn purge(&mut self, now: u64) -> Expect {
+        let mut out = Expect::default();
+        for slot in self.live.keys().copied().collect::<Vec<_>>() {
+            if self.live[&slot].place != Place::Dead {
+                self.end(slot);
+                out.counts.purged += 1;
+            }
+        }
+        self.moved.clear();
+        out.purged = Some(out.counts.purged);
+        self.pass_time(now, &mut out);
+        out
+    }
+
     pub(super) fn tick(&mut self, now: u64) -> Expect {
         let mut out = Expect::default();
         self.pass_time(now, &mut out);
@@ -214,6 +253,9 @@ impl Model {
 
     /// The disk has it; the shard is told by [`Model::committed`].
     pub(super) fn durable(&mut self, ticket: Ticket, stored: &[StoredAt]) {
+        if let Some(config) = self.writes.iter().find(|w| w.0 == ticket).and_then(|w| w.3) {
+            self.durable_config = config;
+        }
         for (slot, m) in self.writes.iter().filter(|w| w.0 == ticket).flat_map(|w| w.2.clone()) {
             match m {
                 Some(m) => self.durable.insert(slot, m),
@@ -239,19 +281,22 @@ impl Model {
     /// Closes a step that got this ticket. Whether it should have got one.
     pub(super) fn close(&mut self, now: u64, ticket: Option<Ticket>) -> bool {
         let slots = std::mem::take(&mut self.dirty);
-        let wanted = !slots.is_empty();
+        let config = std::mem::take(&mut self.configured).then_some((self.settings, self.paused));
+        let wanted = !slots.is_empty() || config.is_some();
         if let Some(ticket) = ticket.filter(|_| wanted) {
             let effects = slots.into_iter().map(|slot| (slot, self.live.get(&slot).cloned())).collect();
-            self.writes.push((ticket, now, effects));
+            self.writes.push((ticket, now, effects, config));
         }
         wanted
     }
 
     /// Everything not durable is lost at `down`; the shard is back at `up`.
     pub(super) fn crash(&mut self, down: u64, up: u64) {
-        let settings = self.settings;
-        let durable = std::mem::take(&mut self.durable);
-        *self = Model { settings, live: durable.clone(), durable, recovered_at: up, ..Model::default() };
+        let (settings, paused) = self.durable_config;
+        let (durable, durable_config) = (std::mem::take(&mut self.durable), self.durable_config);
+        let live = durable.clone();
+        *self =
+            Model { settings, paused, durable_config, live, durable, recovered_at: up, ..Model::default() };
         for (&slot, m) in self.live.iter_mut().filter(|(_, m)| m.place == Place::Leased) {
             if m.at > down {
                 let at = (m.at + up - down).max(up + settings.visibility_ms.min(5_000));
@@ -271,10 +316,10 @@ impl Model {
     pub(super) fn wake_at(&self) -> Option<u64> {
         let hold = self.hold();
         let of_message = |m: &M| match m.place {
-            _ if m.is_ready() => (m.expires < NEVER).then_some(m.expires),
+            _ if m.is_ready() => Some(m.ends(&self.settings)),
             Place::Leased => (m.at < hold).then_some(m.at),
             Place::Delayed => Some(m.at),
-            Place::Ready | Place::Dead => None,
+            Place::Ready | Place::Dead => Some(m.ends(&self.settings)),
         };
         let moved = (!self.moved.is_empty()).then_some(self.recovered_at);
         let times = self.live.values().filter_map(of_message).chain(self.waiting.iter().map(|w| w.2));
@@ -300,13 +345,14 @@ impl Model {
                     self.die(now, slot, reason, None, out);
                     continue;
                 }
-                self.live.get_mut(&slot).unwrap().timed_out = true;
-                out.counts.requeued_visibility += u64::from(m.expires > now);
+                let m = self.live.get_mut(&slot).unwrap();
+                m.timed_out = true;
+                out.counts.requeued_visibility += u64::from(m.ends(&self.settings) > now);
             } else if m.place == Place::Delayed && m.at <= now {
                 let m = self.live.get_mut(&slot).unwrap();
                 (m.place, m.at) = (Place::Ready, 0);
             }
-            if self.live[&slot].is_ready() && m.expires <= now {
+            if self.live[&slot].ends(&self.settings) <= now {
                 self.end(slot);
                 out.counts.expired += 1;
             }
@@ -325,6 +371,9 @@ impl Model {
 
     fn take(&mut self, now: u64, want: Want, out: &mut Expect) -> Vec<Leased> {
         let mut taken = Vec::new();
+        if self.paused.recv {
+            return taken;
+        }
         let mut bytes = 0;
         let deadline = now + want.visibility_ms.unwrap_or(self.settings.visibility_ms);
         let ready: Vec<u64> = self.live.iter().filter(|(_, m)| m.is_ready()).map(|(&slot, _)| slot).collect();
@@ -395,6 +444,7 @@ fn fresh(s: &StoredAt) -> M {
         timed_out: false,
         at: s.due.map_or(0, |due| due.0),
         enqueued: s.enqueued.0,
+        since: s.due.unwrap_or(s.enqueued).0,
         expires: s.expires.map_or(NEVER, |expires| expires.0),
         len: u64::from(s.len),
         attempt: 0,

@@ -1,0 +1,89 @@
+//! Routes that change a topic as a whole: settings, pause and resume, purge. All need the op `admin`, and are
+//! served where the operator is: on the mailbox's own port and the Unix socket.
+
+use super::{Answer, App, MailboxApp, MailboxService, Want, answers};
+use crate::http::auth::Op;
+use crate::http::dto;
+use crate::http::error::json_of;
+use crate::http::request::{Call, Path, queue_of};
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::routing::{post, put};
+use http::StatusCode;
+use ron_core::ids::QueueKey;
+use ron_core::shard::{Paused, TopicChange};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+
+/// The routes.
+pub fn topic_routes<M: MailboxService>(app: Arc<MailboxApp<M>>) -> Router {
+    Router::new()
+        .route("/v1/{tenant}/{topic}/settings", put(settings::<M>))
+        .route("/v1/{tenant}/{topic}/pause", post(pause::<M>))
+        .route("/v1/{tenant}/{topic}/resume", post(resume::<M>))
+        .route("/v1/{tenant}/{topic}/purge", post(purge::<M>))
+        .with_state(app)
+}
+
+async fn settings<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
+    let (queue, wanted) = app.admin::<dto::SettingsRequest>(&path, request).await?;
+    let durability = app.limits.load().durability;
+    let topic = app.mailbox.configure(&queue, TopicChange::Settings(wanted.check(durability)?)).await?;
+    json_of(StatusCode::OK, &answers::Settings::of(&topic.settings, durability))
+}
+
+async fn pause<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
+    app.set_paused(&path, request, true).await
+}
+
+async fn resume<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
+    app.set_paused(&path, request, false).await
+}
+
+async fn purge<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
+    #[derive(Serialize)]
+    struct Purged {
+        purged: u64,
+    }
+    let (queue, confirmed) = app.admin::<dto::ConfirmRequest>(&path, request).await?;
+    confirmed.check(&queue.topic)?;
+    let purged = app.mailbox.purge(&queue).await?;
+    json_of(StatusCode::OK, &Purged { purged })
+}
+
+impl<M: MailboxService> MailboxApp<M> {
+    /// The queue and the body of a call that changes the topic.
+    async fn admin<T: DeserializeOwned>(
+        &self,
+        path: &Path,
+        request: Request,
+    ) -> Result<(QueueKey, T), crate::http::error::Failure> {
+        let (parts, body) = request.into_parts();
+        let queue = queue_of(path)?;
+        self.allow(&parts, Call::of(&parts)?, Want::on(Op::Admin, &queue))?;
+        let body = self.settling_body(&parts, body).await?;
+        Ok((queue, dto::json(&body)?))
+    }
+
+    async fn set_paused(&self, path: &Path, request: Request, paused: bool) -> Answer {
+        #[derive(Serialize)]
+        struct Now {
+            paused: Option<&'static str>,
+        }
+        let (queue, body) = self.admin::<dto::PauseRequest>(path, request).await?;
+        let what = body.what();
+        let topic = self.mailbox.configure(&queue, TopicChange::Pause { what, paused }).await?;
+        json_of(StatusCode::OK, &Now { paused: paused_text(topic.paused) })
+    }
+}
+
+/// What is paused, in the words of the request that pauses it; `None` = nothing.
+pub(super) const fn paused_text(paused: Paused) -> Option<&'static str> {
+    match (paused.recv, paused.enqueue) {
+        (false, false) => None,
+        (true, false) => Some("recv"),
+        (false, true) => Some("enqueue"),
+        (true, true) => Some("both"),
+    }
+}
