@@ -16,3 +16,4 @@ mod logs;
 mod mailbox;
 mod metrics;
 mod receipts;
+mod revocation;
