@@ -80,7 +80,11 @@ impl ControlDesk for Desk {
     }
 
     async fn revoke(&self, request: RevokeRequest, peer: Peer) -> Result<Value, Refusal> {
-        let revoked = self.passport.revoke(request.check()?).await?;
+        let list = request.check()?;
+        let asked: Vec<String> = list.iter().map(ToString::to_string).collect();
+        let revoked = self.passport.revoke(list).await.inspect_err(|refusal| {
+            tracing::warn!(what = asked.join(", "), %refusal, ?peer, "not revoked, or not for good");
+        })?;
         for RevokedNow { what, already, .. } in &revoked {
             tracing::info!(%what, already, ?peer, "revoked");
         }

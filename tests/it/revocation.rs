@@ -9,6 +9,7 @@ use ron_node::config::{Config, Sources};
 use ron_node::node::{Node, medium_of};
 use ron_node::schemes::Catalogue;
 use serde_json::{Value, json};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
@@ -154,6 +155,28 @@ fn a_waiting_receive_ends_with_its_capability() {
     read_answer(&mut stream, &request).unwrap().refused(401, "UNAUTH");
     poll("the message given back", || (depths(&other, "w") == [1, 0, 1, 0]).then_some(()));
     assert_eq!(recv_one(&other, "w", 60_000)["msg_id"], sent["msg_id"]);
+}
+
+#[test]
+fn a_body_that_takes_its_time_ends_with_its_capability() {
+    let node = Setup::new().start();
+    let other = node.mailbox();
+    enqueue(&other, "slow", b"first", &[]);
+    let batch = br#"{"messages":[{"payload":"x"}]}"#;
+    for (call, body) in [("enqueue", &b"second"[..]), ("enqueue/batch", batch)] {
+        let token = node.token();
+        let path = format!("/v1/acme/slow/{call}");
+        let request = node.bare().with(&token).request("POST", &path, &[], body);
+        let (begun, rest) = request.split_at(request.len() - 3);
+        let mut stream = node.bare().begin(begun);
+        let in_flight = format!(r#"inflight_requests{{route="/{call}"}} 1"#);
+        let metrics = || node.mailbox_admin().get("/metrics").text().to_owned();
+        poll("the request's head read", || metrics().lines().any(|line| line == in_flight).then_some(()));
+        node.control().post("/ctl/cap/revoke", &json!({"cap_ids": [cap_id(&token)]})).json(200);
+        stream.write_all(rest).unwrap();
+        read_answer(&mut stream, &request).unwrap().refused(401, "UNAUTH");
+    }
+    assert_eq!(depths(&other, "slow"), [1, 0, 0, 0]);
 }
 
 #[test]
