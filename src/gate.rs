@@ -104,7 +104,7 @@ impl Gate {
             message_bytes: Some(call.body.len() as u64),
             wall_unix_s: self.clock.wall().0 / 1000,
         };
-        self.passport.authorize_once(token, &ask)?;
+        self.passport.authorize_once(token, &ask).await?;
         let message = self.message(served, call, accepted);
         let stored = self.mailbox.enqueue(&served.queue, vec![message]).await?.pop();
         let enqueued = match stored {

@@ -6,11 +6,13 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod blocking;
+mod durable_file;
 pub mod entropy;
 pub mod interop;
 pub mod kernel;
 pub mod keyring_file;
 pub mod mailbox;
 pub mod passport;
+pub mod revoked_file;
 pub mod store;
 pub mod tree;

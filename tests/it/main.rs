@@ -16,4 +16,5 @@ mod logs;
 mod mailbox;
 mod metrics;
 mod receipts;
+mod revocation;
 mod topic;
