@@ -6,9 +6,10 @@ use crate::http::request::Peer;
 use crate::policy::PolicyKeeper;
 use arc_swap::ArcSwap;
 use ron_actors::mailbox::Directory;
-use ron_actors::passport::Passport;
+use ron_actors::passport::{KeyInfo, Passport, RevokedNow};
 use ron_actors::store::StoreFigures;
-use ron_core::capability::MintRequest;
+use ron_core::capability::{MintRequest, Revocation, RevokeRequest};
+use ron_core::ids::Kid;
 use ron_core::reason::Refusal;
 use ron_core::time::{Clock, Millis};
 use serde_json::{Value, json};
@@ -37,7 +38,7 @@ pub struct Desk {
     pub store: Arc<ArcSwap<StoreFigures>>,
     /// The providers, as `ronctl` shows them.
     pub providers: Value,
-    /// Mints.
+    /// Mints, revokes, rotates.
     pub passport: Passport,
     /// The policy.
     pub policy: Arc<PolicyKeeper>,
@@ -96,4 +97,48 @@ impl ControlDesk for Desk {
         tracing::info!(cap_id = %minted.cap_id, tenant = %request.tenant, ?peer, "capability minted");
         Ok(MintedToken { token: minted.token, cap_id: minted.cap_id.to_string() })
     }
+
+    async fn revoke(&self, request: RevokeRequest, peer: Peer) -> Result<Value, Refusal> {
+        let list = request.check()?;
+        let asked: Vec<String> = list.iter().map(ToString::to_string).collect();
+        let revoked = self.passport.revoke(list).await.inspect_err(|refusal| {
+            tracing::warn!(what = asked.join(", "), %refusal, ?peer, "not revoked, or not for good");
+        })?;
+        for RevokedNow { what, already, .. } in &revoked {
+            tracing::info!(%what, already, ?peer, "revoked");
+        }
+        Ok(json!({ "revoked": revoked.iter().map(shown_revocation).collect::<Vec<_>>() }))
+    }
+
+    fn keys(&self) -> Value {
+        json!({ "keys": self.passport.keys().iter().map(shown_key).collect::<Vec<_>>() })
+    }
+
+    async fn rotate(&self, peer: Peer) -> Result<Value, Refusal> {
+        let rotated = self.passport.rotate().await?;
+        tracing::info!(kid = %rotated.kid, ?peer, "key rotated: it makes all capabilities from now on");
+        let retired = |(kid, unix_s): &(Kid, u64)| json!({ "kid": kid, "not_after": Millis(unix_s.saturating_mul(1000)).rfc3339() });
+        Ok(json!({
+            "kid": rotated.kid,
+            "retired": rotated.retired.iter().map(retired).collect::<Vec<_>>(),
+            "dropped": rotated.dropped,
+        }))
+    }
+}
+
+fn shown_revocation(revoked: &RevokedNow) -> Value {
+    match &revoked.what {
+        Revocation::Cap(id) => json!({ "cap_id": id.to_string(), "already": revoked.already }),
+        Revocation::Kid(kid) => json!({ "kid": kid, "already": revoked.already, "known": revoked.known }),
+    }
+}
+
+fn shown_key(key: &KeyInfo) -> Value {
+    json!({
+        "kid": key.kid,
+        "created": key.created.rfc3339(),
+        "not_after": key.not_after.map(Millis::rfc3339),
+        "minting": key.minting,
+        "revoked": key.revoked,
+    })
 }

@@ -116,7 +116,7 @@ impl Gate {
             message_bytes: Some(call.body.len() as u64),
             wall_unix_s: self.clock.wall().0 / 1000,
         };
-        self.passport.authorize_once(token, &ask)?;
+        self.passport.authorize_once(token, &ask).await?;
         let (tenant, bytes) = (&served.queue.tenant, call.body.len() as u64);
         self.policy.charge_request(tenant, &*self.clock)?;
         self.policy.charge_bytes(tenant, &*self.clock, bytes)?;

@@ -13,16 +13,17 @@ use crate::socket::{SocketPlace, make_data_dir};
 use arc_swap::ArcSwap;
 use ron_actors::blocking::Blocking;
 use ron_actors::entropy::{Entropy, OsEntropy};
-use ron_actors::kernel::bus::BusLimits;
+use ron_actors::kernel::bus::{Bus, BusLimits};
 use ron_actors::kernel::child::ServiceLabel;
 use ron_actors::kernel::clock::SystemClock;
 use ron_actors::kernel::event::Event;
 use ron_actors::kernel::supervisor::{SupervisorOptions, SupervisorRef, tree};
 use ron_actors::mailbox::{Mailbox, MailboxConfig};
-use ron_actors::passport::{Passport, PassportLimits};
+use ron_actors::passport::{KeyringPlace, Passport, PassportArgs, PassportLimits};
 use ron_actors::policy::InForce;
 use ron_actors::store::{FileMedium, Medium, RamMedium, StoreConfig, StoreError, StoreFigures};
 use ron_actors::tree::{Foundation, Tree, TreeArgs};
+use ron_core::capability::Revoked;
 use ron_core::restart::RestartPolicy;
 use ron_core::time::Clock;
 use std::collections::{BTreeMap, HashMap};
@@ -35,6 +36,8 @@ mod listen;
 
 /// The store's file in the data directory.
 pub const STORE_FILE: &str = "store.redb";
+/// The file of the revocations there.
+pub const REVOKED_FILE: &str = "revoked";
 
 /// Why a node did not start. Each has an exit code of its own (DETAILS).
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +51,9 @@ pub enum BootError {
     /// 74: the store.
     #[error("the store cannot be opened: {0}")]
     Store(StoreError),
+    /// 74: a file that the node must be able to rely on.
+    #[error("{0}")]
+    Damaged(String),
     /// 70: the root of the tree did not start.
     #[error("the supervision tree did not start: {0}")]
     Root(String),
@@ -60,7 +66,7 @@ impl BootError {
         match self {
             BootError::Config(_) => 78,
             BootError::Taken(_) => 75,
-            BootError::Store(_) => 74,
+            BootError::Store(_) | BootError::Damaged(_) => 74,
             BootError::Root(_) => 70,
         }
     }
@@ -100,7 +106,7 @@ impl Node {
         let foundation = lay(&config, medium, &watch, policy.clone())?;
         watch.tell(&foundation.bus);
         let (clock, bus) = (foundation.clock.clone(), foundation.bus.clone());
-        let passport = passport_of(&config, &clock)?;
+        let passport = passport_of(&config, &clock, &bus)?;
         let providers = Arc::new(serve_providers(&config, &metrics)?);
         let (tree, verifiers) = raise(foundation, watch, &providers, &passport).await?;
         let gate = Gate {
@@ -262,18 +268,37 @@ fn metrics_of(config: &Config) -> Result<Metrics, BootError> {
     metrics.map_err(|error| BootError::Root(error.to_string()))
 }
 
-fn passport_of(config: &Config, clock: &Arc<dyn Clock>) -> Result<Passport, BootError> {
-    let ring = match &config.auth.keyring {
-        KeyringAt::File(path) => ron_actors::keyring_file::load_or_create(path, clock.wall(), &OsEntropy),
-        KeyringAt::Mount(path) => ron_actors::keyring_file::load(path),
-        KeyringAt::Memory => ron_actors::keyring_file::in_memory(clock.wall(), &OsEntropy),
+fn passport_of(config: &Config, clock: &Arc<dyn Clock>, bus: &Bus) -> Result<Passport, BootError> {
+    let (ring, keyring_place) = match &config.auth.keyring {
+        KeyringAt::File(path) => {
+            let ring = ron_actors::keyring_file::load_or_create(path, clock.wall(), &OsEntropy);
+            (ring, KeyringPlace::File(path.clone()))
+        }
+        KeyringAt::Mount(path) => (ron_actors::keyring_file::load(path), KeyringPlace::Mount(path.clone())),
+        KeyringAt::Memory => {
+            (ron_actors::keyring_file::in_memory(clock.wall(), &OsEntropy), KeyringPlace::Memory)
+        }
     };
-    let ring = ring.map_err(|error| BootError::Config(format!("auth.keyring: {error}")))?;
+    let keyring = ring.map_err(|error| BootError::Config(format!("auth.keyring: {error}")))?;
+    let revoked_file = (!config.node.amnesia).then(|| config.node.data_dir.join(REVOKED_FILE));
+    let revoked = revoked_file.as_deref().map_or(Ok(Revoked::default()), ron_actors::revoked_file::load);
+    let revoked = revoked.map_err(|error| BootError::Damaged(error.to_string()))?;
+    if revoked.kid(&keyring.minting().kid) {
+        tracing::warn!(kid = %keyring.minting().kid, "the key that makes capabilities is revoked: rotate it");
+    }
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let (ttl_max_ms, cache_ttl_ms) = (ms(config.auth.max_ttl), ms(config.auth.cap_cache_ttl));
-    let limits = PassportLimits { ttl_max_ms, cache_ttl_ms };
-    Passport::new(ring, clock.clone(), Arc::new(OsEntropy), limits)
-        .map_err(|error| BootError::Root(error.to_string()))
+    let args = PassportArgs {
+        keyring,
+        keyring_place,
+        revoked,
+        revoked_file,
+        clock: clock.clone(),
+        entropy: Arc::new(OsEntropy),
+        bus: bus.clone(),
+        limits: PassportLimits { ttl_max_ms, cache_ttl_ms },
+    };
+    Passport::new(args).map_err(|error| BootError::Root(error.to_string()))
 }
 
 /// Starts all actors; returns the supervisor of the verifiers beside the tree.
@@ -286,11 +311,12 @@ async fn raise(
     let mut interop = None;
     let specs = {
         let (providers, passport, interop) = (providers.clone(), passport.clone(), &mut interop);
+        let critical = passport.child_spec();
         move |_: &Mailbox, options: &SupervisorOptions| {
             let children = move || verifier_specs(&providers, &passport);
             let (spec, supervisor) = tree("interop", ServiceLabel::Interop, options.clone(), children);
             *interop = Some(supervisor);
-            vec![spec]
+            vec![critical, spec]
         }
     };
     let tree = foundation.raise(watch, specs).await.map_err(|error| BootError::Root(error.to_string()))?;
@@ -310,7 +336,7 @@ pub fn medium_of(config: &Config) -> Arc<dyn Medium> {
 /// A node in amnesia must not sit on files that a durable one left: they would seem to be gone, and are not.
 fn refuse_leftovers(config: &Config) -> Result<(), BootError> {
     let dir = &config.node.data_dir;
-    let ours = [STORE_FILE, "keyring"].into_iter().find(|name| dir.join(name).exists());
+    let ours = [STORE_FILE, "keyring", REVOKED_FILE].into_iter().find(|name| dir.join(name).exists());
     match ours {
         Some(name) => Err(BootError::Config(format!(
             "node.data_dir: {} holds {name} of a durable node; remove it or give amnesia another directory",

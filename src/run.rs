@@ -170,6 +170,7 @@ impl Duties {
         use crate::http::readiness::Part;
         self.ticks += 1;
         node.readiness.set(Part::Store, node.tree.store.healthy());
+        node.readiness.set(Part::Passport, node.passport.is_up());
         let quarantined = node.tree.mailbox.directory().all().into_iter();
         let quarantined =
             quarantined.filter(|entry| entry.is_quarantined()).map(|entry| entry.key.to_string());

@@ -8,15 +8,16 @@
 //! not_after = "2027-01-20T10:00:00Z" # only on a key that was rotated out
 //! ```
 
+use crate::durable_file;
 use crate::entropy::{Entropy, NoEntropy};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use ron_core::capability::{KeyEntry, Keyring, RootKey};
 use ron_core::ids::Kid;
 use ron_core::time::Millis;
 use serde::Deserialize;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -92,45 +93,47 @@ pub fn load(path: &Path) -> Result<Keyring, KeyringError> {
 /// # Errors
 /// No random bytes.
 pub fn in_memory(wall: Millis, entropy: &dyn Entropy) -> Result<Keyring, KeyringError> {
+    let malformed = |what: &str| KeyringError::Malformed { path: PathBuf::new(), what: what.to_owned() };
+    Keyring::new(vec![new_key(wall, entropy)?]).map_err(malformed)
+}
+
+/// A new key, named by its day and three random bytes.
+///
+/// # Errors
+/// No random bytes.
+pub fn new_key(wall: Millis, entropy: &dyn Entropy) -> Result<KeyEntry, KeyringError> {
     let mut key = Zeroizing::new([0; 32]);
     entropy.fill(&mut *key)?;
     let mut suffix = [0; 3];
     entropy.fill(&mut suffix)?;
     let kid = format!("{}-{}", &wall.rfc3339()[..10], HEXLOWER.encode(&suffix));
     let malformed = |what: String| KeyringError::Malformed { path: PathBuf::new(), what };
-    let entry = KeyEntry {
+    Ok(KeyEntry {
         kid: Kid::parse(&kid).map_err(|bad| malformed(bad.to_string()))?,
         key: RootKey::new(*key),
         created_unix_s: wall.0 / 1000,
         not_after_unix_s: None,
-    };
-    Keyring::new(vec![entry]).map_err(|what| malformed(what.to_owned()))
+    })
 }
 
 /// Writes a new file and makes it durable, directory included, before anything is made with its keys.
 fn create(path: &Path, ring: &Keyring) -> Result<(), KeyringError> {
-    let written = || -> io::Result<()> {
-        let dir = match path.parent() {
-            Some(dir) if !dir.as_os_str().is_empty() => dir,
-            _ => Path::new("."),
-        };
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        // a crash half-way must not leave a torn keyring under its real name
-        let draft = path.with_extension("new");
-        let _ = fs::remove_file(&draft);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-        file.write_all(render(ring).as_bytes())?;
-        file.sync_all()?;
-        // link, not rename: if another process was first, its keys stay
-        let linked = fs::hard_link(&draft, path);
-        fs::remove_file(&draft)?;
-        match linked {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        File::open(dir)?.sync_all()
-    };
-    written().map_err(|source| KeyringError::Io { path: path.to_owned(), source })
+    let created = durable_file::create(path, render(ring).as_bytes());
+    created.map_err(|source| KeyringError::Io { path: path.to_owned(), source })
+}
+
+/// Replaces the file's ring by a later one, durably, before anything is made with its new key. `in_force` is what the
+/// file must hold: one that was edited since is not overwritten.
+///
+/// # Errors
+/// See [`KeyringError`].
+pub fn replace(path: &Path, in_force: &Keyring, later: &Keyring) -> Result<(), KeyringError> {
+    if *render(&load(path)?) != *render(in_force) {
+        let what = "it was changed since the node read it; restart the node, then rotate".to_owned();
+        return Err(KeyringError::Malformed { path: path.to_owned(), what });
+    }
+    let replaced = durable_file::replace(path, render(later).as_bytes());
+    replaced.map_err(|source| KeyringError::Io { path: path.to_owned(), source })
 }
 
 /// The file's text.
@@ -216,6 +219,9 @@ fn unix_s(value: &toml::Value) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::entropy::SeededEntropy;
+    use std::fs::{self, OpenOptions};
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
 
     const WALL: Millis = Millis(1_795_000_000_000);
 
@@ -236,6 +242,24 @@ mod tests {
         assert_eq!(made.minting().kid, again.minting().kid);
         assert!(made.minting().kid.as_str().starts_with("2026-11-18-"), "{}", made.minting().kid);
         assert_eq!(again.minting().created_unix_s, 1_795_000_000);
+    }
+
+    #[test]
+    fn is_replaced_by_a_later_ring_unless_somebody_edited_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keyring");
+        let entropy = SeededEntropy::new(1);
+        let first = load_or_create(&path, WALL, &entropy).unwrap();
+        let (second, _) = first.rotate(new_key(WALL, &entropy).unwrap(), WALL.0 / 1000, 60).unwrap();
+        replace(&path, &first, &second).unwrap();
+        assert_eq!(render(&load(&path).unwrap()), render(&second));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        let (third, _) = second.rotate(new_key(WALL, &entropy).unwrap(), WALL.0 / 1000, 60).unwrap();
+        let error = replace(&path, &first, &third).unwrap_err().to_string();
+        assert!(error.contains("restart the node"), "{error}");
+        assert_eq!(render(&load(&path).unwrap()), render(&second));
+        fs::remove_file(&path).unwrap();
+        assert!(replace(&path, &second, &third).is_err() && !path.exists());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod blocking;
+mod durable_file;
 pub mod entropy;
 pub mod interop;
 pub mod kernel;
@@ -13,5 +14,6 @@ pub mod keyring_file;
 pub mod mailbox;
 pub mod passport;
 pub mod policy;
+pub mod revoked_file;
 pub mod store;
 pub mod tree;

@@ -12,6 +12,7 @@ async fn a_hundred_killed_actors_are_back_soon_and_lose_nothing() {
     let report = Box::pin(run(dir.path(), plan, |_| {})).await.unwrap();
     assert!(report.faults.is_empty(), "{:#?}", report.faults);
     assert_eq!(report.kills.len(), 100);
+    assert_eq!(report.kills.iter().filter(|kill| kill.child == "passport").count(), 1);
     assert!(report.aboard >= 50, "{} aboard", report.aboard);
     assert!(report.balance.holds() && report.balance.answered > 400, "{:?}", report.balance);
     let soon = report.kills.iter().filter(|kill| kill.back_ms <= 200.0).count();

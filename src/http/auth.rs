@@ -1,10 +1,11 @@
 //! How a request proves what it may do: one `Authorization: Bearer` header, judged by an [`Authorizer`].
 
 use crate::http::headers::only_text;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use ron_actors::passport::Passport;
-use ron_core::capability::Capability;
+use ron_actors::passport::{Grant, Passport};
 use ron_core::ids::Topic;
 use ron_core::policy::Allowed;
 use ron_core::reason::{Reason, Refusal};
@@ -67,13 +68,42 @@ impl Authority {
     }
 }
 
-/// Judges capabilities.
-pub trait Authorizer: Send + Sync {
-    /// Whether `token` allows what is asked. Charges the token's rates, except for settling.
+/// What an [`Authorizer`] answers: mostly at once, and only then without an allocation.
+pub enum Verdict<'a> {
+    /// The token is known.
+    Now(Result<Authority, Refusal>),
+    /// It has to be checked first.
+    Later(BoxFuture<'a, Result<Authority, Refusal>>),
+}
+
+impl std::fmt::Debug for Verdict<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Verdict::Now(judged) => f.debug_tuple("Now").field(judged).finish(),
+            Verdict::Later(_) => f.write_str("Later"),
+        }
+    }
+}
+
+impl Verdict<'_> {
+    /// The answer.
     ///
     /// # Errors
-    /// UNAUTH, EXPIRED_TOKEN, SCOPE_MISMATCH, RATE_LIMIT, or DOWNSTREAM_UNAVAILABLE while none can be checked.
-    fn authorize(&self, token: &str, ask: &Ask<'_>) -> Result<Authority, Refusal>;
+    /// As [`Authorizer::authorize`].
+    pub async fn given(self) -> Result<Authority, Refusal> {
+        match self {
+            Verdict::Now(judged) => judged,
+            Verdict::Later(judging) => judging.await,
+        }
+    }
+}
+
+/// Judges capabilities.
+pub trait Authorizer: Send + Sync {
+    /// Whether `token` allows what is asked. Charges the token's rates, except for settling. Refused with UNAUTH,
+    /// EXPIRED_TOKEN, SCOPE_MISMATCH or RATE_LIMIT; a token that is not known also with BACKPRESSURE, or
+    /// DOWNSTREAM_UNAVAILABLE while none can be checked.
+    fn authorize<'a>(&'a self, token: &'a str, ask: &'a Ask<'a>) -> Verdict<'a>;
 }
 
 /// Who may call a router's mailbox routes.
@@ -112,24 +142,29 @@ pub fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
     Ok(token)
 }
 
-impl Held for Capability {
+impl Held for Grant {
     fn topics_allowed(&self, topic: &Topic) -> bool {
-        Capability::topics_allowed(self, topic)
+        self.capability.topics_allowed(topic)
     }
 
     fn message_bytes_max(&self) -> Option<u64> {
-        Capability::message_bytes_max(self)
+        self.capability.message_bytes_max()
     }
 
     fn still_holds(&self, wall_unix_s: u64) -> Result<(), Refusal> {
-        self.in_time(wall_unix_s)
+        Grant::still_holds(self, wall_unix_s)
     }
 }
 
 impl Authorizer for Passport {
-    fn authorize(&self, token: &str, ask: &Ask<'_>) -> Result<Authority, Refusal> {
-        let found = Passport::authorize(self, token, ask)?;
-        Ok(Authority { held: Some(found.capability), ..Authority::default() })
+    fn authorize<'a>(&'a self, token: &'a str, ask: &'a Ask<'a>) -> Verdict<'a> {
+        let authority = |grant: Arc<Grant>| Authority { held: Some(grant), ..Authority::default() };
+        match self.authorize_known(token, ask) {
+            Some(judged) => Verdict::Now(judged.map(authority)),
+            None => Verdict::Later(
+                async move { Passport::authorize(self, token, ask).await.map(authority) }.boxed(),
+            ),
+        }
     }
 }
 

@@ -12,14 +12,15 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::{get, post};
 use http::StatusCode;
+use ron_core::capability::RevokeRequest;
 use ron_core::reason::Refusal;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
-const MINT_BYTES_MAX: usize = 64 * 1024;
-const MINT_DEADLINE: Duration = Duration::from_secs(5);
+const BODY_BYTES_MAX: usize = 64 * 1024;
+const BODY_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A token just made.
 #[derive(Serialize)]
@@ -47,6 +48,25 @@ pub trait ControlDesk: Send + Sync + 'static {
     /// MALFORMED, naming the field.
     fn mint(&self, request: Self::Mint, peer: Peer) -> Result<MintedToken, Refusal>;
 
+    /// Revokes for `peer`; it is durable when this returns.
+    ///
+    /// # Errors
+    /// MALFORMED, naming the field; STORAGE if it may not outlast a restart.
+    fn revoke(
+        &self,
+        request: RevokeRequest,
+        peer: Peer,
+    ) -> impl Future<Output = Result<serde_json::Value, Refusal>> + Send;
+
+    /// The keys of capabilities, without the keys.
+    fn keys(&self) -> serde_json::Value;
+
+    /// Makes a new key for `peer`.
+    ///
+    /// # Errors
+    /// POLICY_BLOCKED if the keyring is not the node's to write, STORAGE if it could not be written.
+    fn rotate(&self, peer: Peer) -> impl Future<Output = Result<serde_json::Value, Refusal>> + Send;
+
     /// The policy in force.
     fn policy(&self) -> serde_json::Value;
 
@@ -72,6 +92,9 @@ pub fn ctl_router<D: ControlDesk, M: MailboxService>(desk: Arc<D>, mailbox: Arc<
         .route("/ctl/policy", get(policy::<D>))
         .route("/ctl/policy/reload", post(reload_policy::<D>))
         .route("/ctl/policy/apply", post(apply_preset::<D>))
+        .route("/ctl/cap/revoke", post(revoke::<D>))
+        .route("/ctl/keys", get(keys::<D>))
+        .route("/ctl/key/rotate", post(rotate::<D>))
         .with_state(desk);
     with_fallbacks(routes.merge(mailbox_routes(mailbox.clone())).merge(topic_routes(mailbox)))
 }
@@ -87,12 +110,32 @@ async fn providers<D: ControlDesk>(State(desk): State<Arc<D>>) -> Answer {
 }
 
 async fn mint<D: ControlDesk>(State(desk): State<Arc<D>>, request: Request) -> Answer {
+    let (peer, asked) = json_of_peer(request).await?;
+    json_of(StatusCode::OK, &desk.mint(asked, peer)?)
+}
+
+async fn revoke<D: ControlDesk>(State(desk): State<Arc<D>>, request: Request) -> Answer {
+    let (peer, asked) = json_of_peer(request).await?;
+    json_of(StatusCode::OK, &desk.revoke(asked, peer).await?)
+}
+
+async fn keys<D: ControlDesk>(State(desk): State<Arc<D>>) -> Answer {
+    json_of(StatusCode::OK, &desk.keys())
+}
+
+async fn rotate<D: ControlDesk>(State(desk): State<Arc<D>>, request: Request) -> Answer {
+    let (parts, body) = request.into_parts();
+    body::within_limit(body::declared_len(&body), 0)?;
+    json_of(StatusCode::OK, &desk.rotate(Call::of(&parts)?.peer).await?)
+}
+
+/// A small JSON body, and who sent it.
+async fn json_of_peer<T: DeserializeOwned>(request: Request) -> Result<(Peer, T), Failure> {
     let (parts, body) = request.into_parts();
     headers::json_body(&parts.headers)?;
-    body::within_limit(body::declared_len(&body), MINT_BYTES_MAX)?;
-    let body = body::read(body, MINT_BYTES_MAX, MINT_DEADLINE).await?;
-    let minted = desk.mint(dto::json(&body)?, Call::of(&parts)?.peer)?;
-    json_of(StatusCode::OK, &minted)
+    body::within_limit(body::declared_len(&body), BODY_BYTES_MAX)?;
+    let body = body::read(body, BODY_BYTES_MAX, BODY_DEADLINE).await?;
+    Ok((Call::of(&parts)?.peer, dto::json(&body)?))
 }
 
 async fn policy<D: ControlDesk>(State(desk): State<Arc<D>>) -> Answer {
@@ -114,8 +157,8 @@ struct ApplyPreset {
 async fn apply_preset<D: ControlDesk>(State(desk): State<Arc<D>>, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
     headers::json_body(&parts.headers)?;
-    body::within_limit(body::declared_len(&body), MINT_BYTES_MAX)?;
-    let body = body::read(body, MINT_BYTES_MAX, MINT_DEADLINE).await?;
+    body::within_limit(body::declared_len(&body), BODY_BYTES_MAX)?;
+    let body = body::read(body, BODY_BYTES_MAX, BODY_DEADLINE).await?;
     let ApplyPreset { preset, ttl_ms } = dto::json(&body)?;
     json_of(StatusCode::OK, &desk.apply_preset(&preset, ttl_ms, Call::of(&parts)?.peer)?)
 }

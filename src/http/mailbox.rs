@@ -174,13 +174,14 @@ async fn enqueue_batch<M: MailboxService>(State(app): App<M>, path: Path, reques
     let (parts, body) = request.into_parts();
     let call = Call::of(&parts)?;
     let queue = queue_of(&path)?;
-    let authority = app.allow(&parts, call, Want::on(Op::Enqueue, &queue))?;
+    let authority = app.allow(&parts, call, Want::on(Op::Enqueue, &queue)).await?;
     app.readiness.admit_send()?;
     headers::json_body(&parts.headers)?;
     let limits = app.limits.load();
     let room = body::within_limit(body::declared_len(&body), BATCH_BYTES_MAX)?;
     let _reserved = app.budgets.sends.reserve(room)?;
     let body = body::read(body, BATCH_BYTES_MAX, limits.body_deadline).await?;
+    authority.still_holds(app.wall_s())?;
     let request: dto::BatchRequest = dto::json(&body)?;
     drop(body);
 
@@ -210,7 +211,7 @@ async fn recv<M: MailboxService>(State(app): App<M>, path: Path, request: Reques
     let (parts, body) = request.into_parts();
     let call = Call::of(&parts)?;
     let queue = queue_of(&path)?;
-    let authority = app.allow(&parts, call, Want::on(Op::Recv, &queue))?;
+    let authority = app.allow(&parts, call, Want::on(Op::Recv, &queue)).await?;
     app.readiness.admit_recv()?;
     let body = app.settling_body(&parts, body).await?;
     let request: dto::RecvRequest = dto::json_or_default(&body)?;
@@ -225,6 +226,10 @@ async fn recv<M: MailboxService>(State(app): App<M>, path: Path, request: Reques
             () = sleep(RECHECK), if !wait.is_zero() => authority.still_holds(app.wall_s())?,
         }
     };
+    if !wait.is_zero() {
+        // what it waited for goes back at once if it may no longer have it
+        authority.still_holds(app.wall_s())?;
+    }
     let Some(delivery) = delivery.filter(|delivery| !delivery.messages().is_empty()) else {
         return Ok(json(StatusCode::OK, b"{\"messages\":[]}".to_vec()));
     };
@@ -249,7 +254,7 @@ async fn extend<M: MailboxService>(State(app): App<M>, path: Path, request: Requ
 async fn stat<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
     let (parts, _) = request.into_parts();
     let queue = queue_of(&path)?;
-    app.allow(&parts, Call::of(&parts)?, Want::on(Op::Stat, &queue))?;
+    app.allow(&parts, Call::of(&parts)?, Want::on(Op::Stat, &queue)).await?;
     headers::plain_body(&parts.headers)?;
     let stat = app.mailbox.stat(&queue).await?;
     answers::stat(&stat, app.limits.load().durability)
@@ -258,7 +263,7 @@ async fn stat<M: MailboxService>(State(app): App<M>, path: Path, request: Reques
 async fn peek<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
     let (parts, _) = request.into_parts();
     let queue = queue_of(&path)?;
-    app.allow(&parts, Call::of(&parts)?, Want::on(Op::Peek, &queue))?;
+    app.allow(&parts, Call::of(&parts)?, Want::on(Op::Peek, &queue)).await?;
     headers::plain_body(&parts.headers)?;
     let query: dto::PeekQuery = dto::query(&parts.uri)?;
     let (state, limit) = query.check()?;
@@ -270,7 +275,7 @@ async fn topics<M: MailboxService>(State(app): App<M>, path: Path, request: Requ
     let (parts, _) = request.into_parts();
     let tenant = tenant_of(&path)?;
     let wanted = Want { op: Op::Stat, tenant: &tenant, topic: None, bytes: None };
-    let authority = app.allow(&parts, Call::of(&parts)?, wanted)?;
+    let authority = app.allow(&parts, Call::of(&parts)?, wanted).await?;
     headers::plain_body(&parts.headers)?;
     let query: dto::TopicsQuery = dto::query(&parts.uri)?;
     let (mut rows, cursor) = app.mailbox.topics(&tenant, query.cursor.as_deref(), TOPICS_PAGE).await?;
@@ -310,7 +315,7 @@ impl<M: MailboxService> MailboxApp<M> {
         let queue = queue_of(path)?;
         let declared = body::declared_len(&body);
         let authority =
-            self.allow(&parts, call, Want { bytes: declared, ..Want::on(Op::Enqueue, &queue) })?;
+            self.allow(&parts, call, Want { bytes: declared, ..Want::on(Op::Enqueue, &queue) }).await?;
         self.readiness.admit_send()?;
         headers::plain_body(&parts.headers)?;
         let draft = headers::enqueue_draft(&parts.headers)?;
@@ -320,6 +325,8 @@ impl<M: MailboxService> MailboxApp<M> {
             let _reserved = self.budgets.sends.reserve(room)?;
             body::read(body, PAYLOAD_BYTES_MAX, limits.body_deadline).await?
         };
+        // a body may take its time; its authority may have ended meanwhile
+        authority.still_holds(self.wall_s())?;
         if declared.is_none() {
             authority.check_bytes(payload.len())?;
         }
@@ -336,8 +343,9 @@ impl<M: MailboxService> MailboxApp<M> {
         let (parts, body) = request.into_parts();
         let call = Call::of(&parts)?;
         let queue = queue_of(path)?;
-        self.allow(&parts, call, Want::on(op, &queue))?;
+        let authority = self.allow(&parts, call, Want::on(op, &queue)).await?;
         let body = self.settling_body(&parts, body).await?;
+        authority.still_holds(self.wall_s())?;
         let (how, receipts) = dto::json::<T>(&body)?.check()?;
         let results = self.mailbox.settle(&queue, how, receipts).await?;
         let text = answers::settled(&results, |reason| self.meter.refused(RouteKind::Api, reason));
@@ -353,7 +361,7 @@ impl<M: MailboxService> MailboxApp<M> {
     }
 
     /// What the request's capability allows, if it allows this.
-    fn allow(&self, parts: &Parts, call: &Call, want: Want<'_>) -> Result<Authority, Refusal> {
+    async fn allow(&self, parts: &Parts, call: &Call, want: Want<'_>) -> Result<Authority, Refusal> {
         let Access::Capability(authorizer, audience) = &self.access else {
             return Ok(Authority::default());
         };
@@ -366,7 +374,7 @@ impl<M: MailboxService> MailboxApp<M> {
             message_bytes: want.bytes,
             wall_unix_s: self.wall_s(),
         };
-        let mut authority = authorizer.authorize(bearer(&parts.headers)?, &ask)?;
+        let mut authority = authorizer.authorize(bearer(&parts.headers)?, &ask).given().await?;
         let request = policy::Request { op: want.op, tenant: want.tenant, topic: want.topic, provider: None };
         authority.allowed = self.policy.peek().policy.judge(&request)?;
         want.bytes.map_or(Ok(()), |bytes| authority.allowed.check_bytes(bytes))?;

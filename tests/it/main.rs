@@ -17,4 +17,5 @@ mod mailbox;
 mod metrics;
 mod policy;
 mod receipts;
+mod revocation;
 mod topic;

@@ -409,16 +409,14 @@ impl ShardState {
     /// Sets the timer for the next moment the state machine asks for.
     fn arm(&mut self, myself: &ShardRef) {
         let Phase::Ready(loaded) = &self.phase else { return };
-        let park_at = self.used.plus(self.args.config.park_after_ms.max(1));
         let starving = self.args.entry.is_starving(&loaded.shard);
-        let wake_at = match loaded.shard.wake_at() {
+        let wake_at = match (self.park_at(), loaded.shard.wake_at()) {
             // The topic that makes room is another one: nobody tells this one.
-            Some(at) if starving => at.min(self.args.clock.now().plus(STARVING_LOOKS_EVERY_MS)),
-            Some(at) if loaded.shard.idle() => at.min(park_at),
-            Some(at) => at,
-            None if loaded.shard.idle() => park_at,
+            (_, Some(due)) if starving => due.min(self.args.clock.now().plus(STARVING_LOOKS_EVERY_MS)),
+            (Some(park_at), _) => park_at,
+            (None, Some(due)) => due,
             // A commit is owed, and sets the timer when it is done: until then there is nothing to wake up for.
-            None => return,
+            (None, None) => return,
         };
         // A timer that fires early finds nothing to do and is set again: cheaper than one for every command.
         if self.tick_at.is_some_and(|at| at <= wake_at) {
@@ -431,15 +429,21 @@ impl ShardState {
         myself.send_after(after, move || ShardMsg::Tick(tick));
     }
 
+    /// When the shard gives its memory back, unless it is used before. What is due soon is waited for instead;
+    /// what is due later is seen to by whoever looks after the queues.
+    fn park_at(&self) -> Option<Millis> {
+        let Phase::Ready(loaded) = &self.phase else { return None };
+        let park_after = self.args.config.park_after_ms.max(1);
+        let park_at = self.used.plus(park_after);
+        let far = |due: Millis| due.since(park_at) > park_after;
+        (loaded.shard.idle() && loaded.shard.wake_at().is_none_or(far)).then_some(park_at)
+    }
+
     fn on_tick(&mut self, myself: &ShardRef) {
         let now = self.now();
         let Phase::Ready(loaded) = &self.phase else { return };
-        let park_after = self.args.config.park_after_ms;
-        let unused = now.since(self.used) >= park_after;
-        let due = loaded.shard.wake_at();
-        // What is due soon is waited for here; the rest is seen to by whoever looks after the queues.
-        if unused && loaded.shard.idle() && due.is_none_or(|at| at.since(now) > park_after) {
-            self.args.entry.figures.set_due(due);
+        if self.park_at().is_some_and(|at| at <= now) {
+            self.args.entry.figures.set_due(loaded.shard.wake_at());
             self.phase = Phase::Parked;
             return;
         }

@@ -1,11 +1,13 @@
 //! Capabilities whose MAC chain was checked a moment ago (SPEC §5). A hit saves the parsing and the chain and
-//! nothing else: time, caveats and rates are judged on every request. Failures are not kept.
+//! nothing else: time, caveats, revocation and rates are judged on every request. Failures are not kept.
+//!
+//! What ended since is not taken out: whoever gets an entry asks it whether it is still in force.
 //!
 //! Its keys are keyed hashes of whole token texts: no token stays in memory for it, and nobody without the key
 //! can aim at a place in the map.
 
+use super::book::Grant;
 use crate::entropy::{Entropy, NoEntropy};
-use ron_core::capability::Capability;
 use ron_core::time::Millis;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +26,7 @@ pub(super) struct Cache {
 
 #[derive(Default)]
 struct Known {
-    by_token: HashMap<TokenHash, Arc<Capability>>,
+    by_token: HashMap<TokenHash, Arc<Grant>>,
     /// When each was put in, oldest first; as many as in the map.
     order: VecDeque<(Millis, TokenHash)>,
 }
@@ -49,21 +51,21 @@ impl Cache {
     }
 
     /// The capability, if its chain was checked less than the TTL ago.
-    pub(super) fn get(&self, token: &TokenHash, now: Millis) -> Option<Arc<Capability>> {
+    pub(super) fn get(&self, token: &TokenHash, now: Millis) -> Option<Arc<Grant>> {
         let mut known = self.lock();
         known.forget(now, self.ttl_ms, ENTRIES_MAX);
         known.by_token.get(token).cloned()
     }
 
     /// Remembers a capability whose chain was just checked.
-    pub(super) fn put(&self, token: TokenHash, capability: &Arc<Capability>, now: Millis) {
+    pub(super) fn put(&self, token: TokenHash, grant: &Arc<Grant>, now: Millis) {
         if self.ttl_ms == 0 {
             return;
         }
         let mut known = self.lock();
         known.forget(now, self.ttl_ms, ENTRIES_MAX - 1);
         // Of two that checked it at once, the first has put it in.
-        if known.by_token.insert(token, Arc::clone(capability)).is_none() {
+        if known.by_token.insert(token, Arc::clone(grant)).is_none() {
             known.order.push_back((now, token));
         }
     }
@@ -89,18 +91,20 @@ mod tests {
     use super::*;
     use crate::entropy::SeededEntropy;
     use crate::keyring_file::in_memory;
+    use crate::passport::book::Book;
     use crate::passport::make_token;
-    use ron_core::capability::verify;
+    use ron_core::capability::{Revoked, verify};
     use ron_core::ids::Tenant;
 
     const NOW: Millis = Millis(1_795_000_000_000);
 
-    fn capability() -> Arc<Capability> {
+    fn capability() -> Arc<Grant> {
         let entropy = SeededEntropy::new(3);
         let ring = in_memory(NOW, &entropy).unwrap();
         let caveats = ["exp = 9999999999".to_owned()];
         let minted = make_token(&ring, &entropy, &Tenant::parse("acme").unwrap(), &caveats).unwrap();
-        Arc::new(verify(&minted.token, &ring, NOW.0 / 1000).unwrap())
+        let capability = verify(&minted.token, &ring, NOW.0 / 1000).unwrap();
+        Arc::new(Grant::new(capability, Arc::new(Book::new(ring, Revoked::default()))))
     }
 
     #[test]

@@ -1,38 +1,48 @@
 //! The passport: makes and checks capabilities for the whole node (SPEC §5).
 //!
-//! Every request is judged anew by the pure rules of [`ron_core::capability`]; what is kept between requests
-//! is the keyring, the MAC chains checked a moment ago, and the `rps` buckets. It never logs or returns a token
-//! or a key.
+//! Every request is judged anew by the pure rules of [`ron_core::capability`]. A token whose MAC chain was checked a
+//! moment ago is judged in the caller's own task; any other goes to the [`actor`], and while that is down it is
+//! refused. What is revoked is looked up for both. It never logs or returns a token or a key.
+//!
+//! Tokens are made in the caller's task, too, so that verifiers do not wait for one another, but only while the actor
+//! is up: a node that cannot check tokens makes none. A webhook's is then checked like any other, so none gets past.
 
+pub mod actor;
+mod book;
+mod buckets;
 mod cache;
+mod changes;
+
+pub use actor::{PassportActor, PassportMsg, PassportRef};
+pub use book::{Book, Grant};
+pub use changes::{KeyInfo, KeyringPlace, RevokedNow};
 
 use crate::entropy::{Entropy, NoEntropy};
-use arc_swap::ArcSwap;
+use crate::kernel::admission::Admission;
+use crate::kernel::bus::Bus;
+use crate::kernel::child::{ChildKind, ChildSpec, ServiceLabel};
+use crate::kernel::handle::{CastError, Handle, HandlePublisher};
+use buckets::Buckets;
 use cache::Cache;
-use ron_core::capability::{self, Ask, CapId, Capability, Keyring, MintRequest, RateLimit, TEXT_BYTES_MAX};
-use ron_core::ids::{Kid, Tenant, Topic};
-use ron_core::limit::{Bucket, Rate};
+use changes::Changes;
+use ron_core::capability::{
+    self, Ask, CapId, Keyring, MintRequest, Revocation, Revoked, Rotated, TEXT_BYTES_MAX,
+};
+use ron_core::ids::{Tenant, Topic};
 use ron_core::reason::{Reason, Refusal};
 use ron_core::time::{Clock, Millis};
-use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
 
-/// Most `rps` buckets of one tenant. An idle bucket is forgotten after a second, so this bounds how many
-/// rated tokens of a tenant are in use at once.
-const BUCKETS_PER_TENANT_MAX: usize = 4096;
-/// Most tenants with `rps` buckets.
-const TENANTS_MAX: usize = 4096;
-
-/// Who a request was found to act for.
-#[derive(Debug, Clone)]
-pub struct Authority {
-    /// The capability's public name, for logs and audit.
-    pub cap_id: CapId,
-    /// The key it was made with.
-    pub kid: Kid,
-    /// The capability, to ask it again: while a long poll waits, or for each topic of a list.
-    pub capability: Arc<Capability>,
-}
+/// Most tokens that wait to be checked.
+const WAITING_MAX: usize = 1024;
+/// Bytes of their texts.
+const WAITING_BYTES_MAX: usize = 1024 * 1024;
+/// How long a check may take; it takes microseconds unless the actor is stuck.
+const CHECKED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A token just made.
 #[derive(Clone)]
@@ -55,85 +65,125 @@ pub struct Passport(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    keyring: ArcSwap<Ring>,
+    book: Arc<Book>,
+    checked: Cache,
     buckets: Mutex<Buckets>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    limits: PassportLimits,
+    ttl_max_ms: u64,
+    changes: Arc<Changes>,
+    publisher: HandlePublisher<PassportMsg>,
+    actor: Handle<PassportMsg>,
+    admission: Admission,
 }
 
-/// A keyring and what was checked with it: another ring starts with an empty cache.
+/// What a passport is made of.
 #[derive(Debug)]
-struct Ring {
-    keys: Keyring,
-    checked: Cache,
+pub struct PassportArgs {
+    /// The keys.
+    pub keyring: Keyring,
+    /// Where they are kept.
+    pub keyring_place: KeyringPlace,
+    /// What is revoked.
+    pub revoked: Revoked,
+    /// Where that is kept; `None` = in memory alone.
+    pub revoked_file: Option<PathBuf>,
+    /// Node time and the wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// For tokens and keys.
+    pub entropy: Arc<dyn Entropy>,
+    /// Told of revocations.
+    pub bus: Bus,
+    /// Its limits.
+    pub limits: PassportLimits,
 }
 
 /// Limits of a passport, ms.
 #[derive(Debug, Clone, Copy)]
 pub struct PassportLimits {
-    /// Longest life of a token it makes (`auth.max_ttl`).
+    /// Longest life of a token it makes (`auth.max_ttl`). A key that was rotated out checks tokens for twice as long.
     pub ttl_max_ms: u64,
     /// How long a checked MAC chain is not checked again (`auth.cap_cache_ttl`); 0 = checked every time.
     pub cache_ttl_ms: u64,
 }
 
 impl Passport {
-    /// A passport over `keyring`.
+    /// A passport whose actor is not up yet; see [`Passport::child_spec`].
     ///
     /// # Errors
     /// There are no random bytes.
-    pub fn new(
-        keyring: Keyring,
-        clock: Arc<dyn Clock>,
-        entropy: Arc<dyn Entropy>,
-        limits: PassportLimits,
-    ) -> Result<Passport, NoEntropy> {
+    pub fn new(args: PassportArgs) -> Result<Passport, NoEntropy> {
+        let PassportArgs { clock, entropy, limits, .. } = args;
         let checked = Cache::new(limits.cache_ttl_ms, entropy.as_ref())?;
-        let keyring = ArcSwap::from_pointee(Ring { keys: keyring, checked });
-        Ok(Passport(Arc::new(Inner { keyring, buckets: Mutex::default(), clock, entropy, limits })))
+        let book = Arc::new(Book::new(args.keyring, args.revoked));
+        let changes = Arc::new(Changes {
+            book: book.clone(),
+            bus: args.bus,
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            overlap_s: limits.ttl_max_ms.saturating_mul(2).div_ceil(1000),
+            keyring: args.keyring_place,
+            revoked: args.revoked_file,
+            saved: Mutex::new(true),
+        });
+        let publisher = HandlePublisher::new();
+        Ok(Passport(Arc::new(Inner {
+            book,
+            checked,
+            buckets: Mutex::default(),
+            clock,
+            entropy,
+            ttl_max_ms: limits.ttl_max_ms,
+            changes,
+            actor: publisher.handle(),
+            publisher,
+            admission: Admission::new(WAITING_MAX, WAITING_BYTES_MAX),
+        })))
     }
 
-    /// Puts another keyring in force, at once and for every clone.
-    ///
-    /// # Errors
-    /// There are no random bytes.
-    pub fn replace_keyring(&self, keyring: Keyring) -> Result<(), NoEntropy> {
-        let checked = Cache::new(self.0.limits.cache_ttl_ms, self.0.entropy.as_ref())?;
-        self.0.keyring.store(Arc::new(Ring { keys: keyring, checked }));
-        Ok(())
+    /// Its actor, for the root: critical, since without it no unknown token is accepted.
+    #[must_use]
+    pub fn child_spec(&self) -> ChildSpec {
+        let book = self.0.book.clone();
+        let make = move || (PassportActor, book.clone());
+        let spec =
+            ChildSpec::actor(ChildKind::Fixed, "passport", ServiceLabel::Passport, &self.0.publisher, make);
+        spec.critical()
     }
 
-    /// Checks a token's MAC alone, or remembers that it held: what it allows is still to be asked.
-    ///
-    /// # Errors
-    /// UNAUTH.
-    pub fn verify(&self, token: &str, wall_unix_s: u64) -> Result<Authority, Refusal> {
-        let ring = self.0.keyring.load();
-        if token.len() > TEXT_BYTES_MAX {
-            return Ok(authority(self.chain(&ring, token, wall_unix_s)?));
-        }
-        let (place, now) = (ring.checked.hash(token), self.0.clock.now());
-        if let Some(capability) = ring.checked.get(&place, now)
-            && ring.keys.key(&capability.kid, wall_unix_s).is_some()
-        {
-            return Ok(authority(capability));
-        }
-        let capability = self.chain(&ring, token, wall_unix_s)?;
-        ring.checked.put(place, &capability, now);
-        Ok(authority(capability))
+    /// Whether tokens that are not remembered can be checked, and new ones made.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.0.actor.is_up()
     }
 
-    fn chain(&self, ring: &Ring, token: &str, wall_unix_s: u64) -> Result<Arc<Capability>, Refusal> {
-        capability::verify(token, &ring.keys, wall_unix_s).map(Arc::new)
+    /// Makes its actor fail: for drills.
+    pub fn crash(&self) {
+        let _ = self.0.actor.cast(PassportMsg::Crash);
+    }
+
+    /// Judges one request whose token was checked a moment ago, and charges the token's rates for it. `None` = it was
+    /// not: see [`Passport::authorize`].
+    #[must_use]
+    pub fn authorize_known(&self, token: &str, ask: &Ask<'_>) -> Option<Result<Arc<Grant>, Refusal>> {
+        let grant = self.0.checked.get(&self.0.checked.hash(token), self.0.clock.now())?;
+        Some(self.judge(grant, ask))
     }
 
     /// Judges one request, and charges the token's rates for it.
     ///
     /// # Errors
-    /// UNAUTH, EXPIRED_TOKEN, SCOPE_MISMATCH, or RATE_LIMIT with the time to wait.
-    pub fn authorize(&self, token: &str, ask: &Ask<'_>) -> Result<Authority, Refusal> {
-        self.judge(self.verify(token, ask.wall_unix_s)?, ask)
+    /// UNAUTH, EXPIRED_TOKEN, SCOPE_MISMATCH, or RATE_LIMIT with the time to wait. For a token that was not checked a
+    /// moment ago also BACKPRESSURE, or DOWNSTREAM_UNAVAILABLE while the actor is down.
+    pub async fn authorize(&self, token: &str, ask: &Ask<'_>) -> Result<Arc<Grant>, Refusal> {
+        if let Some(judged) = self.authorize_known(token, ask) {
+            return judged;
+        }
+        // its time in the cache runs from before the check
+        let now = self.0.clock.now();
+        let grant = self.check(token, ask.wall_unix_s).await?;
+        self.0.checked.put(self.0.checked.hash(token), &grant, now);
+        self.judge(grant, ask)
     }
 
     /// [`Passport::authorize`] for a token that is used once, as a webhook's: it is not remembered, so that
@@ -141,26 +191,48 @@ impl Passport {
     ///
     /// # Errors
     /// As there.
-    pub fn authorize_once(&self, token: &str, ask: &Ask<'_>) -> Result<Authority, Refusal> {
-        let capability = self.chain(&self.0.keyring.load(), token, ask.wall_unix_s)?;
-        self.judge(authority(capability), ask)
+    pub async fn authorize_once(&self, token: &str, ask: &Ask<'_>) -> Result<Arc<Grant>, Refusal> {
+        let grant = self.check(token, ask.wall_unix_s).await?;
+        self.judge(grant, ask)
     }
 
-    fn judge(&self, authority: Authority, ask: &Ask<'_>) -> Result<Authority, Refusal> {
-        let limits = authority.capability.allows(ask)?;
+    /// Has the actor check who made a token.
+    async fn check(&self, token: &str, wall_unix_s: u64) -> Result<Arc<Grant>, Refusal> {
+        if token.len() > TEXT_BYTES_MAX {
+            return Err(Refusal::new(Reason::Unauth, "capability: longer than 4096 bytes"));
+        }
+        let full = |_| Refusal::new(Reason::Backpressure, "too many capabilities wait to be checked");
+        let permit = self.0.admission.try_acquire(token.len()).map_err(full)?;
+        let (reply, checked) = oneshot::channel();
+        let token = Zeroizing::new(token.to_owned());
+        let message = PassportMsg::Check { token, wall_unix_s, reply, permit };
+        self.0.actor.cast(message).map_err(|error| match error {
+            CastError::Down(_) => down("is restarting; retry"),
+            CastError::Quarantined(_) => down("failed too often"),
+        })?;
+        match tokio::time::timeout(CHECKED_WITHIN, checked).await {
+            Ok(Ok(checked)) => checked,
+            Ok(Err(_)) | Err(_) => Err(down("failed while it had the request; retry")),
+        }
+    }
+
+    fn judge(&self, grant: Arc<Grant>, ask: &Ask<'_>) -> Result<Arc<Grant>, Refusal> {
+        grant.in_force(ask.wall_unix_s)?;
+        let limits = grant.capability.allows(ask)?;
         if !limits.is_empty() {
             let mut buckets = self.0.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-            buckets.charge(&authority.capability.tenant, &limits, self.0.clock.now())?;
+            buckets.charge(&grant.capability.tenant, &limits, self.0.clock.now())?;
         }
-        Ok(authority)
+        Ok(grant)
     }
 
     /// Makes a token as asked for.
     ///
     /// # Errors
-    /// MALFORMED, naming the field; INTERNAL if there are no random bytes.
+    /// MALFORMED, naming the field; DOWNSTREAM_UNAVAILABLE while the actor is down or the key that makes tokens is
+    /// revoked; INTERNAL if there are no random bytes.
     pub fn mint(&self, request: &MintRequest) -> Result<Minted, Refusal> {
-        let caveats = request.caveats(self.0.clock.wall().0 / 1000, self.0.limits.ttl_max_ms)?;
+        let caveats = request.caveats(self.0.clock.wall().0 / 1000, self.0.ttl_max_ms)?;
         self.make(&request.tenant, &caveats)
     }
 
@@ -168,7 +240,7 @@ impl Passport {
     /// most 60 s. It never leaves the process.
     ///
     /// # Errors
-    /// INTERNAL if there are no random bytes.
+    /// As [`Passport::mint`], but never MALFORMED.
     pub fn mint_webhook(
         &self,
         tenant: &Tenant,
@@ -181,12 +253,56 @@ impl Passport {
     }
 
     fn make(&self, tenant: &Tenant, caveats: &[String]) -> Result<Minted, Refusal> {
-        make_token(&self.0.keyring.load().keys, self.0.entropy.as_ref(), tenant, caveats)
+        if !self.is_up() {
+            return Err(down("is restarting and makes no token; retry"));
+        }
+        let keys = self.0.book.keys();
+        if self.0.book.revoked().kid(&keys.minting().kid) {
+            return Err(down(
+                "has no key to make tokens with: its newest is revoked; run `ronctl key rotate`",
+            ));
+        }
+        make_token(&keys, self.0.entropy.as_ref(), tenant, caveats)
+    }
+
+    /// Revokes capabilities and keys: in force for every request from now on, and on the device when this returns.
+    ///
+    /// # Errors
+    /// MALFORMED for the key that makes tokens now, BACKPRESSURE if the list is full: nothing is revoked then. STORAGE
+    /// if it could not be written: it is in force, but may not outlast a restart, and must be repeated.
+    pub async fn revoke(&self, list: Vec<Revocation>) -> Result<Vec<RevokedNow>, Refusal> {
+        self.change(move |changes| changes.revoke(&list)).await
+    }
+
+    /// Makes a new key, which makes all tokens from now on. The others check theirs for twice `auth.max_ttl`.
+    ///
+    /// # Errors
+    /// POLICY_BLOCKED for a keyring that is not ours to write, BACKPRESSURE for a full one, STORAGE if it could not be
+    /// written: the keys in force are as before.
+    pub async fn rotate(&self) -> Result<Rotated, Refusal> {
+        self.change(Changes::rotate).await
+    }
+
+    /// Its keys, without the keys.
+    #[must_use]
+    pub fn keys(&self) -> Vec<KeyInfo> {
+        self.0.changes.keys()
+    }
+
+    /// On the blocking pool, where it is finished even if its caller goes away.
+    async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Changes) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let changes = self.0.changes.clone();
+        let done = tokio::task::spawn_blocking(move || change(&changes)).await;
+        done.unwrap_or_else(|_| Err(Refusal::new(Reason::Internal, "the change failed; the log says why")))
     }
 }
 
-fn authority(capability: Arc<Capability>) -> Authority {
-    Authority { cap_id: capability.cap_id, kid: capability.kid.clone(), capability }
+fn down(what: &str) -> Refusal {
+    // Nothing is done for a request before its capability is known to hold.
+    Refusal::new(Reason::DownstreamUnavailable, format!("the capability check {what}")).without_effect()
 }
 
 /// Makes a token with the ring's minting key; for the node, and for `ronctl cap mint --keyring`.
@@ -207,193 +323,5 @@ pub fn make_token(
     Ok(Minted { token, cap_id: CapId::of(&nonce) })
 }
 
-/// The `rps` buckets in use, a tenant's apart from the others', so that none can fill them all.
-#[derive(Debug, Default)]
-struct Buckets {
-    tenants: HashMap<Tenant, HashMap<[u8; 32], (Bucket, Rate)>>,
-}
-
-impl Buckets {
-    /// Takes one token from each bucket, or none from any.
-    fn charge(&mut self, tenant: &Tenant, limits: &[RateLimit], now: Millis) -> Result<(), Refusal> {
-        let too_many = || Refusal::new(Reason::RateLimit, "too many capabilities with `rps` in use at once");
-        if !self.tenants.contains_key(tenant) {
-            if self.tenants.len() >= TENANTS_MAX {
-                self.tenants.retain(|_, buckets| {
-                    forget_idle(buckets, now);
-                    !buckets.is_empty()
-                });
-            }
-            if self.tenants.len() >= TENANTS_MAX {
-                return Err(too_many());
-            }
-        }
-        let buckets = self.tenants.entry(tenant.clone()).or_default();
-        if buckets.len() + limits.len() > BUCKETS_PER_TENANT_MAX {
-            forget_idle(buckets, now);
-            if buckets.len() + limits.len() > BUCKETS_PER_TENANT_MAX {
-                return Err(too_many());
-            }
-        }
-        for (at, limit) in limits.iter().enumerate() {
-            let rate = Rate::per_second(limit.per_second);
-            let (bucket, _) = buckets.entry(limit.mac).or_insert_with(|| (Bucket::full(rate, now), rate));
-            if let Err(wait_ms) = bucket.take(rate, now, 1) {
-                for charged in &limits[..at] {
-                    if let Some((bucket, rate)) = buckets.get_mut(&charged.mac) {
-                        bucket.give_back(*rate, 1);
-                    }
-                }
-                let wait_ms = wait_ms.min(3_600_000);
-                return Err(
-                    Refusal::new(Reason::RateLimit, "capability: rate exceeded (`rps`)").retry_after(wait_ms)
-                );
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A full bucket and none at all are the same.
-fn forget_idle(buckets: &mut HashMap<[u8; 32], (Bucket, Rate)>, now: Millis) {
-    buckets.retain(|_, (bucket, rate)| !bucket.is_full(*rate, now));
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::entropy::SeededEntropy;
-    use crate::keyring_file::in_memory;
-    use ron_core::capability::{Audience, Op};
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    const WALL: Millis = Millis(1_795_000_000_000);
-
-    #[derive(Debug, Default)]
-    struct HandClock(AtomicU64);
-
-    impl Clock for HandClock {
-        fn now(&self) -> Millis {
-            WALL.plus(self.0.load(Ordering::SeqCst))
-        }
-
-        fn wall(&self) -> Millis {
-            self.now()
-        }
-    }
-
-    fn passport() -> (Passport, Arc<HandClock>) {
-        let (clock, entropy) = (Arc::new(HandClock::default()), Arc::new(SeededEntropy::new(7)));
-        let ring = in_memory(WALL, entropy.as_ref()).unwrap();
-        let limits = PassportLimits { ttl_max_ms: 30 * 86_400_000, cache_ttl_ms: 30_000 };
-        (Passport::new(ring, Arc::<HandClock>::clone(&clock), entropy, limits).unwrap(), clock)
-    }
-
-    fn request(ops: Vec<Op>, rps: Option<u64>) -> MintRequest {
-        let tenant = Tenant::parse("acme").unwrap();
-        let topic = "orders*".to_owned();
-        MintRequest { tenant, topic, ops, ttl_ms: Some(60_000), aud: None, ip: None, max_bytes: None, rps }
-    }
-
-    fn authorize(passport: &Passport, token: &str, op: Op, topic: &str) -> Result<Authority, Refusal> {
-        let (tenant, topic) = (Tenant::parse("acme").unwrap(), Topic::parse(topic).unwrap());
-        let ask = Ask {
-            op,
-            tenant: &tenant,
-            topic: Some(&topic),
-            audience: Audience::Mailbox,
-            peer: "127.0.0.1".parse().unwrap(),
-            message_bytes: Some(10),
-            wall_unix_s: passport.0.clock.wall().0 / 1000,
-        };
-        passport.authorize(token, &ask)
-    }
-
-    #[test]
-    fn what_it_mints_it_accepts_until_it_expires() {
-        let (passport, clock) = passport();
-        let minted = passport.mint(&request(vec![Op::Recv, Op::Ack], None)).unwrap();
-        let authority = authorize(&passport, &minted.token, Op::Recv, "orders.eu").unwrap();
-        assert_eq!(authority.cap_id, minted.cap_id);
-        assert_eq!(authority.kid, passport.0.keyring.load().keys.minting().kid);
-        let refused = |token: &str, op, topic| authorize(&passport, token, op, topic).unwrap_err().reason;
-        assert_eq!(refused(&minted.token, Op::Enqueue, "orders"), Reason::ScopeMismatch);
-        assert_eq!(refused(&minted.token, Op::Recv, "other"), Reason::ScopeMismatch);
-        assert_eq!(refused("ron1_x", Op::Recv, "orders"), Reason::Unauth);
-        clock.0.store(90_000, Ordering::SeqCst);
-        assert_eq!(refused(&minted.token, Op::Recv, "orders"), Reason::ExpiredToken);
-        let other = passport.mint(&request(vec![Op::Recv], None)).unwrap();
-        assert_ne!(other.cap_id, minted.cap_id);
-    }
-
-    #[test]
-    fn a_webhooks_token_enqueues_to_its_topic() {
-        let (passport, _) = passport();
-        let (tenant, topic) = (Tenant::parse("acme").unwrap(), Topic::parse("github").unwrap());
-        let token = passport.mint_webhook(&tenant, &topic, 10, WALL).unwrap();
-        assert!(authorize(&passport, &token, Op::Enqueue, "github").is_ok());
-        let reason = authorize(&passport, &token, Op::Enqueue, "other").unwrap_err().reason;
-        assert_eq!(reason, Reason::ScopeMismatch);
-        let small = passport.mint_webhook(&tenant, &topic, 9, WALL).unwrap();
-        assert!(authorize(&passport, &small, Op::Enqueue, "github").is_err());
-    }
-
-    #[test]
-    fn a_rate_is_shared_with_descendants_and_spares_settling() {
-        let (passport, clock) = passport();
-        let minted = passport.mint(&request(vec![Op::Recv, Op::Ack], Some(2))).unwrap();
-        let child = capability::attenuate(&minted.token, &["op = recv".into()]).unwrap();
-        assert!(authorize(&passport, &minted.token, Op::Recv, "orders").is_ok());
-        assert!(authorize(&passport, &child, Op::Recv, "orders").is_ok());
-        let refusal = authorize(&passport, &minted.token, Op::Recv, "orders").unwrap_err();
-        assert_eq!((refusal.reason, refusal.retry_after_ms), (Reason::RateLimit, Some(500)));
-        assert!(authorize(&passport, &minted.token, Op::Ack, "orders").is_ok());
-        assert!(authorize(&passport, &child, Op::Extend, "orders").is_ok());
-        clock.0.store(500, Ordering::SeqCst);
-        assert!(authorize(&passport, &child, Op::Recv, "orders").is_ok());
-        assert!(authorize(&passport, &child, Op::Recv, "orders").is_err());
-    }
-
-    #[test]
-    fn a_refusal_by_one_bucket_charges_no_other() {
-        let (passport, clock) = passport();
-        let wide = passport.mint(&request(vec![Op::Recv], Some(2))).unwrap().token;
-        let narrow = capability::attenuate(&wide, &["rps = 1".into()]).unwrap();
-        assert!(authorize(&passport, &narrow, Op::Recv, "orders").is_ok());
-        assert!(authorize(&passport, &narrow, Op::Recv, "orders").is_err());
-        assert!(authorize(&passport, &wide, Op::Recv, "orders").is_ok(), "its second token is still there");
-        assert!(authorize(&passport, &wide, Op::Recv, "orders").is_err());
-        let never = capability::attenuate(&wide, &["rps = 0".into()]).unwrap();
-        clock.0.store(5000, Ordering::SeqCst);
-        assert_eq!(authorize(&passport, &never, Op::Recv, "orders").unwrap_err().reason, Reason::RateLimit);
-    }
-
-    #[test]
-    fn buckets_are_bounded_and_idle_ones_forgotten() {
-        let mut buckets = Buckets::default();
-        let (acme, other) = (Tenant::parse("acme").unwrap(), Tenant::parse("other").unwrap());
-        let limit = |at: usize| {
-            let mut mac = [0; 32];
-            mac[..8].copy_from_slice(&at.to_le_bytes());
-            [RateLimit { mac, per_second: 1 }]
-        };
-        for at in 0..BUCKETS_PER_TENANT_MAX {
-            buckets.charge(&acme, &limit(at), WALL).unwrap();
-        }
-        let refusal = buckets.charge(&acme, &limit(BUCKETS_PER_TENANT_MAX), WALL).unwrap_err();
-        assert_eq!(refusal.reason, Reason::RateLimit);
-        buckets.charge(&other, &limit(0), WALL).unwrap();
-        buckets.charge(&acme, &limit(BUCKETS_PER_TENANT_MAX), WALL.plus(1000)).unwrap();
-        assert_eq!(buckets.tenants[&acme].len(), 1);
-    }
-
-    #[test]
-    fn another_keyring_is_in_force_at_once() {
-        let (passport, _) = passport();
-        let token = passport.mint(&request(vec![Op::Recv], None)).unwrap().token;
-        let clone = passport.clone();
-        assert!(authorize(&clone, &token, Op::Recv, "orders").is_ok());
-        passport.replace_keyring(in_memory(WALL, &SeededEntropy::new(99)).unwrap()).unwrap();
-        assert_eq!(authorize(&clone, &token, Op::Recv, "orders").unwrap_err().reason, Reason::Unauth);
-    }
-}
+mod tests;

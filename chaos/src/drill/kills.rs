@@ -41,6 +41,8 @@ pub struct Plan {
     /// Times the store is killed, always with requests aboard. More than one make the drill last a minute
     /// longer each: there is one store, and it must have been calm before.
     pub store: usize,
+    /// Whether the passport is killed once, right after the first kill of the store.
+    pub passport: bool,
     /// Longest time from a kill to the killed actor's first answer.
     pub back_within: Duration,
 }
@@ -54,14 +56,15 @@ impl Plan {
             shards_aboard: 54,
             shards_idle: 16 - store.min(16),
             verifiers_busy: 15,
-            verifiers_idle: 15 - store.saturating_sub(16),
+            verifiers_idle: 14 - store.saturating_sub(16),
             store,
+            passport: true,
             back_within: Duration::from_millis(200),
         }
     }
 
     fn total(&self) -> usize {
-        self.shards() + self.verifiers() + self.store
+        self.shards() + self.verifiers() + self.store + usize::from(self.passport)
     }
 
     fn shards(&self) -> usize {
@@ -99,9 +102,9 @@ pub struct Report {
     pub balance: Balance,
     /// Calls of bystanders: how many, and their median, p99 and worst latency in ms.
     pub bystanders: (usize, f64, f64, f64),
-    /// The same near store kills.
+    /// The same near kills of the store and the passport.
     pub bystanders_near_store_kills: (usize, f64, f64, f64),
-    /// Refusals of bystanders near store kills, all repeated with success.
+    /// Refusals of bystanders near kills of the store and the passport, all repeated with success.
     pub refused_near_store_kills: u64,
     /// Everything that must not be. Empty = the drill passed.
     pub faults: Vec<String>,
@@ -192,6 +195,7 @@ enum Victim<'s> {
     Shard(&'s Stock, bool),
     Verifier(usize, bool),
     Store,
+    Passport,
 }
 
 impl Drill {
@@ -236,10 +240,13 @@ impl Drill {
             sleep_until(calm_at).await;
             calm_at = Instant::now() + CALM;
             witness.store_down.store(true, Ordering::SeqCst);
-            let kill = self.kill(&Victim::Store).await?;
+            let mut needed_by_all = vec![self.kill(&Victim::Store).await?];
+            if n == 0 && plan.passport {
+                needed_by_all.push(self.kill(&Victim::Passport).await?);
+            }
             witness.store_down.store(false, Ordering::SeqCst);
-            tell(&kill);
-            kills.push(kill);
+            needed_by_all.iter().for_each(&mut *tell);
+            kills.extend(needed_by_all);
             for victim in others {
                 let kill = self.kill(&victim).await?;
                 tell(&kill);
@@ -259,6 +266,7 @@ impl Drill {
             Victim::Shard(stock, aboard) => self.kill_shard(stock, *aboard).await,
             Victim::Verifier(sender, busy) => self.kill_verifier(*sender, *busy).await,
             Victim::Store => self.kill_store().await,
+            Victim::Passport => self.kill_passport().await,
         }
     }
 
@@ -344,6 +352,17 @@ impl Drill {
             self.ledger.broken(format!("{child}: webhooks that it had judged were refused: {refused:?}"));
         }
         Ok(Kill { child, aboard: 0, back_ms: ms(at, probe.at), refused })
+    }
+
+    /// Whatever is not remembered has to be checked, and so every webhook: it is back when one is taken.
+    async fn kill_passport(&self) -> Result<Kill> {
+        let at = self.strike(&self.house.node.tree().root, "passport").await?;
+        let probe = load::webhook(&self.house, &self.ledger, 0, self.numbers.next()).await?;
+        let refused = probe.refused.into_iter().fold(BTreeMap::new(), |mut counted, what| {
+            *counted.entry(what).or_default() += 1;
+            counted
+        });
+        Ok(Kill { child: "passport".into(), aboard: 0, back_ms: ms(at, probe.at), refused })
     }
 
     /// Kills a child, and lets syncs go on once it is dead. Returns when that began.

@@ -199,7 +199,7 @@ pub async fn drain(client: &mut Client, ledger: &Ledger, topic: &str) -> Result<
 /// What the bystanders saw.
 #[derive(Debug, Default)]
 pub struct Witness {
-    /// While a store is being killed, refusals are allowed.
+    /// While the store or the passport is being killed, which all need, refusals are allowed.
     pub store_down: AtomicBool,
     latencies_us: Mutex<Vec<u64>>,
     store_latencies_us: Mutex<Vec<u64>>,

@@ -2,7 +2,7 @@
 
 use crate::client::{Call, Client};
 use crate::failure::{Failure, failed};
-use ron_core::capability::{MintRequest, Op};
+use ron_core::capability::{MintRequest, Op, RevokeRequest};
 use ron_core::ids::Tenant;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -47,4 +47,32 @@ pub(crate) async fn mint_for(
 /// That no node answers.
 pub(crate) async fn status<T: DeserializeOwned>(node: &mut Client) -> Result<T, Failure> {
     node.read(Call::get("/ctl/status")).await
+}
+
+/// Has the node revoke capabilities and keys; durable when it answers.
+///
+/// # Errors
+/// Its refusal, or that no node answers.
+pub(crate) async fn revoke<T: DeserializeOwned>(
+    node: &mut Client,
+    want: &RevokeRequest,
+) -> Result<T, Failure> {
+    let want = serde_json::to_value(want).map_err(|err| failed(format!("writing JSON: {err}")))?;
+    node.read(Call::json("/ctl/cap/revoke", &want)).await
+}
+
+/// The node's keys, without the keys.
+///
+/// # Errors
+/// That no node answers.
+pub(crate) async fn keys<T: DeserializeOwned>(node: &mut Client) -> Result<T, Failure> {
+    node.read(Call::get("/ctl/keys")).await
+}
+
+/// Has the node make a new key.
+///
+/// # Errors
+/// Its refusal, or that no node answers.
+pub(crate) async fn rotate<T: DeserializeOwned>(node: &mut Client) -> Result<T, Failure> {
+    node.read(Call::post("/ctl/key/rotate", "")).await
 }

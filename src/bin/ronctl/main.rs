@@ -13,6 +13,7 @@ mod config;
 mod control;
 mod demo;
 mod failure;
+mod key;
 mod locate;
 mod output;
 mod own_node;
@@ -55,9 +56,12 @@ enum Command {
     /// Check a configuration, or print what is in force
     #[command(subcommand)]
     Config(config::ConfigCommand),
-    /// Make, read and narrow capabilities
+    /// Make, read, narrow and revoke capabilities
     #[command(subcommand)]
-    Cap(cap::CapCommand),
+    Cap(Cap),
+    /// Rotate and list the keys that make capabilities
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Check, show and reload the policy, or relax it for a while
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -69,6 +73,14 @@ enum Command {
     Bench(bench::BenchCommand),
     /// Show the node's main job on real input, with a node of its own, in a few seconds
     Demo(demo::DemoArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum Cap {
+    #[command(flatten)]
+    Token(cap::CapCommand),
+    /// Revoke capabilities, at once and for good
+    Revoke(key::RevokeArgs),
 }
 
 fn main() -> ExitCode {
@@ -93,7 +105,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
                 config::run(&command.or_file(cli.config), cli.json, &Catalogue, &mut io::stdout().lock())?;
             return Ok(ExitCode::from(code));
         }
-        Command::Cap(command) => {
+        Command::Cap(Cap::Token(command)) => {
             let by_node = async |request| {
                 let minted = control::mint(&mut node()?, &request).await?;
                 Ok((minted.token, minted.cap_id))
@@ -101,6 +113,8 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
             cap::run(&command, cli.json, ambient::wall(), by_node, &mut io::stdout().lock()).await?;
             Ok(())
         }
+        Command::Cap(Cap::Revoke(args)) => key::revoke(args, node, out).await,
+        Command::Key(command) => key::run(command, node()?, out).await,
         Command::Status => status::run(node()?, out).await,
         Command::Policy(command) => policy::run(command, node, out).await,
         Command::Topic(command) => topic::run(command, node()?, out).await,

@@ -61,8 +61,9 @@ impl<M: MailboxService> MailboxApp<M> {
     ) -> Result<(QueueKey, T), crate::http::error::Failure> {
         let (parts, body) = request.into_parts();
         let queue = queue_of(path)?;
-        self.allow(&parts, Call::of(&parts)?, Want::on(Op::Admin, &queue))?;
+        let authority = self.allow(&parts, Call::of(&parts)?, Want::on(Op::Admin, &queue)).await?;
         let body = self.settling_body(&parts, body).await?;
+        authority.still_holds(self.wall_s())?;
         Ok((queue, dto::json(&body)?))
     }
 

@@ -1,6 +1,6 @@
 //! What stands in for the mailbox, the passport, the verifiers and the node.
 
-use crate::http::auth::{Ask, Authority, Authorizer, Held};
+use crate::http::auth::{Ask, Authority, Authorizer, Held, Verdict};
 use crate::http::ctl::{ControlDesk, MintedToken};
 use crate::http::interop::{CustomAnswer, WebhookAnswer, WebhookCall, WebhookGate};
 use crate::http::mailbox::{HandedOut, MailboxService};
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use ron_actors::mailbox::TopicInForce;
 use ron_actors::mailbox::api::{Enqueued, PeekPage, Settle, TopicRow, TopicStat};
+use ron_core::capability::RevokeRequest;
 use ron_core::envelope::{DeliveryView, Envelope};
 use ron_core::ids::{ContentHash, CorrId, Incarnation, MessageId, QueueKey, Slot, Tenant, Topic};
 use ron_core::message::{MessageMeta, NewMessage, StoredMessage};
@@ -67,7 +68,17 @@ impl Held for FakeHeld {
 }
 
 impl Authorizer for FakeAuth {
-    fn authorize(&self, token: &str, ask: &Ask<'_>) -> Result<Authority, Refusal> {
+    /// Half of the tokens are judged at once, the others later.
+    fn authorize<'a>(&'a self, token: &'a str, ask: &'a Ask<'a>) -> Verdict<'a> {
+        match token.len().is_multiple_of(2) {
+            true => Verdict::Now(FakeAuth::judge(token, ask)),
+            false => Verdict::Later(Box::pin(async move { FakeAuth::judge(token, ask) })),
+        }
+    }
+}
+
+impl FakeAuth {
+    fn judge(token: &str, ask: &Ask<'_>) -> Result<Authority, Refusal> {
         assert_eq!(ask.wall_unix_s, 1_700_000_000);
         assert!(ask.peer.is_loopback());
         let refuse = |reason| Err(Refusal::new(reason, "by the fake"));
@@ -381,5 +392,18 @@ impl ControlDesk for FakeDesk {
     fn mint(&self, request: FakeMint, peer: Peer) -> Result<MintedToken, Refusal> {
         assert!(matches!(peer, Peer::Unix { .. }));
         Ok(MintedToken { token: format!("ron1_{}", request.tenant), cap_id: "0123456789abcdef".into() })
+    }
+
+    async fn revoke(&self, request: RevokeRequest, _: Peer) -> Result<serde_json::Value, Refusal> {
+        Ok(serde_json::json!({ "revoked": request.check()?.len() }))
+    }
+
+    fn keys(&self) -> serde_json::Value {
+        serde_json::json!({"keys": []})
+    }
+
+    async fn rotate(&self, peer: Peer) -> Result<serde_json::Value, Refusal> {
+        assert!(matches!(peer, Peer::Unix { .. }));
+        Err(Refusal::new(Reason::PolicyBlocked, "the keyring is a mount"))
     }
 }

@@ -173,6 +173,13 @@ async fn the_unix_socket_needs_no_token() {
     ask(raw_request("POST", "/ctl/cap/mint", "", b"{\"tenants\":1}")).await.refused(400, "MALFORMED");
     assert_eq!(ask(raw_request("POST", "/v1/acme/orders/enqueue", "", b"x")).await.status, 200);
     assert_eq!(ask(raw_request("GET", "/v1/acme", "", b"")).await.json()["topics"][0]["topic"], "hidden");
+    let revoke = br#"{"cap_ids":["0123456789abcdef"],"kids":["2026-11"]}"#;
+    assert_eq!(ask(raw_request("POST", "/ctl/cap/revoke", "", revoke)).await.json()["revoked"], 2);
+    for bad in [&b"{\"cap_ids\":[\"x\"]}"[..], b"{}", b"{\"cap\":[]}"] {
+        ask(raw_request("POST", "/ctl/cap/revoke", "", bad)).await.refused(400, "MALFORMED");
+    }
+    assert!(ask(raw_request("GET", "/ctl/keys", "", b"")).await.json()["keys"].is_array());
+    ask(raw_request("POST", "/ctl/key/rotate", "", b"")).await.refused(403, "POLICY_BLOCKED");
     ask(raw_request("GET", "/ctl/nothing", "", b"")).await.refused(404, "NOT_FOUND");
     listening.shutdown(Duration::from_secs(5)).await;
 }

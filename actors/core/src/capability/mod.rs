@@ -7,11 +7,15 @@
 mod caveat;
 mod keyring;
 mod mint;
+mod revocation;
 mod token;
 
 pub use caveat::{Ask, Audience, Caveat, Op, RateLimit, SKEW_S, TopicPattern};
-pub use keyring::{KeyEntry, Keyring, RootKey};
+pub use keyring::{KEYS_MAX, KeyEntry, Keyring, RootKey, Rotated, TooManyKeys};
 pub use mint::{MintRequest, WEBHOOK_TTL_S, webhook_caveats};
+pub use revocation::{
+    REVOCATIONS_MAX, REVOCATIONS_PER_CALL_MAX, Revocation, RevokeRequest, Revoked, TooMany,
+};
 pub use token::{CAVEATS_MAX, PREFIX, TEXT_BYTES_MAX, Token, attenuate, mint};
 
 use crate::ids::{Kid, Tenant, Topic};
@@ -31,6 +35,13 @@ impl CapId {
         let mut id = [0; 8];
         id.copy_from_slice(&hash.as_bytes()[..8]);
         CapId(id)
+    }
+
+    /// Reads an id: exactly 16 lowercase hex digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<CapId> {
+        let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).ok()?;
+        <[u8; 8]>::try_from(bytes).ok().map(CapId)
     }
 }
 
