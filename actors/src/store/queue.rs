@@ -71,6 +71,7 @@ struct Waiting {
 }
 
 /// What to put into the queue.
+#[allow(clippy::large_enum_variant, reason = "it is moved once, into the queue")]
 pub(crate) enum Item {
     Unit(Unit),
     Ask(Ask),

@@ -266,8 +266,10 @@ impl Model {
     fn grant(&mut self, shard: u32, now: Millis, leased: &Leased, ms: u64) -> Result<(), Violation> {
         let deadline = now.plus(ms);
         let msg = self.shards.entry(shard).or_default().get_mut(&leased.slot);
+        let known = msg.as_ref().map(|msg| (msg.place.clone(), msg.delivery, msg.stored.expires));
         let Some(msg) = msg.filter(|msg| msg.available(now) && !msg.expired(now)) else {
-            return Err(Violation::contract(format!("shard {shard} handed out {leased:?} at {now:?}")));
+            let text = format!("shard {shard} handed out {leased:?} at {now:?}; it was known as {known:?}");
+            return Err(Violation::contract(text));
         };
         let msg = Arc::make_mut(msg);
         msg.attempt += 1;

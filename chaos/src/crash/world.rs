@@ -307,7 +307,8 @@ impl World {
         if let How::Nack(_, _, _, backoffs) = &mut settling.how {
             // The jitter is drawn inside; everything else is predicted.
             backoffs.extend(step.ops.iter().filter_map(|op| match op {
-                StateOp::Set { slot, state, .. } if state.at > now => Some((*slot, state.at)),
+                // Not the lease of a receive that got the message at once.
+                StateOp::Set { slot, state, .. } if state.phase == Phase::Delayed => Some((*slot, state.at)),
                 StateOp::Set { .. }
                 | StateOp::Dead { .. }
                 | StateOp::Gone { .. }

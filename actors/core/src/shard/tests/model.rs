@@ -73,6 +73,8 @@ pub(super) struct NackArgs<'a> {
 }
 
 type Effects = Vec<(u64, Option<M>)>;
+/// Its ticket, since when it is owed, what it changes, and the settings it writes.
+type Write = (Ticket, u64, Effects, Option<(Settings, Paused)>);
 
 #[derive(Debug, Default)]
 pub(super) struct Model {
@@ -82,7 +84,7 @@ pub(super) struct Model {
     pub(super) live: BTreeMap<u64, M>,
     pub(super) durable: BTreeMap<u64, M>,
     pub(super) waiting: Vec<(u64, Want, u64)>,
-    pub(super) writes: Vec<(Ticket, u64, Effects, Option<(Settings, Paused)>)>,
+    pub(super) writes: Vec<Write>,
     pub(super) puts: Vec<(Ticket, u64)>,
     dirty: BTreeSet<u64>,
     configured: bool,
