@@ -13,7 +13,7 @@ use ron_core::ids::{ContentHash, QueueKey, Tenant, Topic};
 use ron_core::message::{DedupClaim, MessageMeta, NewMessage, Origin};
 use ron_core::reason::Reason;
 use ron_core::restart::RestartPolicy;
-use ron_core::shard::{NackMode, PeekState, Want};
+use ron_core::shard::{NackMode, PeekState, SettingsPatch, TopicChange, Want};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -155,5 +155,25 @@ async fn a_killed_shard_and_a_killed_store_come_back_with_everything() {
     let tree = start(medium).await;
     let page = tree.mailbox.peek(&orders, PeekState::Vis, 100, None).await.unwrap();
     assert_eq!(page.messages.len(), 25);
+    tree.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_ends_messages_of_a_killed_shard_that_nobody_calls() {
+    let tree = start(Arc::new(RamMedium::default())).await;
+    let (mailbox, orders) = (&tree.mailbox, queue("orders"));
+    let patch = SettingsPatch { retention_ms: Some(1_000), ..SettingsPatch::default() };
+    mailbox.configure(&orders, TopicChange::Settings(patch)).await.unwrap();
+    mailbox.enqueue(&orders, vec![message("forgotten")]).await.unwrap()[0].as_ref().unwrap();
+    assert!(tree.shards.kill_child("shard:acme/orders").await);
+    let entry = mailbox.directory().get(&orders).unwrap();
+    assert_eq!(entry.figures.stats().ready, 1);
+    let ended = async {
+        while entry.figures.stats().ready > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), ended).await.unwrap();
+    assert_eq!(entry.figures.counters().counts.expired, 1);
     tree.stop().await;
 }

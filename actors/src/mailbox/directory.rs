@@ -229,6 +229,12 @@ impl Directory {
         self.read().values().cloned().collect()
     }
 
+    /// Queues not in memory that time has something to do to by `now`, at most `limit`.
+    pub(crate) fn due(&self, now: Millis, limit: usize) -> Vec<Arc<Entry>> {
+        let entries = self.read();
+        entries.values().filter(|entry| entry.figures.is_due(now)).take(limit).cloned().collect()
+    }
+
     /// A tenant's topics after `after`, at most `limit`.
     #[must_use]
     pub fn of_tenant(&self, tenant: &Tenant, after: Option<&QueueKey>, limit: usize) -> Vec<Arc<Entry>> {

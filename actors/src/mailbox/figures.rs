@@ -105,6 +105,12 @@ impl QueueFigures {
         self.due.store(at.map_or(0, |at| at.0.max(1)), Ordering::Relaxed);
     }
 
+    /// Whether it is not known when time does something to what is here: the actor that knew is gone.
+    pub(crate) fn due_is_lost(&self) -> bool {
+        let get = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        get(&self.due) == 0 && (get(&self.ready) > 0 || get(&self.dlq) > 0)
+    }
+
     /// Whether a shard that is not in memory must be brought there by now.
     pub(crate) fn is_due(&self, now: Millis) -> bool {
         let due = self.due.load(Ordering::Relaxed);

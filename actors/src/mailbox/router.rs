@@ -104,8 +104,7 @@ impl Actor for Router {
             }
             RouterMsg::Sweep => {
                 let now = state.clock.now();
-                let due = state.directory.all().into_iter().filter(|entry| entry.figures.is_due(now));
-                for entry in due.take(SWEPT_MAX) {
+                for entry in state.directory.due(now, SWEPT_MAX) {
                     if entry.handle.cast(ShardMsg::Wake).is_err() {
                         // It has no actor yet; a new one looks for itself what is due.
                         let router = state.clone();

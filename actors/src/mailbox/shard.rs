@@ -96,9 +96,10 @@ impl Actor for ShardActor {
             used: now,
             entropy,
         };
-        // Leases and delays need their timers even if nobody calls.
-        let stats = state.args.entry.figures.stats();
-        if stats.vis > 0 || stats.delayed > 0 || state.args.entry.figures.is_due(now) {
+        // Leases, delays and ends need their timers even if nobody calls.
+        let figures = &state.args.entry.figures;
+        let stats = figures.stats();
+        if stats.vis > 0 || stats.delayed > 0 || figures.is_due(now) || figures.due_is_lost() {
             state.load_behind(&myself, VecDeque::new());
         }
         Ok(state)

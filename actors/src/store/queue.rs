@@ -7,7 +7,7 @@ use super::unit::Unit;
 use super::{ShardEpoch, UnitFailure};
 use ron_core::drr::{Drr, Parcel, TurnLimits};
 use ron_core::ids::ShardId;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Payload bytes in one commit.
@@ -173,8 +173,8 @@ impl Waiting {
         let answered = self.asked_at.partition_point(|place| *place < oldest);
         self.asked_at.drain(..answered);
         let asks = self.turn.asks.drain(..answered).collect();
-        let rest = &self.turn.units;
-        let free = |load: &mut LoadRequest| rest.iter().all(|unit| unit.shard != load.shard);
+        let busy: BTreeSet<ShardId> = self.turn.units.iter().map(|unit| unit.shard).collect();
+        let free = |load: &mut LoadRequest| !busy.contains(&load.shard);
         let loads = self.turn.loads.extract_if(.., free).collect();
         Turn { units, asks, loads }
     }
