@@ -106,7 +106,12 @@ pub fn inspect(pid: i32) -> Inspection {
         let Ok(target) = std::fs::read_link(entry.path()) else { continue };
         let info =
             std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", entry.file_name().to_string_lossy()));
-        let flags = info.unwrap_or_default();
+        let flags = match info {
+            Ok(flags) => flags,
+            // Closed since it was listed, as what the node reads about itself is; the trace knows how it was opened.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(_) => String::new(),
+        };
         let flags = flags.lines().find_map(|line| line.strip_prefix("flags:")).unwrap_or("02").trim();
         let writable = u32::from_str_radix(flags, 8).unwrap_or(2) & 3 != 0;
         if writable && target.starts_with(Path::new("/")) {
