@@ -108,7 +108,8 @@ pub fn inspect(pid: i32) -> Inspection {
             std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", entry.file_name().to_string_lossy()));
         let flags = match info {
             Ok(flags) => flags,
-            // Closed since it was listed, as what the node reads about itself is; the trace knows how it was opened.
+            // Closed since it was listed, as what the node reads about itself is. How it was opened is in the
+            // trace.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(_) => String::new(),
         };
