@@ -8,8 +8,9 @@ use super::codec::{ChunkStates, Delta, open_value, seal, seal_value};
 use super::cut::{CutChunk, Cutter, part_count, parts};
 use super::error::{StoreError, UnitFailure};
 use super::read::{ChunkImage, Reader};
-use super::recover::{BootCounts, ClockFrom};
+use super::recover::{BootCounts, ClockFrom, Opening};
 use super::schema::{BODY, DEDUP, DEDUP_BUCKET_MS, DELTA, DLQ, HEAD, META, NOTE, STATE, TOPIC, body_key};
+use super::still::Still;
 use super::{ShardEpoch, StoreConfig};
 use redb::{Database, ReadableTable, WriteTransaction};
 use ron_core::dedup::{Dedup, DedupRow, Verdict};
@@ -33,6 +34,9 @@ pub struct Work {
     pub puts: Vec<NewMessage>,
     /// State changes.
     pub ops: Vec<StateOp>,
+    /// When the shard was loaded, if its lease clocks had stood still: what it moved is in here, or nothing had
+    /// to be, and [`BootCounts::still_since`] of before is forgotten.
+    pub clocks_go_on: Option<Millis>,
 }
 
 impl Work {
@@ -123,6 +127,7 @@ pub struct Engine {
     pub(crate) durable: bool,
     pub(crate) identity: Identity,
     pub(crate) topics: BTreeMap<ShardId, TopicRow>,
+    pub(crate) still: Still,
     pub(crate) epochs: HashMap<ShardId, ShardEpoch>,
     pub(crate) chunks: HashMap<u64, ChunkInfo>,
     pub(crate) by_shard: HashMap<ShardId, ShardChunks>,
@@ -164,10 +169,10 @@ impl Engine {
         medium: &dyn Medium,
         config: &StoreConfig,
         clock_from: ClockFrom<'_>,
-        entropy: [u8; 40],
+        opening: Opening,
         reader: &Reader,
     ) -> Result<(Engine, HashMap<ShardId, BootCounts>), StoreError> {
-        super::recover::open(medium, config, clock_from, entropy, reader)
+        super::recover::open(medium, config, clock_from, opening, reader)
     }
 
     /// The facts that receipts and ids need.
@@ -199,6 +204,11 @@ impl Engine {
         self.durable
     }
 
+    /// The lease clocks of a shard stand still since `since`: the next commit says so.
+    pub(crate) fn stands_still(&mut self, shard: ShardId, since: Millis) {
+        self.still.stands(shard, since);
+    }
+
     /// Live idempotency keys of a topic.
     #[must_use]
     pub fn dedup_keys(&self, shard: ShardId) -> u64 {
@@ -221,7 +231,10 @@ impl Engine {
         }
         let busy =
             |(index, (_, work)): &(usize, &(ShardId, Work))| results[*index].is_ok() && !work.is_empty();
-        if !work.iter().enumerate().any(|item| busy(&item)) {
+        for ((shard, work), _) in work.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
+            work.clocks_go_on.into_iter().for_each(|loaded| self.still.goes_on(*shard, loaded));
+        }
+        if !self.still.is_changed() && !work.iter().enumerate().any(|item| busy(&item)) {
             return Ok(Committed { results, size: 0 });
         }
         self.poisoned = true; // until the transaction is through
@@ -317,6 +330,7 @@ impl Engine {
                 self.topics.insert(*shard, row.clone());
             }
         }
+        self.still.save(&txn)?;
         write_chunks(&txn, &batch.chunks)?;
         if !batch.keys.is_empty() {
             let mut table = txn.open_table(DEDUP)?;
