@@ -4,6 +4,7 @@
 //! be dropped and opened anew. Nothing here knows actors.
 
 use super::backend::Medium;
+use super::chunks::{ChunkInfo, ShardChunks};
 use super::codec::{ChunkStates, Delta, open_value, seal, seal_value};
 use super::cut::{CutChunk, Cutter, part_count, parts};
 use super::error::{StoreError, UnitFailure};
@@ -52,42 +53,6 @@ pub struct TopicRow {
     pub key: QueueKey,
     /// What an operator set.
     pub state: TopicState,
-}
-
-/// What RAM knows of a chunk.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ChunkInfo {
-    /// Messages that still exist.
-    pub(crate) live: u16,
-    /// Records in its body, gone ones not yet rewritten away included.
-    pub(crate) kept: u16,
-    /// Bytes of its body.
-    pub(crate) body_len: u32,
-}
-
-/// The chunks that may hold messages of a shard, ascending. Chunks die without telling this list: it forgets
-/// them whenever it has doubled.
-#[derive(Debug, Default)]
-pub(crate) struct ShardChunks {
-    chunks: Vec<u64>,
-    prune_at: usize,
-}
-
-impl ShardChunks {
-    pub(crate) fn push(&mut self, chunk: u64, alive: impl Fn(u64) -> bool) {
-        if self.chunks.last() == Some(&chunk) {
-            return;
-        }
-        self.chunks.push(chunk);
-        if self.chunks.len() >= self.prune_at.max(64) {
-            self.chunks.retain(|chunk| alive(*chunk));
-            self.prune_at = self.chunks.len() * 2;
-        }
-    }
-
-    pub(crate) fn alive(&self, alive: impl Fn(u64) -> bool) -> Vec<u64> {
-        self.chunks.iter().copied().filter(|chunk| alive(*chunk)).collect()
-    }
 }
 
 /// States that differ from the chunk's `STATE` row; `None` = gone.

@@ -5,6 +5,7 @@
 pub mod actor;
 pub mod backend;
 pub mod cell;
+mod chunks;
 mod codec;
 mod cut;
 mod engine;

@@ -3,8 +3,9 @@
 
 use super::StoreConfig;
 use super::backend::Medium;
+use super::chunks::{ChunkInfo, ShardChunks};
 use super::codec::{ChunkStates, Delta, Head, open_value};
-use super::engine::{ChunkInfo, Dirty, Engine, Identity, ShardChunks, TopicRow, chunk_states, write_meta};
+use super::engine::{Dirty, Engine, Identity, TopicRow, chunk_states, write_meta};
 use super::error::StoreError;
 use super::fold::by_place;
 use super::read::Reader;
