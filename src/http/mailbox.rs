@@ -5,9 +5,10 @@
 
 mod answers;
 mod service;
+mod stream;
 mod topic;
 
-pub use service::{HandedOut, MailboxService};
+pub use service::{HandedOut, HandsOut, MailboxService};
 pub use topic::topic_routes;
 
 use crate::http::admission::{Budgets, RateLimits};
@@ -125,6 +126,7 @@ pub fn mailbox_routes<M: MailboxService>(app: Arc<MailboxApp<M>>) -> Router {
         .route("/v1/{tenant}/{topic}/enqueue", post(enqueue::<M>))
         .route("/v1/{tenant}/{topic}/enqueue/batch", post(enqueue_batch::<M>))
         .route("/v1/{tenant}/{topic}/recv", post(recv::<M>))
+        .route("/v1/{tenant}/{topic}/recv/stream", post(stream::recv_stream::<M>))
         .route("/v1/{tenant}/{topic}/ack", post(ack::<M>))
         .route("/v1/{tenant}/{topic}/nack", post(nack::<M>))
         .route("/v1/{tenant}/{topic}/extend", post(extend::<M>))

@@ -3,10 +3,11 @@
 use ron_core::reason::Reason;
 
 /// The mailbox port's routes; [`mailbox_route`] gives the index.
-pub(super) const MAILBOX_ROUTES: [&str; 15] = [
+pub(super) const MAILBOX_ROUTES: [&str; 16] = [
     "/enqueue",
     "/enqueue/batch",
     "/recv",
+    "/recv/stream",
     "/ack",
     "/nack",
     "/extend",
@@ -27,9 +28,9 @@ pub(super) const INTEROP_ROUTES: [&str; 4] = ["/webhooks/{provider}", "/version"
 /// What follows the topic in `/v1/{tenant}/{topic}…`, as an index into the mailbox's routes.
 #[must_use]
 pub fn mailbox_route(path: &str) -> usize {
-    const BASE: usize = 6;
-    const TENANT: usize = 12;
-    const BENCH: usize = 13;
+    const BASE: usize = 7;
+    const TENANT: usize = 13;
+    const BENCH: usize = 14;
     const OTHER: usize = MAILBOX_ROUTES.len() - 1;
     let Some(rest) = path.strip_prefix("/v1/") else {
         return if path.starts_with("/bench/") { BENCH } else { OTHER };

@@ -12,6 +12,7 @@ mod loading;
 pub mod messages;
 pub mod router;
 pub mod shard;
+mod stream;
 mod tenants;
 mod topic;
 pub mod waiting;
@@ -23,6 +24,7 @@ pub use figures::{QueueCounters, QueueFigures};
 pub use messages::{ShardMsg, TopicInForce};
 pub use router::{Router, RouterArgs, RouterMsg};
 pub use shard::{ShardActor, ShardArgs};
+pub use stream::DeliveryStream;
 
 use crate::policy::InForce;
 use ron_core::shard::Settings;

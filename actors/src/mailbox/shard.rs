@@ -146,7 +146,13 @@ impl ShardState {
             Phase::Loading(waiting) => waiting.push_back(message),
             // Nobody can be waiting at a parked shard, and no commit is owed to it.
             Phase::Parked
-                if matches!(message, ShardMsg::CancelRecv(_) | ShardMsg::Check(_) | ShardMsg::EndWaits) => {}
+                if matches!(
+                    message,
+                    ShardMsg::CancelRecv(_)
+                        | ShardMsg::CloseStream(_)
+                        | ShardMsg::Check(_)
+                        | ShardMsg::EndWaits
+                ) => {}
             Phase::Parked => self.load_behind(myself, VecDeque::from([message])),
             Phase::Recovering => refuse(message, &refusal(UnitFailure::NotTried)),
         }
@@ -156,10 +162,11 @@ impl ShardState {
         self.used = self.now();
         match message {
             ShardMsg::Enqueue(messages, reply, permit) => self.enqueue(myself, messages, reply, permit),
-            ShardMsg::Recv { waiter, want, wait_ms, reply, permit } => {
+            ShardMsg::Recv { waiter, want, wait_ms, stream, reply, permit } => {
                 self.waiting.insert(waiter, reply, permit);
                 let until = self.used.plus(wait_ms);
-                let Some(step) = self.apply(Command::Recv { waiter, want, until }) else { return };
+                let command = Command::Recv { waiter, want, until, stream };
+                let Some(step) = self.apply(command) else { return };
                 if let Reply::Refused(refusal) = &step.reply
                     && let Some(reply) = self.waiting.remove(waiter)
                 {
@@ -167,6 +174,14 @@ impl ShardState {
                 }
                 self.carry(myself, step, Vec::new(), None);
             }
+            ShardMsg::OpenStream(stream, max_inflight, reply) => {
+                let Some(step) = self.apply(Command::OpenStream { stream, max_inflight }) else { return };
+                let _ = reply.send(match step.reply {
+                    Reply::Refused(refusal) => Err(refusal),
+                    _ => Ok(()),
+                });
+            }
+            ShardMsg::CloseStream(stream) => self.apply_and_carry(myself, Command::CloseStream { stream }),
             ShardMsg::CancelRecv(waiter) => {
                 self.waiting.remove(waiter);
                 self.apply_and_carry(myself, Command::CancelRecv { waiter });

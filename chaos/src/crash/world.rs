@@ -293,7 +293,7 @@ impl World {
         self.next_waiter += 1;
         let default_ms = settings_of(self.seats[seat].id).visibility_ms;
         self.seats[seat].waiting.insert(waiter, want.visibility_ms.unwrap_or(default_ms));
-        self.command(seat, Command::Recv { waiter, want, until });
+        self.command(seat, Command::Recv { waiter, want, until, stream: None });
     }
 
     /// Settles deliveries.

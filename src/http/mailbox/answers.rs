@@ -120,6 +120,14 @@ pub(super) fn messages(messages: &[Envelope]) -> Result<Vec<u8>, Refusal> {
     Ok(out)
 }
 
+/// One Envelope on a line of its own.
+pub(super) fn line(envelope: &Envelope) -> Result<Vec<u8>, Refusal> {
+    let mut out = serde_json::to_vec(envelope)
+        .map_err(|_| Refusal::new(Reason::Internal, "the message could not be written"))?;
+    out.push(b'\n');
+    Ok(out)
+}
+
 /// A page of a peek.
 pub(super) fn peek(page: &PeekPage) -> Result<Response, Failure> {
     #[derive(Serialize)]

@@ -3,7 +3,7 @@
 use crate::http::auth::{Ask, Authority, Authorizer, Held, Verdict};
 use crate::http::ctl::{ControlDesk, MintedToken};
 use crate::http::interop::{CustomAnswer, WebhookAnswer, WebhookCall, WebhookGate};
-use crate::http::mailbox::{HandedOut, MailboxService};
+use crate::http::mailbox::{HandedOut, HandsOut, MailboxService};
 use crate::http::request::Peer;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
@@ -105,6 +105,7 @@ impl FakeAuth {
 pub(super) enum Asked {
     Enqueue(QueueKey, Vec<NewMessage>),
     Recv(Want, Duration),
+    Stream(u32),
     Settle(Settle, Vec<String>),
     Peek(PeekState, u32, Option<String>),
     Topics(Option<String>),
@@ -185,6 +186,27 @@ impl HandedOut for FakeDelivery {
         self.written.fetch_add(self.messages.len(), Ordering::SeqCst);
         self.messages.clear();
     }
+
+    fn first_written(&mut self) {
+        self.written.fetch_add(1, Ordering::SeqCst);
+        self.messages.remove(0);
+    }
+
+    fn drop_overdue(&mut self, now: Millis) {
+        assert_eq!(now, FixedClock.now());
+    }
+}
+
+/// Hands out what the mailbox has ready.
+#[derive(Debug)]
+pub(super) struct FakeStream(Arc<FakeMailbox>);
+
+impl HandsOut for FakeStream {
+    type Delivery = FakeDelivery;
+
+    async fn next(&mut self, want: Want, wait: Duration) -> Result<FakeDelivery, Refusal> {
+        self.0.next(want, wait).await
+    }
 }
 
 impl Drop for FakeDelivery {
@@ -201,8 +223,27 @@ impl Drop for Waiting {
     }
 }
 
+impl FakeMailbox {
+    async fn next(self: &Arc<Self>, want: Want, wait: Duration) -> Result<FakeDelivery, Refusal> {
+        self.ask(Asked::Recv(want, wait))?;
+        if self.ready.lock().unwrap().is_empty() && !wait.is_zero() {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            let _waiting = Waiting(Arc::clone(&self.waiting));
+            self.arrived.notified().await;
+        }
+        let messages = std::mem::take(&mut *self.ready.lock().unwrap());
+        Ok(FakeDelivery::new(messages, self))
+    }
+}
+
 impl MailboxService for Arc<FakeMailbox> {
     type Delivery = FakeDelivery;
+    type Stream = FakeStream;
+
+    async fn open_stream(&self, _: &QueueKey, max_inflight: u32) -> Result<FakeStream, Refusal> {
+        self.ask(Asked::Stream(max_inflight))?;
+        Ok(FakeStream(Arc::clone(self)))
+    }
 
     async fn enqueue(
         &self,
@@ -226,14 +267,7 @@ impl MailboxService for Arc<FakeMailbox> {
         wait: Duration,
         _: &CorrId,
     ) -> Result<FakeDelivery, Refusal> {
-        self.ask(Asked::Recv(want, wait))?;
-        if self.ready.lock().unwrap().is_empty() && !wait.is_zero() {
-            self.waiting.fetch_add(1, Ordering::SeqCst);
-            let _waiting = Waiting(Arc::clone(&self.waiting));
-            self.arrived.notified().await;
-        }
-        let messages = std::mem::take(&mut *self.ready.lock().unwrap());
-        Ok(FakeDelivery::new(messages, self))
+        self.next(want, wait).await
     }
 
     async fn settle(

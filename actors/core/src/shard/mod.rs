@@ -20,6 +20,7 @@ mod recover;
 mod recv;
 mod settings;
 mod settle;
+mod stream;
 mod tick;
 mod types;
 
@@ -31,7 +32,7 @@ pub use recover::Recovery;
 pub use settings::{Paused, Settings, SettingsPatch, TopicChange, TopicState};
 pub use types::{
     Command, Counts, DeliveryRef, Grant, Leased, NackMode, PeekState, Peeked, PutOutcomes, Reply, Stats,
-    Step, Ticket, WaiterId, Want,
+    Step, StreamId, Ticket, WaiterId, Want,
 };
 
 use crate::ids::Slot;
@@ -131,6 +132,7 @@ pub struct Shard {
     /// Of `dead`.
     buried: BTreeSet<(Millis, Slot)>,
     waiters: recv::Waiters,
+    streams: stream::Streams,
     /// Enqueues whose outcome is owed, with what they reserved.
     puts: VecDeque<(Ticket, u32)>,
     /// Ops whose commit is owed, with when they were given.
@@ -162,6 +164,7 @@ impl Shard {
             expiring: BTreeSet::new(),
             buried: BTreeSet::new(),
             waiters: recv::Waiters::default(),
+            streams: stream::Streams::default(),
             puts: VecDeque::new(),
             writes: VecDeque::new(),
             reserved: 0,
@@ -184,9 +187,17 @@ impl Shard {
                 self.waiters.remove(waiter);
                 return step;
             }
-            Command::Recv { waiter, want, until } => {
+            Command::Recv { waiter, want, until, stream } => {
                 self.advance(now, &mut step);
-                self.recv(now, waiter, want, until, &mut step);
+                self.recv(now, recv::Waiter { id: waiter, want, until, stream }, &mut step);
+            }
+            Command::OpenStream { stream, max_inflight } => {
+                self.open_stream(stream, max_inflight, &mut step);
+                return step;
+            }
+            Command::CloseStream { stream } => {
+                self.close_stream(stream);
+                return step;
             }
             Command::Ack { deliveries } => {
                 let results = deliveries.iter().map(|&d| self.ack(d, &mut step)).collect();
@@ -287,6 +298,7 @@ impl Shard {
         let maps = [&mut self.returned, &mut self.leased, &mut self.delayed];
         let all = maps.into_iter().flat_map(std::mem::take).collect::<BTreeMap<Slot, Msg>>();
         for (slot, msg) in all {
+            self.give_credit_back(slot);
             step.ops.push(StateOp::Gone { slot, noted: msg.noted });
             step.counts.purged += 1;
         }
@@ -396,6 +408,7 @@ impl Shard {
     fn take_leased(&mut self, slot: Slot) -> Option<Msg> {
         let msg = self.leased.remove(&slot)?;
         self.deadlines.remove(&(msg.at, slot));
+        self.give_credit_back(slot);
         Some(msg)
     }
 }

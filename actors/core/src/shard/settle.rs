@@ -92,11 +92,15 @@ impl Shard {
             Standing::Gone | Standing::Stale | Standing::Settled(_) => return Err(Reason::StaleReceipt),
             Standing::InFlight | Standing::TimedOut => {}
         }
+        let holder = self.streams.holder(delivery.slot);
         if let Some(mut msg) = self.take_held(delivery.slot) {
             msg.at = deadline;
             let state = msg.state(Phase::Leased);
             step.ops.push(StateOp::Set { slot: delivery.slot, state, note: None });
             self.file_leased(delivery.slot, msg);
+            if let Some(stream) = holder {
+                self.streams.hold(delivery.slot, stream);
+            }
         }
         Ok(())
     }

@@ -23,11 +23,12 @@ impl Shard {
         times.into_iter().flatten().min()
     }
 
-    /// Whether nothing but ready and dead messages is left: the shard can be dropped and recovered when it is
+    /// Whether nothing but ready and dead messages is left, and nobody receives: the shard can be dropped and recovered when it is
     /// next used, or at [`Shard::wake_at`].
     #[must_use]
     pub fn idle(&self) -> bool {
-        self.waiters.is_empty() && self.leased.is_empty() && self.delayed.is_empty() && !self.uncommitted()
+        let deaf = self.waiters.is_empty() && self.streams.is_empty();
+        deaf && self.leased.is_empty() && self.delayed.is_empty() && !self.uncommitted()
     }
 
     /// Brings the shard to `now`, then serves the receives that wait.
@@ -94,6 +95,7 @@ impl Shard {
         while let Some(slot) = due(self.deadlines.first().filter(|&&(at, _)| at < stalls_at), now) {
             self.deadlines.pop_first();
             let Some(msg) = self.leased.remove(&slot) else { continue };
+            self.give_credit_back(slot);
             step.counts.timeouts += 1;
             if let Some(reason) = self.exhausted(&msg) {
                 self.bury(now, slot, msg, reason, None, step);

@@ -8,7 +8,7 @@ use crate::ids::Slot;
 use crate::message::{MsgState, Phase, PutOutcome, Recovered, StateOp, StoredAt};
 use crate::shard::{
     Command, DeliveryRef, NackMode, Paused, PeekState, Peeked, Recovery, Reply, Settings, Shard, Step,
-    Ticket, WaiterId, Want,
+    StreamId, Ticket, WaiterId, Want,
 };
 use crate::time::Millis;
 use std::collections::{BTreeMap, VecDeque};
@@ -102,7 +102,8 @@ impl Run<'_> {
         match self.rng.below(100) {
             0..9 => self.enqueue(),
             9..26 => self.recv(),
-            26..66 => self.settle(),
+            26..29 => self.open_or_close(),
+            29..66 => self.settle(),
             66..72 => self.command("tick", Command::Tick, |model, now, _| model.tick(now)),
             72..75 => self.cancel(),
             75..96 => self.commit(),
@@ -152,8 +153,34 @@ impl Run<'_> {
         let waiter = self.next_waiter;
         self.next_waiter += 1;
         let until = self.now + self.rng.pick(&[0, 0, 1, 300, 20_000]);
-        let command = Command::Recv { waiter: WaiterId(waiter), want, until: Millis(until) };
-        self.command("recv", command, |model, now, _| model.recv(now, waiter, want, until));
+        let open: Vec<u64> = self.model.streams.keys().copied().collect();
+        let stream = match open.is_empty() || self.rng.chance(30) {
+            true => self.rng.chance(5).then_some(0),
+            false => Some(self.rng.pick(&open)),
+        };
+        let name = if stream.is_some() { "stream" } else { "recv" };
+        let (id, until_at) = (WaiterId(waiter), Millis(until));
+        let command = Command::Recv { waiter: id, want, until: until_at, stream: stream.map(StreamId) };
+        self.command(name, command, |model, now, _| model.recv(now, (waiter, want, until, stream)));
+    }
+
+    fn open_or_close(&mut self) {
+        let open: Vec<u64> = self.model.streams.keys().copied().collect();
+        let (name, command, fine) = if open.is_empty() || self.rng.chance(25) {
+            let (stream, max_inflight) = (self.next_waiter, self.rng.pick(&[1, 2, 5]));
+            self.next_waiter += 1;
+            let fine = self.model.open_stream(stream, max_inflight);
+            ("open", Command::OpenStream { stream: StreamId(stream), max_inflight }, fine)
+        } else {
+            let stream = self.rng.pick(&open);
+            self.model.close_stream(stream);
+            ("close", Command::CloseStream { stream: StreamId(stream) }, true)
+        };
+        self.meet_all(name);
+        let step = self.shard.apply(Millis(self.now), command);
+        assert_eq!(matches!(step.reply, Reply::Refused(_)), !fine, "{name}");
+        assert!(step.ticket.is_none() && step.grants.is_empty() && step.empty_handed.is_empty());
+        self.compare();
     }
 
     fn settle(&mut self) {
@@ -430,7 +457,8 @@ impl Run<'_> {
             }
         }
         let quiet = |m: &M| m.place == Place::Dead || m.is_ready();
-        assert_eq!(self.shard.idle(), stats.waiters == 0 && !owes && live.values().all(quiet));
+        let deaf = stats.waiters == 0 && self.model.streams.is_empty();
+        assert_eq!(self.shard.idle(), deaf && !owes && live.values().all(quiet));
     }
 
     fn compare_disk(&self) {
