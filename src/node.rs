@@ -374,6 +374,8 @@ fn lay(
             shard_settles_max: mailbox.admission.requests as usize,
             park_after_ms: u64::try_from(mailbox.park_after.as_millis()).unwrap_or(u64::MAX),
             topics_max: mailbox.max_topics as usize,
+            history_ms: mailbox.history_ms,
+            history_bytes_max: mailbox.history_max_bytes.as_usize(),
             policy,
         },
         entropy: bits,

@@ -8,6 +8,7 @@ mod capabilities;
 mod config;
 mod crowd;
 mod harness;
+mod history;
 mod http;
 mod interop;
 mod lifecycle;

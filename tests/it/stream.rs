@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// A stream's answer, read line by line.
@@ -214,6 +215,28 @@ fn an_idle_stream_says_so_and_ends_when_the_node_drains() {
     assert!(took > Duration::from_secs(8) && took < Duration::from_secs(14), "{took:?}");
     node.signal(Signal::TERM);
     assert_eq!(stream.line(), None);
+    assert_eq!(node.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn ronctl_follows_a_topic() {
+    let (mut node, client) = node();
+    send(&client, "f", "one");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ronctl"));
+    command.args(["--json", "topic", "recv", "acme/f", "--follow", "--ack"]);
+    command.env("RON_SOCKET", node.ready["socket"].as_str().unwrap()).stdout(Stdio::piped());
+    let mut ronctl = command.spawn().unwrap();
+    let mut lines = BufReader::new(ronctl.stdout.take().unwrap()).lines();
+    let mut payload = || -> Value {
+        let message: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        message["payload"].clone()
+    };
+    assert_eq!(payload(), "one");
+    send(&client, "f", "two");
+    assert_eq!(payload(), "two");
+    poll("the acks", || (depths(&client, "f") == [0, 0, 0, 0]).then_some(()));
+    node.signal(Signal::TERM);
+    assert_eq!(ronctl.wait().unwrap().code(), Some(0), "the node ended it");
     assert_eq!(node.wait_exit().code(), Some(0));
 }
 

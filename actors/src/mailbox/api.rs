@@ -102,8 +102,8 @@ pub struct Mailbox {
 pub(super) struct Inner {
     pub(super) directory: Arc<Directory>,
     router: Handle<RouterMsg>,
-    store: Store,
-    clock: Arc<dyn Clock>,
+    pub(super) store: Store,
+    pub(super) clock: Arc<dyn Clock>,
     observer: Arc<dyn MailboxObserver>,
 }
 

@@ -5,7 +5,7 @@ use super::waiting::RecvReply;
 use crate::kernel::admission::Permit;
 use crate::store::{StoreError, UnitFailure};
 use ron_core::ids::Slot;
-use ron_core::message::{NewMessage, PutOutcome};
+use ron_core::message::{MsgState, NewMessage, PutOutcome};
 use ron_core::reason::{Effect, Reason, Refusal};
 use ron_core::shard::{
     Command, DeliveryRef, Paused, PeekState, Peeked, Settings, Stats, StreamId, Ticket, TopicChange,
@@ -34,6 +34,8 @@ pub struct TopicInForce {
     /// What is paused.
     pub paused: Paused,
 }
+/// One message's state, if it exists.
+pub type LookReply = oneshot::Sender<Result<Option<MsgState>, Refusal>>;
 /// One page.
 pub type PeekReply = oneshot::Sender<Result<Vec<Peeked>, Refusal>>;
 
@@ -81,6 +83,8 @@ pub enum ShardMsg {
     Stat(StatReply),
     /// A page of messages.
     Peek(PeekState, Option<(u64, Slot)>, usize, PeekReply),
+    /// Where one message is.
+    Look(Slot, LookReply),
     /// The store committed a ticket.
     Committed(Ticket, Vec<PutOutcome>),
     /// The store lost a ticket: load anew.
@@ -112,6 +116,7 @@ pub(super) fn refuse(message: ShardMsg, refusal: &Refusal) {
         ShardMsg::Purge(reply, _) => drop(reply.send(Err(refusal))),
         ShardMsg::Stat(reply) => drop(reply.send(Err(refusal))),
         ShardMsg::Peek(_, _, _, reply) => drop(reply.send(Err(refusal))),
+        ShardMsg::Look(_, reply) => drop(reply.send(Err(refusal))),
         ShardMsg::CancelRecv(_)
         | ShardMsg::CloseStream(_)
         | ShardMsg::Check(_)

@@ -1,11 +1,11 @@
 //! Reading bodies: the newest chunks from a bounded cache, the rest from short read transactions on the
 //! blocking pool.
 
-use super::codec::{Head, read_record};
+use super::codec::{Head, open, read_record};
 use super::cut::part_count;
 use super::engine::dead_letter;
 use super::error::StoreError;
-use super::schema::{BODY, DLQ, HEAD, body_key};
+use super::schema::{BODY, DLQ, HEAD, NOTE, body_key};
 use crate::blocking::{Blocking, Job};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
@@ -182,6 +182,27 @@ impl Reader {
     pub(crate) fn image_on_disk(&self, chunk: u64) -> Result<(), ReadFailure> {
         self.clear();
         self.image(chunk).map(drop)
+    }
+
+    /// When the message in `slot` was enqueued.
+    ///
+    /// # Errors
+    /// [`ReadFailure`]; a damaged record does not matter here.
+    pub async fn enqueued(&self, slot: Slot) -> Result<Millis, ReadFailure> {
+        let reader = self.clone();
+        let read = move || reader.image(slot.chunk()).map(|image| image.enqueued);
+        self.0.blocking.run(Job::Read, read).await.unwrap_or(Err(ReadFailure::Store))
+    }
+
+    /// The last error that a consumer gave of the message in `slot`, if it is there and undamaged.
+    pub async fn note(&self, slot: Slot) -> Option<String> {
+        let reader = self.clone();
+        let read = move || {
+            let db = reader.0.db.load_full()?;
+            let row = db.begin_read().ok()?.open_table(NOTE).ok()?.get(slot.0).ok()??;
+            open(row.value()).ok().map(|text| String::from_utf8_lossy(text).into_owned())
+        };
+        self.0.blocking.run(Job::Read, read).await.flatten()
     }
 
     /// The dead letters of `slots`, in order; `None` where there is none.

@@ -7,9 +7,12 @@ use crate::http::error::{Failure, json_of};
 use axum::response::Response;
 use http::StatusCode;
 use ron_actors::mailbox::api::{Enqueued, PeekPage, TopicRow, TopicStat};
+use ron_actors::mailbox::{Fate, Happened, MessageHistory};
 use ron_core::envelope::Envelope;
-use ron_core::ids::{ContentHash, CorrId};
+use ron_core::ids::{ContentHash, CorrId, MessageId};
+use ron_core::message::Phase;
 use ron_core::reason::{Reason, Refusal};
+use ron_core::shard::What;
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -118,6 +121,62 @@ pub(super) fn messages(messages: &[Envelope]) -> Result<Vec<u8>, Refusal> {
     serde_json::to_writer(&mut out, &Messages { messages })
         .map_err(|_| Refusal::new(Reason::Internal, "the messages could not be written"))?;
     Ok(out)
+}
+
+/// What is known of one message.
+pub(super) fn message(id: MessageId, found: &MessageHistory) -> Result<Response, Failure> {
+    #[derive(Serialize)]
+    struct Seen<'a> {
+        event: &'static str,
+        at: String,
+        attempt: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
+    }
+    #[derive(Serialize)]
+    struct Message<'a> {
+        msg_id: String,
+        state: &'static str,
+        attempts: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last_error: Option<&'a str>,
+        history: Vec<Seen<'a>>,
+        truncated: bool,
+    }
+    fn seen(happened: &Happened) -> Seen<'_> {
+        let (event, reason) = (event_name(happened.what), happened.reason.as_deref());
+        Seen { event, at: happened.at.rfc3339(), attempt: happened.attempt, reason }
+    }
+    let body = Message {
+        msg_id: id.to_string(),
+        state: match found.fate {
+            Fate::Live(Phase::Ready) => "ready",
+            Fate::Live(Phase::Delayed) => "delayed",
+            Fate::Live(Phase::Leased) => "vis",
+            Fate::Live(Phase::Dead) => "dlq",
+            Fate::Ended(what) => event_name(what),
+        },
+        attempts: found.attempts,
+        last_error: found.last_error.as_deref(),
+        history: found.history.iter().map(seen).collect(),
+        truncated: found.truncated,
+    };
+    json_of(StatusCode::OK, &body)
+}
+
+const fn event_name(what: What) -> &'static str {
+    match what {
+        What::Enqueued => "enqueued",
+        What::Delivered => "delivered",
+        What::Extended => "extended",
+        What::Released => "released",
+        What::Failed => "failed",
+        What::TimedOut => "timed_out",
+        What::DeadLettered => "dead_lettered",
+        What::Acked => "acked",
+        What::Expired => "expired",
+        What::Purged => "purged",
+    }
 }
 
 /// One Envelope on a line of its own.

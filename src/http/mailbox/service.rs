@@ -1,9 +1,9 @@
 //! The mailbox as the handlers see it, so that they can be tested without one.
 
 use ron_actors::mailbox::api::{Delivery, Enqueued, Mailbox, PeekPage, Settle, TopicRow, TopicStat};
-use ron_actors::mailbox::{DeliveryStream, TopicInForce};
+use ron_actors::mailbox::{DeliveryStream, MessageHistory, TopicInForce};
 use ron_core::envelope::Envelope;
-use ron_core::ids::{CorrId, QueueKey, Tenant};
+use ron_core::ids::{CorrId, MessageId, QueueKey, Tenant};
 use ron_core::message::NewMessage;
 use ron_core::reason::{Reason, Refusal};
 use ron_core::shard::{PeekState, TopicChange, Want};
@@ -108,6 +108,12 @@ pub trait MailboxService: Send + Sync + 'static {
         cursor: Option<&str>,
     ) -> impl Future<Output = Result<PeekPage, Refusal>> + Send;
 
+    fn message(
+        &self,
+        queue: &QueueKey,
+        id: MessageId,
+    ) -> impl Future<Output = Result<MessageHistory, Refusal>> + Send;
+
     fn configure(
         &self,
         queue: &QueueKey,
@@ -174,6 +180,10 @@ impl MailboxService for Mailbox {
         cursor: Option<&str>,
     ) -> Result<PeekPage, Refusal> {
         Mailbox::peek(self, queue, state, limit, cursor).await
+    }
+
+    async fn message(&self, queue: &QueueKey, id: MessageId) -> Result<MessageHistory, Refusal> {
+        Mailbox::message(self, queue, id).await
     }
 
     async fn configure(&self, queue: &QueueKey, change: TopicChange) -> Result<TopicInForce, Refusal> {

@@ -7,14 +7,14 @@ use crate::http::mailbox::{HandedOut, HandsOut, MailboxService};
 use crate::http::request::Peer;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
-use ron_actors::mailbox::TopicInForce;
 use ron_actors::mailbox::api::{Enqueued, PeekPage, Settle, TopicRow, TopicStat};
+use ron_actors::mailbox::{Fate, MessageHistory, TopicInForce};
 use ron_core::capability::RevokeRequest;
 use ron_core::envelope::{DeliveryView, Envelope};
 use ron_core::ids::{ContentHash, CorrId, Incarnation, MessageId, QueueKey, Slot, Tenant, Topic};
 use ron_core::message::{MessageMeta, NewMessage, StoredMessage};
 use ron_core::reason::{Reason, Refusal};
-use ron_core::shard::{Paused, PeekState, Settings, Stats, TopicChange, Want};
+use ron_core::shard::{Paused, PeekState, Settings, Stats, TopicChange, Want, What};
 use ron_core::time::{Clock, Millis};
 use serde::Deserialize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -312,6 +312,13 @@ impl MailboxService for Arc<FakeMailbox> {
         self.ask(Asked::Peek(state, limit, cursor.map(str::to_owned)))?;
         let messages = vec![Envelope { receipt: None, ..envelope("peeked") }];
         Ok(PeekPage { messages, cursor: Some("next".into()) })
+    }
+
+    async fn message(&self, _: &QueueKey, id: MessageId) -> Result<MessageHistory, Refusal> {
+        let (fate, history) = (Fate::Ended(What::Acked), Vec::new());
+        let found = MessageHistory { fate, attempts: 2, last_error: None, history, truncated: true };
+        let known = id.slot() == Slot(1);
+        known.then_some(found).ok_or_else(|| Refusal::new(Reason::NotFound, "no such message"))
     }
 
     async fn configure(&self, _: &QueueKey, change: TopicChange) -> Result<TopicInForce, Refusal> {

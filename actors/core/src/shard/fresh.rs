@@ -86,8 +86,8 @@ impl Fresh {
     }
 
     /// Takes out all whose enqueue time is not after `until`, as runs of neighbours in one chunk: (first, how
-    /// many).
-    pub(super) fn take_until(&mut self, until: Millis) -> Vec<(Slot, u16)> {
+    /// many, enqueued when).
+    pub(super) fn take_until(&mut self, until: Millis) -> Vec<(Slot, u16, Millis)> {
         let mut taken = Vec::new();
         while let Some(run) = self.runs.front().copied().filter(|run| run.enqueued() <= until) {
             self.runs.pop_front();
@@ -100,7 +100,7 @@ impl Fresh {
     }
 
     /// Takes out all.
-    pub(super) fn take_all(&mut self) -> Vec<(Slot, u16)> {
+    pub(super) fn take_all(&mut self) -> Vec<(Slot, u16, Millis)> {
         self.take_until(Millis::NEVER)
     }
 
@@ -131,12 +131,12 @@ impl Fresh {
 }
 
 /// A run may lead over the end of a chunk; what is written of it may not.
-fn split_at_chunks(run: Run, into: &mut Vec<(Slot, u16)>) {
+fn split_at_chunks(run: Run, into: &mut Vec<(Slot, u16, Millis)>) {
     let (mut first, mut left) = (run.first, run.len());
     while left > 0 {
         let in_chunk = u32::from(u16::MAX - first.idx()) + 1;
         let count = left.min(u16::try_from(in_chunk).unwrap_or(u16::MAX));
-        into.push((first, count));
+        into.push((first, count, run.enqueued()));
         first = first.forward(count);
         left -= count;
     }

@@ -5,7 +5,7 @@
 //! | Q1 | accepted = acked + expired + purged + ready + delayed + in flight + dead |
 //! | Q2 | a message is in exactly one place |
 //! | Q3 | every lease, delay, end of a ready message and dead letter is in its time index once, and nothing else is |
-//! | Q4 | a receive waits only while nothing is ready, too much is in flight, receiving is paused, or its stream has no credit |
+//! | Q4 | a receive waits only while nothing is ready, too much is in flight, it is paused, or it has no credit |
 //! | Q5 | what waits is known under one name, one turn, one end |
 //! | Q6 | room reserved = the sum of what enqueues still owe |
 //! | Q7 | attempt ≤ delivery; in flight means handed out and not settled |

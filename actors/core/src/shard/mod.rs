@@ -13,6 +13,7 @@
 //! a consumer that is a moment late is not robbed by the timer; a receive advances time before it is served.
 //! The invariants are listed in `invariants.rs`.
 
+mod event;
 mod fresh;
 mod invariants;
 mod look;
@@ -27,6 +28,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+pub use event::{Event, What};
 pub use invariants::Violation;
 pub use recover::Recovery;
 pub use settings::{Paused, Settings, SettingsPatch, TopicChange, TopicState};
@@ -248,7 +250,10 @@ impl Shard {
             self.reserved -= u64::from(count);
             for outcome in stored {
                 match outcome {
-                    PutOutcome::Stored(at) => self.accept(now, at),
+                    PutOutcome::Stored(at) => {
+                        step.tell_run(at.slot, 1, What::Enqueued, at.enqueued);
+                        self.accept(now, at);
+                    }
                     PutOutcome::Duplicate { .. } | PutOutcome::Conflict | PutOutcome::DedupFull => {}
                 }
             }
@@ -291,7 +296,8 @@ impl Shard {
     /// Ends what is not dead; returns how many.
     fn purge(&mut self, step: &mut Step) -> u64 {
         let before = step.counts.purged;
-        for (first, count) in self.fresh.take_all() {
+        for (first, count, enqueued) in self.fresh.take_all() {
+            step.tell_run(first, count, What::Purged, enqueued);
             step.ops.push(StateOp::GoneRun { first, count });
             step.counts.purged += u64::from(count);
         }
@@ -300,6 +306,7 @@ impl Shard {
         for (slot, msg) in all {
             self.give_credit_back(slot);
             step.ops.push(StateOp::Gone { slot, noted: msg.noted });
+            step.tell(slot, &msg, What::Purged);
             step.counts.purged += 1;
         }
         self.deadlines.clear();

@@ -1,6 +1,6 @@
 //! Handing out messages, and the receives that wait for some: first come, first served.
 
-use super::{Grant, Leased, Msg, Reply, Shard, Step, StreamId, WaiterId, Want};
+use super::{Grant, Leased, Msg, Reply, Shard, Step, StreamId, WaiterId, Want, What};
 use crate::ids::Slot;
 use crate::message::{Phase, Settled, StateOp};
 use crate::reason::{Reason, Refusal};
@@ -219,6 +219,7 @@ impl Shard {
             msg.settled = Settled::No;
             step.ops.push(StateOp::Set { slot, state: msg.state(Phase::Leased), note: None });
             step.counts.delivered += 1;
+            step.tell(slot, &msg, What::Delivered);
             messages.push(Leased { slot, attempt: msg.attempt, delivery: msg.delivery, deadline });
             self.file_leased(slot, msg);
         }

@@ -1,5 +1,6 @@
 //! What is asked of a shard, and what it answers.
 
+use super::event::Event;
 use super::settings::{Paused, Settings};
 use crate::ids::Slot;
 use crate::message::{PutOutcome, StateOp};
@@ -211,6 +212,8 @@ pub struct Step {
     pub empty_handed: Vec<WaiterId>,
     /// For the metrics.
     pub counts: Counts,
+    /// For the messages' histories; true when the step is durable.
+    pub events: Vec<Event>,
 }
 
 /// The figures of a topic (GET on its base). All durable.
@@ -271,6 +274,7 @@ impl Step {
             grants: Vec::new(),
             empty_handed: Vec::new(),
             counts: Counts::default(),
+            events: Vec::new(),
         }
     }
 }
