@@ -319,9 +319,10 @@ impl ShardState {
             let changed = step.configured || !puts.is_empty() && loaded.topic.is_none();
             let state = loaded.topic.unwrap_or_default();
             let topic = changed.then(|| TopicRow { key: entry.key.clone(), state });
-            let work = Work { epoch: loaded.epoch, topic, puts, ops: step.ops };
+            let clocks_go_on = loaded.stillness.take().map(|stillness| stillness.over);
+            let work = Work { epoch: loaded.epoch, topic, puts, ops: step.ops, clocks_go_on };
             let ticket = step.ticket.map(|ticket| (ticket, self.sink.clone()));
-            if ticket.is_none() && !loaded.shard.uncommitted() {
+            if ticket.is_none() && clocks_go_on.is_none() && !loaded.shard.uncommitted() {
                 // Nothing to write and nothing pending: the answer is already true.
                 entry.history.record(self.args.clock.now(), entry.shard, step.events);
                 if let Some(done) = done {
