@@ -365,6 +365,7 @@ fn lay(
             two_phase_commit: config.store.two_phase_commit,
             dedup_keys_max: usize::try_from(config.store.max_dedup_keys).unwrap_or(usize::MAX),
             dedup_keys_topic_max: usize::try_from(mailbox.settings.max_dedup_keys).unwrap_or(usize::MAX),
+            ram_bytes_max: config.store.ram_bytes.as_usize(),
             blocking: Blocking::Pool,
         },
         mailbox: MailboxConfig {

@@ -317,16 +317,8 @@ enum DurabilityName {
 impl SettingsRequest {
     /// What is to be set. Ranges are the topic's own affair.
     pub(super) fn check(self, durability: Durability) -> Result<SettingsPatch, Refusal> {
-        match (self.durability, durability) {
-            (None, _)
-            | (Some(DurabilityName::Fsync), Durability::Fsync)
-            | (Some(DurabilityName::Ram), Durability::Ram) => {}
-            (Some(DurabilityName::Fsync), Durability::Ram) => {
-                return Err(malformed("durability: fsync cannot be had in amnesia, which writes no file"));
-            }
-            (Some(DurabilityName::Ram), Durability::Fsync) => {
-                return Err(malformed("durability: ram needs a node in amnesia (node.amnesia)"));
-            }
+        if (self.durability, durability) == (Some(DurabilityName::Fsync), Durability::Ram) {
+            return Err(malformed("durability: fsync cannot be had in amnesia, which writes no file"));
         }
         if self.fifo == Some(true) {
             return Err(malformed("fifo: strict order by group is not available in this version"));
@@ -342,6 +334,7 @@ impl SettingsRequest {
             dedup_window_ms: self.dedup_window_ms,
             max_dedup_keys: self.max_dedup_keys,
             max_depth: self.max_depth,
+            ram: self.durability.map(|name| name == DurabilityName::Ram),
         })
     }
 }

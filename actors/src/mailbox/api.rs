@@ -158,7 +158,7 @@ impl Mailbox {
                 Ok(Enqueued { msg_id, duplicate: true, other_body })
             }
             PutOutcome::Conflict => Err(Reason::IdempotencyConflict),
-            PutOutcome::DedupFull => Err(Reason::Backpressure),
+            PutOutcome::DedupFull | PutOutcome::RamFull => Err(Reason::Backpressure),
         };
         Ok(outcomes.into_iter().map(of).collect())
     }

@@ -320,7 +320,9 @@ impl ShardState {
             let state = loaded.topic.unwrap_or_default();
             let topic = changed.then(|| TopicRow { key: entry.key.clone(), state });
             let clocks_go_on = loaded.stillness.take().map(|stillness| stillness.over);
-            let work = Work { epoch: loaded.epoch, topic, puts, ops: step.ops, clocks_go_on };
+            // Where nothing is on disk there is nothing to keep beside it.
+            let ram = loaded.shard.settings().ram && self.args.store.durable();
+            let work = Work { epoch: loaded.epoch, topic, puts, ops: step.ops, ram, clocks_go_on };
             let ticket = step.ticket.map(|ticket| (ticket, self.sink.clone()));
             if ticket.is_none() && clocks_go_on.is_none() && !loaded.shard.uncommitted() {
                 // Nothing to write and nothing pending: the answer is already true.

@@ -34,6 +34,7 @@ pub(super) fn enqueued(
 }
 
 fn push_enqueued(out: &mut String, done: Enqueued, hash: &ContentHash, durability: Durability) {
+    let durability = if done.msg_id.slot().is_ram() { Durability::Ram } else { durability };
     let (msg_id, duplicate, durability) = (done.msg_id, done.duplicate, durability.label());
     let _ = write!(
         out,
@@ -230,7 +231,7 @@ pub(super) struct Settings<'a> {
 }
 
 impl Settings<'_> {
-    /// The settings in force, and what an answered send is as safe as.
+    /// The settings in force, and what an answered send is as safe as if the topic does not say less.
     pub(super) fn of(settings: &ron_core::shard::Settings, durability: Durability) -> Settings<'static> {
         Settings {
             visibility_ms: settings.visibility_ms,
@@ -242,7 +243,7 @@ impl Settings<'_> {
             dlq_retention_ms: settings.dlq_retention_ms,
             dedup_window_ms: settings.dedup_window_ms,
             max_dedup_keys: settings.max_dedup_keys,
-            durability: durability.label(),
+            durability: if settings.ram { Durability::Ram.label() } else { durability.label() },
             max_depth: Some(settings.max_depth).filter(|depth| *depth != u64::MAX),
             fifo: false,
         }

@@ -254,7 +254,10 @@ impl Shard {
                         step.tell_run(at.slot, 1, What::Enqueued, at.enqueued);
                         self.accept(now, at);
                     }
-                    PutOutcome::Duplicate { .. } | PutOutcome::Conflict | PutOutcome::DedupFull => {}
+                    PutOutcome::Duplicate { .. }
+                    | PutOutcome::Conflict
+                    | PutOutcome::DedupFull
+                    | PutOutcome::RamFull => {}
                 }
             }
         }
