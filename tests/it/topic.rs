@@ -3,7 +3,7 @@
 
 use crate::harness::{Setup, TestNode, poll};
 use crate::http::{Answer, Client};
-use crate::mailbox::{depths, enqueue, receipt, recv, recv_one, settle, stat};
+use crate::mailbox::{depths, enqueue, peek, receipt, recv, recv_one, settle, stat};
 use serde_json::{Value, json};
 
 fn node() -> (TestNode, Client) {
@@ -56,7 +56,7 @@ fn settings_out_of_range_are_named_and_change_nothing() {
         (json!({"backoff_max_ms": 100}), "backoff_max_ms"),
         (json!({"retention_ms": 10}), "retention_ms"),
         (json!({"dedup_window_ms": 2_592_000_001_u64}), "dedup_window_ms"),
-        (json!({"durability": "ram"}), "durability"),
+        (json!({"durability": "disk"}), "durability"),
         (json!({"fifo": true}), "fifo"),
         (json!({"max_attempt": 3}), "max_attempt"),
         (json!({"max_attempts": "3"}), "max_attempts"),
@@ -69,6 +69,74 @@ fn settings_out_of_range_are_named_and_change_nothing() {
     let refused = put(&client.with(&token), "s", &json!({"max_attempts": 2}));
     refused.refused(403, "SCOPE_MISMATCH");
     assert_eq!(stat(&client, "s"), before);
+}
+
+#[test]
+fn messages_of_a_ram_topic_say_so_for_life_and_end_with_the_process() {
+    let (node, client) = node();
+    let key: &[(&str, &[u8])] = &[("Idempotency-Key", b"k")];
+    let first = enqueue(&client, "v", b"first", &[]);
+    assert_eq!(put(&client, "v", &json!({"durability": "ram"})).json(200)["durability"], "ram");
+    let second = enqueue(&client, "v", b"second", key);
+    assert_eq!((&first["durability"], &second["durability"]), (&json!("fsync"), &json!("ram")));
+    assert_eq!(put(&client, "v", &json!({"durability": "fsync"})).json(200)["durability"], "fsync");
+    let again = enqueue(&client, "v", b"second", key);
+    assert_eq!((&again["duplicate"], &again["durability"]), (&json!(true), &json!("ram")), "{again}");
+    assert_eq!(enqueue(&client, "v", b"third", &[])["durability"], "fsync");
+    put(&client, "v", &json!({"durability": "ram"})).json(200);
+    enqueue(&client, "v", b"dead", &[]);
+
+    // one order for both kinds, and all that can be done with the others
+    let wanted = json!({"max_messages": 9, "visibility_ms": 60_000});
+    let got = recv(&client, "v", &wanted);
+    let payloads: Vec<&str> = got.iter().map(|message| message["payload_b64"].as_str().unwrap()).collect();
+    assert_eq!(payloads, ["Zmlyc3Q=", "c2Vjb25k", "dGhpcmQ=", "ZGVhZA=="]);
+    let reject = json!({"receipts": [receipt(&got[3])], "mode": "reject", "reason": "bad"});
+    assert_eq!(settle(&client, "v", "nack", &reject), [json!({"ok": true})]);
+    let seen = peek(&client, "v", "state=dlq");
+    assert_eq!(seen["messages"][0]["dead_letter"]["reason"], "bad");
+    for message in &got[..3] {
+        let release = json!({"receipts": [receipt(message)], "mode": "release"});
+        assert_eq!(settle(&client, "v", "nack", &release), [json!({"ok": true})]);
+    }
+    assert_eq!(depths(&client, "v"), [3, 0, 0, 1]);
+
+    let node = node.kill_and_restart();
+    let client = node.operator();
+    assert_eq!(stat(&client, "v")["settings"]["durability"], "ram", "the setting is not of memory alone");
+    assert_eq!(depths(&client, "v"), [2, 0, 0, 0]);
+    let old = |message: &Value| json!({"receipts": [receipt(message)]});
+    assert_eq!(settle(&client, "v", "ack", &old(&got[1])), [json!({"ok": true})], "it no longer exists");
+    let after = enqueue(&client, "v", b"fourth", key);
+    assert_eq!(after["duplicate"], json!(false), "the key went with its message");
+    assert!(after["msg_id"].as_str().unwrap()[10..] > second["msg_id"].as_str().unwrap()[10..]);
+    assert_eq!(depths(&client, "v"), [3, 0, 0, 0]);
+}
+
+#[test]
+fn memory_for_ram_messages_is_bounded() {
+    let node = Setup::new().toml("[store]\nram_bytes = \"100KiB\"\n").start();
+    let client = node.operator();
+    put(&client, "b", &json!({"durability": "ram"})).json(200);
+    let body = vec![b'x'; 60_000];
+    enqueue(&client, "b", &body, &[]);
+    client.call("POST", "/v1/acme/b/enqueue", &[], &body).refused(429, "BACKPRESSURE");
+    let held = recv_one(&client, "b", 60_000);
+    settle(&client, "b", "ack", &json!({"receipts": [receipt(&held)]}));
+    enqueue(&client, "b", &body, &[]);
+    assert_eq!(enqueue(&client, "durable", &body, &[])["durability"], "fsync");
+    assert_eq!(depths(&client, "b"), [1, 0, 0, 0]);
+}
+
+#[test]
+fn fsync_cannot_be_had_in_amnesia() {
+    let node = Setup::new().env("AMNESIA", "on").start();
+    let client = node.operator();
+    let text = put(&client, "a", &json!({"durability": "fsync"})).refused(400, "MALFORMED");
+    assert!(text.contains("durability") && text.contains("amnesia"), "{text}");
+    client.get("/v1/acme/a").refused(404, "NOT_FOUND");
+    assert_eq!(put(&client, "a", &json!({"durability": "ram"})).json(200)["durability"], "ram");
+    assert_eq!(enqueue(&client, "a", b"x", &[])["durability"], "ram");
 }
 
 #[test]

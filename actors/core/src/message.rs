@@ -262,6 +262,8 @@ pub enum PutOutcome {
     Conflict,
     /// The topic or the node holds as many live keys as it may.
     DedupFull,
+    /// Memory holds as many bytes of messages that are kept in it alone as it may.
+    RamFull,
 }
 
 /// Where and when a message was written.

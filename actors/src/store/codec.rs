@@ -243,6 +243,10 @@ pub(crate) struct Delta {
 }
 
 impl Delta {
+    pub(crate) fn new(now: Millis, next_chunk: u64) -> Delta {
+        Delta { now, next_chunk, runs: Vec::new() }
+    }
+
     pub(crate) fn push(&mut self, op: &StateOp) {
         let (slot, count, state) = match op {
             StateOp::Set { slot, state, .. } | StateOp::Dead { slot, state, .. } => (*slot, 1, Some(*state)),

@@ -13,6 +13,7 @@ mod engine;
 mod error;
 mod fold;
 mod load;
+mod prepare;
 mod queue;
 mod read;
 mod recover;
@@ -24,6 +25,7 @@ mod tests;
 #[cfg(test)]
 mod tests_lost;
 pub mod unit;
+mod volatile;
 
 pub use actor::{Store, StoreActor, StoreArgs};
 pub use backend::{FileMedium, FilePlace, Medium, RamBackend, RamMedium};
@@ -54,6 +56,8 @@ pub struct StoreConfig {
     pub dedup_keys_max: usize,
     /// Live idempotency keys of one topic.
     pub dedup_keys_topic_max: usize,
+    /// Bytes of messages that are kept in memory alone, all topics.
+    pub ram_bytes_max: usize,
     /// Where commits, loads and reads run.
     pub blocking: Blocking,
 }
@@ -66,6 +70,7 @@ impl Default for StoreConfig {
             two_phase_commit: true,
             dedup_keys_max: 8_000_000,
             dedup_keys_topic_max: 1_000_000,
+            ram_bytes_max: 64 << 20,
             blocking: Blocking::Pool,
         }
     }

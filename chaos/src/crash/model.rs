@@ -218,7 +218,10 @@ impl Model {
     fn put(&mut self, effect: &Effect, now: Millis, outcomes: &[PutOutcome]) -> Result<(), Violation> {
         let mut stored = outcomes.iter().filter_map(|outcome| match outcome {
             PutOutcome::Stored(at) => Some(*at),
-            PutOutcome::Duplicate { .. } | PutOutcome::Conflict | PutOutcome::DedupFull => None,
+            PutOutcome::Duplicate { .. }
+            | PutOutcome::Conflict
+            | PutOutcome::DedupFull
+            | PutOutcome::RamFull => None,
         });
         let expected = self.predict(effect, now, &mut |_| stored.next());
         if expected.as_deref() != Some(outcomes) {

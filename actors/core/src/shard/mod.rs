@@ -13,6 +13,7 @@
 //! a consumer that is a moment late is not robbed by the timer; a receive advances time before it is served.
 //! The invariants are listed in `invariants.rs`.
 
+mod event;
 mod fresh;
 mod invariants;
 mod look;
@@ -20,18 +21,20 @@ mod recover;
 mod recv;
 mod settings;
 mod settle;
+mod stream;
 mod tick;
 mod types;
 
 #[cfg(test)]
 mod tests;
 
+pub use event::{Event, What};
 pub use invariants::Violation;
 pub use recover::Recovery;
 pub use settings::{Paused, Settings, SettingsPatch, TopicChange, TopicState};
 pub use types::{
     Command, Counts, DeliveryRef, Grant, Leased, NackMode, PeekState, Peeked, PutOutcomes, Reply, Stats,
-    Step, Ticket, WaiterId, Want,
+    Step, StreamId, Ticket, WaiterId, Want,
 };
 
 use crate::ids::Slot;
@@ -131,6 +134,7 @@ pub struct Shard {
     /// Of `dead`.
     buried: BTreeSet<(Millis, Slot)>,
     waiters: recv::Waiters,
+    streams: stream::Streams,
     /// Enqueues whose outcome is owed, with what they reserved.
     puts: VecDeque<(Ticket, u32)>,
     /// Ops whose commit is owed, with when they were given.
@@ -162,6 +166,7 @@ impl Shard {
             expiring: BTreeSet::new(),
             buried: BTreeSet::new(),
             waiters: recv::Waiters::default(),
+            streams: stream::Streams::default(),
             puts: VecDeque::new(),
             writes: VecDeque::new(),
             reserved: 0,
@@ -184,9 +189,17 @@ impl Shard {
                 self.waiters.remove(waiter);
                 return step;
             }
-            Command::Recv { waiter, want, until } => {
+            Command::Recv { waiter, want, until, stream } => {
                 self.advance(now, &mut step);
-                self.recv(now, waiter, want, until, &mut step);
+                self.recv(now, recv::Waiter { id: waiter, want, until, stream }, &mut step);
+            }
+            Command::OpenStream { stream, max_inflight } => {
+                self.open_stream(stream, max_inflight, &mut step);
+                return step;
+            }
+            Command::CloseStream { stream } => {
+                self.close_stream(stream);
+                return step;
             }
             Command::Ack { deliveries } => {
                 let results = deliveries.iter().map(|&d| self.ack(d, &mut step)).collect();
@@ -237,8 +250,14 @@ impl Shard {
             self.reserved -= u64::from(count);
             for outcome in stored {
                 match outcome {
-                    PutOutcome::Stored(at) => self.accept(now, at),
-                    PutOutcome::Duplicate { .. } | PutOutcome::Conflict | PutOutcome::DedupFull => {}
+                    PutOutcome::Stored(at) => {
+                        step.tell_run(at.slot, 1, What::Enqueued, at.enqueued);
+                        self.accept(now, at);
+                    }
+                    PutOutcome::Duplicate { .. }
+                    | PutOutcome::Conflict
+                    | PutOutcome::DedupFull
+                    | PutOutcome::RamFull => {}
                 }
             }
         }
@@ -280,14 +299,17 @@ impl Shard {
     /// Ends what is not dead; returns how many.
     fn purge(&mut self, step: &mut Step) -> u64 {
         let mut purged = 0;
-        for (first, count) in self.fresh.take_all() {
+        for (first, count, enqueued) in self.fresh.take_all() {
+            step.tell_run(first, count, What::Purged, enqueued);
             step.ops.push(StateOp::GoneRun { first, count });
             purged += u64::from(count);
         }
         let maps = [&mut self.returned, &mut self.leased, &mut self.delayed];
         let all = maps.into_iter().flat_map(std::mem::take).collect::<BTreeMap<Slot, Msg>>();
         for (slot, msg) in all {
+            self.give_credit_back(slot);
             step.ops.push(StateOp::Gone { slot, noted: msg.noted });
+            step.tell(slot, &msg, What::Purged);
             purged += 1;
         }
         self.deadlines.clear();
@@ -396,6 +418,7 @@ impl Shard {
     fn take_leased(&mut self, slot: Slot) -> Option<Msg> {
         let msg = self.leased.remove(&slot)?;
         self.deadlines.remove(&(msg.at, slot));
+        self.give_credit_back(slot);
         Some(msg)
     }
 }

@@ -53,7 +53,19 @@ const STATES: [State; 17] = [
 /// Commands that name a delivery; each comes with the newest one and with another.
 pub(super) const AIMED: [&str; 6] = ["ack", "fail", "release", "reject", "extend", "corrupt"];
 /// Commands that meet whatever is there.
-const BROAD: [&str; 8] = ["recv", "tick", "enqueue", "cancel", "committed", "crash", "configure", "purge"];
+const BROAD: [&str; 11] = [
+    "recv",
+    "stream",
+    "open",
+    "close",
+    "tick",
+    "enqueue",
+    "cancel",
+    "committed",
+    "crash",
+    "configure",
+    "purge",
+];
 
 impl State {
     pub(super) fn of(m: &M, now: u64, uncommitted: bool) -> State {
