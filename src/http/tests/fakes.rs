@@ -6,6 +6,7 @@ use crate::http::interop::{CustomAnswer, WebhookAnswer, WebhookCall, WebhookGate
 use crate::http::mailbox::{HandedOut, HandsOut, MailboxService};
 use crate::http::request::Peer;
 use bytes::Bytes;
+use futures::Stream;
 use http::{HeaderMap, Method};
 use ron_actors::mailbox::api::{Enqueued, PeekPage, Settle, TopicRow, TopicStat};
 use ron_actors::mailbox::{Fate, MessageHistory, TopicInForce};
@@ -416,6 +417,19 @@ impl ControlDesk for FakeDesk {
 
     fn providers(&self) -> serde_json::Value {
         serde_json::json!([{"name": "github"}])
+    }
+
+    fn quarantined(&self) -> serde_json::Value {
+        serde_json::json!({"quarantined": []})
+    }
+
+    async fn release(&self, name: &str, _: Peer) -> Result<serde_json::Value, Refusal> {
+        Err(Refusal::new(Reason::NotFound, format!("{name} is not in quarantine")))
+    }
+
+    fn events(&self, topic: &str, since: Duration, follow: bool) -> impl Stream<Item = Bytes> + 'static {
+        let line = format!("{topic} {} {follow}\n", since.as_millis());
+        futures::stream::iter([Bytes::from(line)])
     }
 
     fn policy(&self) -> serde_json::Value {
