@@ -30,6 +30,7 @@ pub(super) struct M {
     pub(super) delivery: u32,
     pub(super) settled: Settled,
     pub(super) noted: bool,
+    pub(super) group: u64,
     /// Whose delivery it is while it is in flight.
     pub(super) stream: Option<u64>,
     /// Reason, last error.
@@ -409,6 +410,9 @@ impl Model {
         let deadline = now + want.visibility_ms.unwrap_or(self.settings.visibility_ms);
         let ready: Vec<u64> = self.live.iter().filter(|(_, m)| m.is_ready()).map(|(&slot, _)| slot).collect();
         for slot in ready {
+            if !self.may_go(slot) {
+                continue;
+            }
             let full = taken.len() as u32 == want.max_messages.max(1)
                 || self.credit(stream) == 0
                 || self.in_flight() >= u64::from(self.settings.max_inflight);
@@ -441,6 +445,13 @@ impl Model {
             && self.live.get(&d.slot.0).is_some_and(|m| {
                 m.place == Place::Leased && m.delivery == d.delivery && m.settled == Settled::No
             })
+    }
+
+    /// Whether strict order lets it be handed out: nothing of its group that is not dead stands before it.
+    pub(super) fn may_go(&self, slot: u64) -> bool {
+        let group = self.live[&slot].group;
+        let before = self.live.range(..slot).filter(|(_, m)| m.group == group);
+        !self.settings.fifo || before.filter(|(_, m)| m.place != Place::Dead).count() == 0
     }
 
     fn used_up(&self, slot: u64) -> Option<&'static str> {
@@ -483,6 +494,7 @@ fn fresh(s: &StoredAt) -> M {
         delivery: 0,
         settled: Settled::No,
         noted: false,
+        group: s.group,
         stream: None,
         letter: None,
     }
