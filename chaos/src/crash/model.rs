@@ -307,9 +307,8 @@ impl Model {
     fn waits_for(&self, shard: u32, now: Millis, slot: Slot) -> Option<Slot> {
         let all = self.shards.get(&shard).filter(|_| settings_of(shard).fifo)?;
         let group = group_of(&all.get(&slot)?.draft);
-        let holds =
-            |msg: &Msg| !matches!(msg.place, Place::Dead(_)) && !(msg.available(now) && msg.expired(now));
-        let mut before = all.range(..slot).filter(|(_, msg)| group_of(&msg.draft) == group && holds(msg));
+        let over = |msg: &Msg| matches!(msg.place, Place::Dead(_)) || msg.available(now) && msg.expired(now);
+        let mut before = all.range(..slot).filter(|(_, msg)| group_of(&msg.draft) == group && !over(msg));
         before.next().map(|(slot, _)| *slot)
     }
 

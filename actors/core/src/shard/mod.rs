@@ -318,11 +318,11 @@ impl Shard {
 
     /// Ends what is not dead; returns how many.
     fn purge(&mut self, step: &mut Step) -> u64 {
-        let before = step.counts.purged;
+        let mut purged = 0;
         for (first, count, enqueued) in self.fresh.take_all() {
             step.tell_run(first, count, What::Purged, enqueued);
             step.ops.push(StateOp::GoneRun { first, count });
-            step.counts.purged += u64::from(count);
+            purged += u64::from(count);
         }
         let maps = [&mut self.returned, &mut self.leased, &mut self.delayed];
         let all = maps.into_iter().flat_map(std::mem::take).collect::<BTreeMap<Slot, Msg>>();
@@ -330,7 +330,7 @@ impl Shard {
             self.give_credit_back(slot);
             step.ops.push(StateOp::Gone { slot, noted: msg.noted });
             step.tell(slot, &msg, What::Purged);
-            step.counts.purged += 1;
+            purged += 1;
         }
         self.deadlines.clear();
         self.dues.clear();
@@ -338,7 +338,7 @@ impl Shard {
         self.moved.clear();
         self.fresh_groups.clear();
         self.groups = groups::Groups::default();
-        let purged = step.counts.purged - before;
+        step.counts.purged += purged;
         self.tally.purged += purged;
         purged
     }
