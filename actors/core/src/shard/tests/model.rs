@@ -135,9 +135,7 @@ impl Model {
 
     pub(super) fn open_stream(&mut self, stream: u64, most: u32) -> bool {
         let room = (self.streams.len() as u64) < u64::from(self.settings.max_waiters);
-        if room {
-            self.streams.insert(stream, most);
-        }
+        self.streams.extend(room.then_some((stream, most)));
         room
     }
 
@@ -449,9 +447,8 @@ impl Model {
 
     /// Whether strict order lets it be handed out: nothing of its group that is not dead stands before it.
     pub(super) fn may_go(&self, slot: u64) -> bool {
-        let group = self.live[&slot].group;
-        let before = self.live.range(..slot).filter(|(_, m)| m.group == group);
-        !self.settings.fifo || before.filter(|(_, m)| m.place != Place::Dead).count() == 0
+        let holds = |m: &M| m.place != Place::Dead && m.group == self.live[&slot].group;
+        !(self.settings.fifo && self.live.range(..slot).any(|(_, m)| holds(m)))
     }
 
     fn used_up(&self, slot: u64) -> Option<&'static str> {
