@@ -79,6 +79,7 @@ fn settings(s: &Section<'_, '_>) -> Settings {
         backoff_max_ms: s.integer("backoff_max_ms", 1..=30 * DAY_MS),
         max_inflight: s.integer("max_inflight", 1..=10_000_000),
         max_depth: s.integer("max_depth", 1..=u64::MAX),
+        fifo: false,
         ram: false,
         max_waiters: s.integer("max_waiters", 1..=10_000_000),
         retention_ms: s.integer("retention_ms", 1_000..=3650 * DAY_MS),

@@ -320,9 +320,6 @@ impl SettingsRequest {
         if (self.durability, durability) == (Some(DurabilityName::Fsync), Durability::Ram) {
             return Err(malformed("durability: fsync cannot be had in amnesia, which writes no file"));
         }
-        if self.fifo == Some(true) {
-            return Err(malformed("fifo: strict order by group is not available in this version"));
-        }
         Ok(SettingsPatch {
             visibility_ms: self.visibility_ms,
             max_attempts: self.max_attempts,
@@ -334,6 +331,7 @@ impl SettingsRequest {
             dedup_window_ms: self.dedup_window_ms,
             max_dedup_keys: self.max_dedup_keys,
             max_depth: self.max_depth,
+            fifo: self.fifo,
             ram: self.durability.map(|name| name == DurabilityName::Ram),
         })
     }

@@ -57,7 +57,7 @@ fn settings_out_of_range_are_named_and_change_nothing() {
         (json!({"retention_ms": 10}), "retention_ms"),
         (json!({"dedup_window_ms": 2_592_000_001_u64}), "dedup_window_ms"),
         (json!({"durability": "disk"}), "durability"),
-        (json!({"fifo": true}), "fifo"),
+        (json!({"fifo": "yes"}), "fifo"),
         (json!({"max_attempt": 3}), "max_attempt"),
         (json!({"max_attempts": "3"}), "max_attempts"),
     ] {
@@ -111,6 +111,47 @@ fn messages_of_a_ram_topic_say_so_for_life_and_end_with_the_process() {
     assert_eq!(after["duplicate"], json!(false), "the key went with its message");
     assert!(after["msg_id"].as_str().unwrap()[10..] > second["msg_id"].as_str().unwrap()[10..]);
     assert_eq!(depths(&client, "v"), [3, 0, 0, 0]);
+}
+
+#[test]
+fn a_fifo_topic_hands_out_one_message_a_group_and_keeps_its_order() {
+    let (node, client) = node();
+    assert_eq!(put(&client, "o", &json!({"fifo": true})).json(200)["fifo"], true);
+    for (group, text) in [("a", "a1"), ("a", "a2"), ("b", "b1"), ("", "n1"), ("", "n2"), ("b", "b2")] {
+        let group: &[(&str, &[u8])] = &[("X-Attr-Group", group.as_bytes()), ("Content-Type", b"text/plain")];
+        let headers = if group[0].1.is_empty() { &group[1..] } else { group };
+        enqueue(&client, "o", text.as_bytes(), headers);
+    }
+    let wanted = json!({"max_messages": 9, "visibility_ms": 60_000});
+    let next = |client: &Client| -> Vec<(String, Value)> {
+        let payload = |message: Value| (message["payload"].as_str().unwrap().to_owned(), message);
+        recv(client, "o", &wanted).into_iter().map(payload).collect()
+    };
+    let texts = |got: &[(String, Value)]| got.iter().map(|(text, _)| text.clone()).collect::<Vec<_>>();
+    let first = next(&client);
+    assert_eq!(texts(&first), ["a1", "b1", "n1"], "one of each group, and those without one are one");
+    assert_eq!(texts(&next(&client)), [""; 0], "each waits for its head");
+    let of = |(_, message): &(String, Value)| json!({"receipts": [receipt(message)]});
+    assert_eq!(settle(&client, "o", "ack", &of(&first[1])), [json!({"ok": true})]);
+    // a head that is delayed holds its group up, too
+    let mut later = of(&first[0]);
+    later["delay_ms"] = json!(2_000);
+    settle(&client, "o", "nack", &later);
+    assert_eq!(texts(&next(&client)), ["b2"]);
+    assert_eq!(depths(&client, "o"), [2, 1, 2, 0]);
+
+    let node = node.kill_and_restart();
+    let client = node.operator();
+    assert_eq!(texts(&next(&client)), [""; 0], "the order is kept without reading bodies");
+    let a1 = poll("the end of the delay", || next(&client).pop());
+    assert_eq!((a1.0.as_str(), &a1.1["attempt"]), ("a1", &json!(2)));
+    let mut reject = of(&a1);
+    reject["mode"] = json!("reject");
+    settle(&client, "o", "nack", &reject);
+    assert_eq!(texts(&next(&client)), ["a2"], "a dead letter holds nobody up");
+    assert_eq!(put(&client, "o", &json!({"fifo": false})).json(200)["fifo"], false);
+    assert_eq!(texts(&next(&client)), ["n2"], "no order any more");
+    assert_eq!(depths(&client, "o"), [0, 0, 4, 1]);
 }
 
 #[test]

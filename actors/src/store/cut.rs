@@ -54,12 +54,14 @@ impl Cutter {
         let due = (message.delay_ms > 0).then(|| now.plus(message.delay_ms));
         let expires = message.ttl_ms.map(|ttl| now.plus(ttl));
         let payload_len = message.payload.len() as u32;
-        head.entries.push(HeadEntry { offset, len, payload_len, due, expires });
+        let group = message.group();
+        head.entries.push(HeadEntry { offset, len, payload_len, due, expires, group });
         match head.runs.last_mut() {
             Some(run) if run.shard == shard => run.count += 1,
             Some(_) | None => head.runs.push(HeadRun { shard, first: idx, count: 1 }),
         }
-        StoredAt { slot: Slot::new(self.next_chunk, idx), enqueued: now, len: payload_len, due, expires }
+        let slot = Slot::new(self.next_chunk, idx);
+        StoredAt { slot, enqueued: now, len: payload_len, due, expires, group }
     }
 
     /// Where the next message would be put; what an idempotency key needs to know beforehand.

@@ -245,7 +245,7 @@ impl Settings<'_> {
             max_dedup_keys: settings.max_dedup_keys,
             durability: if settings.ram { Durability::Ram.label() } else { durability.label() },
             max_depth: Some(settings.max_depth).filter(|depth| *depth != u64::MAX),
-            fifo: false,
+            fifo: settings.fifo,
         }
     }
 }

@@ -118,7 +118,15 @@ async fn topic_calls_bring_what_is_asked_and_show_what_is_in_force() {
     let reply = exchange(addr, put(r#"{"max_attempts":9,"durability":"fsync","fifo":false}"#)).await;
     assert_eq!((reply.status, &reply.json()["max_attempts"]), (200, &9.into()));
     let Asked::Configure(TopicChange::Settings(patch)) = net.mailbox.last() else { panic!("settings") };
-    assert_eq!(patch, SettingsPatch { max_attempts: Some(9), ram: Some(false), ..SettingsPatch::default() });
+    assert_eq!(
+        patch,
+        SettingsPatch {
+            max_attempts: Some(9),
+            ram: Some(false),
+            fifo: Some(false),
+            ..SettingsPatch::default()
+        }
+    );
     let reply = exchange(addr, post("resume", r#"{"what":"recv"}"#)).await;
     assert_eq!(reply.json()["paused"], "enqueue");
     let Asked::Configure(TopicChange::Pause { what, paused: false }) = net.mailbox.last() else {

@@ -179,15 +179,17 @@ mod tests {
         let last = Slot::new(3, u16::MAX).0;
         let mut all = fresh(&[(last - 1, 1), (last, 1), (last + 1, 1), (last + 2, 1)]);
         assert_eq!(all.runs.len(), 1);
-        let at = Millis(1);
-        assert_eq!(all.take_until(at), [(Slot(last - 1), 2, at), (Slot::new(4, 0), 2, at)]);
+        assert_eq!(
+            all.take_until(Millis(1)),
+            [(Slot(last - 1), 2, Millis(1)), (Slot::new(4, 0), 2, Millis(1))]
+        );
         let mut whole = Vec::new();
         let most = Run { first: Slot::new(5, 1), packed: (1 << 16) | u64::from(u16::MAX) };
         split_at_chunks(most, &mut whole);
-        assert_eq!(whole, [(Slot::new(5, 1), u16::MAX, at)]);
+        assert_eq!(whole, [(Slot::new(5, 1), u16::MAX, Millis(1))]);
         let (mut at_start, first) = (Vec::new(), Slot::new(5, 0));
         split_at_chunks(Run { first, ..most }, &mut at_start);
-        assert_eq!(at_start, [(first, u16::MAX, at)], "one place of the chunk is left");
+        assert_eq!(at_start, [(first, u16::MAX, Millis(1))], "one place of the chunk is left");
     }
 
     #[test]

@@ -15,6 +15,7 @@
 
 mod event;
 mod fresh;
+mod groups;
 mod invariants;
 mod look;
 mod recover;
@@ -58,6 +59,8 @@ struct Msg {
     delivery: u32,
     settled: Settled,
     noted: bool,
+    /// [`StoredAt::group`].
+    group: u64,
 }
 
 impl Msg {
@@ -73,7 +76,14 @@ impl Msg {
             delivery: 0,
             settled: Settled::No,
             noted: false,
+            group: stored.group,
         }
+    }
+
+    /// One that stood among the fresh.
+    fn fresh(front: &fresh::Front, group: u64) -> Msg {
+        let (slot, enqueued, len) = (front.slot, front.enqueued, front.len);
+        Msg::new(&StoredAt { slot, enqueued, len, due: None, expires: None, group })
     }
 
     /// What the store keeps of it.
@@ -120,6 +130,10 @@ pub struct Shard {
     paused: Paused,
     /// Ready, never handed out, without TTL.
     fresh: fresh::Fresh,
+    /// Of `fresh`: the groups of those that name one.
+    fresh_groups: BTreeMap<Slot, u64>,
+    /// Empty unless the topic keeps strict order.
+    groups: groups::Groups,
     /// Ready, all others.
     returned: BTreeMap<Slot, Msg>,
     leased: BTreeMap<Slot, Msg>,
@@ -157,6 +171,8 @@ impl Shard {
             inflight_allowed: usize::MAX,
             paused: Paused::default(),
             fresh: fresh::Fresh::default(),
+            fresh_groups: BTreeMap::new(),
+            groups: groups::Groups::default(),
             returned: BTreeMap::new(),
             leased: BTreeMap::new(),
             delayed: BTreeMap::new(),
@@ -288,11 +304,15 @@ impl Shard {
     /// Puts settings in force without a commit: for a shard that has just been recovered.
     fn configure(&mut self, settings: Settings, paused: Paused) {
         let ends_move = settings.retention_ms != self.settings.retention_ms;
+        let regroups = settings.fifo != self.settings.fifo;
         self.settings = settings;
         self.paused = paused;
         if ends_move {
             let end = |(&slot, msg): (&Slot, &Msg)| (self.end_of(msg), slot);
             self.expiring = self.returned.iter().map(end).collect();
+        }
+        if regroups {
+            self.regroup();
         }
     }
 
@@ -316,6 +336,8 @@ impl Shard {
         self.dues.clear();
         self.expiring.clear();
         self.moved.clear();
+        self.fresh_groups.clear();
+        self.groups = groups::Groups::default();
         step.counts.purged += purged;
         self.tally.purged += purged;
         purged
@@ -382,9 +404,13 @@ impl Shard {
     fn file_ready(&mut self, slot: Slot, mut msg: Msg) {
         msg.at = Millis(0);
         let plain = msg.delivery == 0 && msg.expires == Millis::NEVER && msg.since == msg.enqueued;
-        if plain && self.fresh.push(slot, msg.enqueued, msg.len) {
+        if plain && !self.settings.fifo && self.fresh.push(slot, msg.enqueued, msg.len) {
+            if msg.group != 0 {
+                self.fresh_groups.insert(slot, msg.group);
+            }
             return;
         }
+        self.joined(slot, msg.group, true);
         self.expiring.insert((self.end_of(&msg), slot));
         self.returned.insert(slot, msg);
     }
@@ -400,11 +426,13 @@ impl Shard {
     }
 
     fn file_delayed(&mut self, slot: Slot, msg: Msg) {
+        self.joined(slot, msg.group, false);
         self.dues.insert((msg.at, slot));
         self.delayed.insert(slot, msg);
     }
 
     fn file_leased(&mut self, slot: Slot, msg: Msg) {
+        self.joined(slot, msg.group, false);
         self.deadlines.insert((msg.at, slot));
         self.leased.insert(slot, msg);
     }
@@ -412,12 +440,14 @@ impl Shard {
     fn take_returned(&mut self, slot: Slot) -> Option<Msg> {
         let msg = self.returned.remove(&slot)?;
         self.expiring.remove(&(self.end_of(&msg), slot));
+        self.left(slot, msg.group);
         Some(msg)
     }
 
     fn take_leased(&mut self, slot: Slot) -> Option<Msg> {
         let msg = self.leased.remove(&slot)?;
         self.deadlines.remove(&(msg.at, slot));
+        self.left(slot, msg.group);
         self.give_credit_back(slot);
         Some(msg)
     }

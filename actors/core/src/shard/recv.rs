@@ -231,6 +231,10 @@ impl Shard {
         if self.paused.recv {
             return None;
         }
+        if self.settings.fifo {
+            let slot = self.groups.first_ready()?;
+            return self.returned.get(&slot).map(|msg| (slot, msg.len));
+        }
         let fresh = self.fresh.front().map(|front| (front.slot, front.len));
         let returned = self.returned.first_key_value().map(|(&slot, msg)| (slot, msg.len));
         match (fresh, returned) {
@@ -244,16 +248,10 @@ impl Shard {
             return Some(msg);
         }
         let front = self.fresh.pop_front()?;
-        Some(Msg {
-            at: Millis(0),
-            enqueued: front.enqueued,
-            since: front.enqueued,
-            expires: Millis::NEVER,
-            len: front.len,
-            attempt: 0,
-            delivery: 0,
-            settled: Settled::No,
-            noted: false,
-        })
+        let group = match self.fresh_groups.is_empty() {
+            true => 0,
+            false => self.fresh_groups.remove(&front.slot).unwrap_or(0),
+        };
+        Some(Msg::fresh(&front, group))
     }
 }

@@ -38,6 +38,7 @@ impl Shard {
         while let Some(slot) = due(self.dues.first(), now) {
             self.dues.pop_first();
             if let Some(msg) = self.delayed.remove(&slot) {
+                self.left(slot, msg.group);
                 self.come_back(now, slot, msg, step);
             }
         }
@@ -58,9 +59,18 @@ impl Shard {
         let Some(until) = now.0.checked_sub(self.settings.retention_ms) else { return };
         for (first, count, enqueued) in self.fresh.take_until(Millis(until)) {
             step.tell_run(first, count, What::Expired, enqueued);
+            self.forget_fresh_groups(first, count);
             step.ops.push(StateOp::GoneRun { first, count });
             step.counts.expired += u64::from(count);
             self.tally.expired += u64::from(count);
+        }
+    }
+
+    fn forget_fresh_groups(&mut self, first: Slot, count: u16) {
+        let range = first..Slot(first.0 + u64::from(count));
+        let named: Vec<Slot> = self.fresh_groups.range(range).map(|(&slot, _)| slot).collect();
+        for slot in named {
+            self.fresh_groups.remove(&slot);
         }
     }
 
@@ -98,6 +108,7 @@ impl Shard {
         while let Some(slot) = due(self.deadlines.first().filter(|&&(at, _)| at < stalls_at), now) {
             self.deadlines.pop_first();
             let Some(msg) = self.leased.remove(&slot) else { continue };
+            self.left(slot, msg.group);
             self.give_credit_back(slot);
             step.counts.timeouts += 1;
             step.tell(slot, &msg, What::TimedOut);

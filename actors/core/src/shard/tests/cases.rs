@@ -10,7 +10,7 @@ use crate::shard::{
 use crate::time::Millis;
 
 pub(super) fn stored(slot: u64) -> StoredAt {
-    StoredAt { slot: Slot(slot), enqueued: Millis(10), len: 1, due: None, expires: None }
+    StoredAt { slot: Slot(slot), enqueued: Millis(10), len: 1, due: None, expires: None, group: 0 }
 }
 
 pub(super) fn put(shard: &mut Shard, now: u64, messages: &[StoredAt]) -> Step {

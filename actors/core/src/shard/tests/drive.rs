@@ -75,6 +75,7 @@ pub(super) fn run(seed: u64, coverage: &mut Coverage) {
         backoff_max_ms: rng.pick(&[0, 300, 60_000]),
         max_inflight: rng.pick(&[1, 3, 8, 100]),
         max_depth: rng.pick(&[3, 8, 100]),
+        fifo: rng.chance(25),
         max_waiters: rng.pick(&[0, 1, 4]),
         retention_ms: rng.pick(&[1_000, 30_000, 600_000_000, 600_000_000, 600_000_000]),
         dlq_retention_ms: rng.pick(&[1_000, 30_000, 600_000_000, 600_000_000, 600_000_000]),
@@ -265,6 +266,7 @@ impl Run<'_> {
         let settings = Settings {
             max_attempts: self.rng.pick(&[1, 2, 3, 5]),
             max_inflight: self.rng.pick(&[1, 3, 8, 100]),
+            fifo: self.rng.chance(25),
             retention_ms: self.rng.pick(&[2_000, 30_000, 600_000_000, 600_000_000, 600_000_000]),
             dlq_retention_ms: self.rng.pick(&[2_000, 30_000, 600_000_000, 600_000_000, 600_000_000]),
             ..self.model.settings
@@ -381,7 +383,8 @@ impl Run<'_> {
                 let delay = self.rng.pick(&[None, None, Some(1), Some(700), Some(10_000)]);
                 let ttl = self.rng.pick(&[None, None, Some(100), Some(2_000), Some(40_000)]);
                 let (due, expires) = (delay.map(|ms| enqueued.plus(ms)), ttl.map(|ms| enqueued.plus(ms)));
-                PutOutcome::Stored(StoredAt { slot, enqueued, len, due, expires })
+                let group = self.rng.pick(&[0, 5, 9]);
+                PutOutcome::Stored(StoredAt { slot, enqueued, len, due, expires, group })
             }
         }
     }
@@ -415,7 +418,7 @@ impl Run<'_> {
             Some(m) => {
                 let same = |durable: &M| durable.delivery == m.delivery;
                 let uncommitted = !self.model.durable.get(&slot.0).is_some_and(same);
-                State::of(m, self.now, uncommitted)
+                State::of(m, self.now, uncommitted, self.model.may_go(slot.0))
             }
             None if self.known.contains_key(&slot) => State::Gone,
             None => State::Absent,

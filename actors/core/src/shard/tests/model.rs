@@ -30,6 +30,7 @@ pub(super) struct M {
     pub(super) delivery: u32,
     pub(super) settled: Settled,
     pub(super) noted: bool,
+    pub(super) group: u64,
     /// Whose delivery it is while it is in flight.
     pub(super) stream: Option<u64>,
     /// Reason, last error.
@@ -134,9 +135,7 @@ impl Model {
 
     pub(super) fn open_stream(&mut self, stream: u64, most: u32) -> bool {
         let room = (self.streams.len() as u64) < u64::from(self.settings.max_waiters);
-        if room {
-            self.streams.insert(stream, most);
-        }
+        self.streams.extend(room.then_some((stream, most)));
         room
     }
 
@@ -409,6 +408,9 @@ impl Model {
         let deadline = now + want.visibility_ms.unwrap_or(self.settings.visibility_ms);
         let ready: Vec<u64> = self.live.iter().filter(|(_, m)| m.is_ready()).map(|(&slot, _)| slot).collect();
         for slot in ready {
+            if !self.may_go(slot) {
+                continue;
+            }
             let full = taken.len() as u32 == want.max_messages.max(1)
                 || self.credit(stream) == 0
                 || self.in_flight() >= u64::from(self.settings.max_inflight);
@@ -441,6 +443,12 @@ impl Model {
             && self.live.get(&d.slot.0).is_some_and(|m| {
                 m.place == Place::Leased && m.delivery == d.delivery && m.settled == Settled::No
             })
+    }
+
+    /// Whether strict order lets it be handed out: nothing of its group that is not dead stands before it.
+    pub(super) fn may_go(&self, slot: u64) -> bool {
+        let holds = |m: &M| m.place != Place::Dead && m.group == self.live[&slot].group;
+        !(self.settings.fifo && self.live.range(..slot).any(|(_, m)| holds(m)))
     }
 
     fn used_up(&self, slot: u64) -> Option<&'static str> {
@@ -483,6 +491,7 @@ fn fresh(s: &StoredAt) -> M {
         delivery: 0,
         settled: Settled::No,
         noted: false,
+        group: s.group,
         stream: None,
         letter: None,
     }
