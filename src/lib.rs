@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod amnesia;
 pub mod config;
 pub mod desk;
 pub mod gate;

@@ -21,3 +21,4 @@ mod receipts;
 mod revocation;
 mod stream;
 mod topic;
+mod watch;

@@ -56,6 +56,9 @@ enum Command {
     Status,
     /// Show what happens in the node, as it happens
     Tail(watch::TailArgs),
+    /// Check that a node in amnesia keeps its promises
+    #[command(subcommand)]
+    Amnesia(watch::AmnesiaCommand),
     /// List and release what crashed too often
     #[command(subcommand)]
     Quarantine(watch::QuarantineCommand),
@@ -122,6 +125,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Cap(Cap::Revoke(args)) => key::revoke(args, node, out).await,
         Command::Key(command) => key::run(command, node()?, out).await,
         Command::Tail(args) => watch::tail(args, node()?, out).await,
+        Command::Amnesia(command) => watch::amnesia(command, node()?, out).await,
         Command::Quarantine(command) => watch::quarantine(command, node()?, out).await,
         Command::Status => status::run(node()?, out).await,
         Command::Policy(command) => policy::run(command, node, out).await,
