@@ -20,3 +20,4 @@ pub mod schemes;
 pub mod seal;
 pub mod socket;
 pub mod telemetry;
+pub mod upkeep;

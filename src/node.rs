@@ -10,6 +10,7 @@ use crate::observe::Watch;
 use crate::policy::{PolicyKeeper, PolicyWatch, read_policy};
 use crate::providers::{serve_providers, verifier_specs};
 use crate::socket::{SocketPlace, make_data_dir};
+use crate::upkeep::Upkeep;
 use arc_swap::ArcSwap;
 use ron_actors::blocking::Blocking;
 use ron_actors::entropy::{Entropy, OsEntropy};
@@ -87,6 +88,9 @@ pub struct Node {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) addresses: BTreeMap<&'static str, SocketAddr>,
     pub(crate) socket: SocketPlace,
+    pub(crate) upkeep: Arc<Upkeep>,
+    /// What the boot could not have.
+    pub(crate) warnings: Vec<String>,
     verifiers: SupervisorRef,
     listeners: Vec<Listening>,
     policy_watch: Option<PolicyWatch>,
@@ -130,7 +134,11 @@ impl Node {
         let limits = &config.interop.limits;
         let rate = Arc::new(RateLimits::new(of(limits.max_rps), of(limits.burst_rps)));
         config.wants_temporary_data_dir = false;
+        let file = config.node.data_dir.join(STORE_FILE);
+        let upkeep = Upkeep::new(&config, file, tree.store.clone(), metrics.clone(), clock.clone());
         let mut node = Node {
+            upkeep: Arc::new(upkeep),
+            warnings: warnings.clone(),
             tree,
             readiness: Arc::new(Readiness::booting()),
             metrics,
@@ -152,6 +160,7 @@ impl Node {
         for part in Part::ALL {
             node.readiness.set(part, true);
         }
+        node.upkeep.begin();
         Ok(node)
     }
 
@@ -202,6 +211,7 @@ impl Node {
     pub async fn shut(self) {
         self.readiness.start_drain();
         self.tree.mailbox.end_waits();
+        self.upkeep.stop().await;
         self.leases_settled().await;
         drop(self.policy_watch);
         self.tree.bus.publish(Event::Shutdown);

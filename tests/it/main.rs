@@ -18,4 +18,5 @@ mod metrics;
 mod policy;
 mod receipts;
 mod revocation;
+mod snapshot;
 mod topic;

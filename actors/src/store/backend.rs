@@ -75,7 +75,15 @@ impl Place for FilePlace {
     type File = FileBackend;
 
     fn current(&self) -> Result<Option<FileBackend>, StoreError> {
-        Ok(FilePlace::open(&self.path, false)?.map(FileBackend::new).transpose()?)
+        let Some(file) = FilePlace::open(&self.path, false)? else { return Ok(None) };
+        // left by a renewal or a restore that was interrupted; the lock says that none runs
+        match std::fs::remove_file(&self.new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(FilePlace::io_error(&self.new, error));
+            }
+            _ => {}
+        }
+        Ok(Some(FileBackend::new(file)?))
     }
 
     fn fresh(&self) -> Result<FileBackend, StoreError> {

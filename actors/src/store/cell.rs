@@ -2,8 +2,9 @@
 //! and its successor waits for that one instead of racing it. Also where a failed store is closed and reopened.
 
 use super::backend::Medium;
-use super::engine::{Engine, Identity, TopicRow, Work};
+use super::engine::{Engine, TopicRow, Work};
 use super::error::{StoreError, UnitFailure};
+use super::identity::Identity;
 use super::load::LoadJob;
 use super::queue::{Counts, Queue, Turn};
 use super::read::Reader;

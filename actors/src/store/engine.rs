@@ -7,15 +7,15 @@ use super::backend::Medium;
 use super::codec::{ChunkStates, Delta, open_value, seal, seal_value};
 use super::cut::{CutChunk, Cutter, part_count, parts};
 use super::error::{StoreError, UnitFailure};
+use super::identity::Identity;
 use super::read::{ChunkImage, Reader};
 use super::recover::{BootCounts, ClockFrom};
 use super::schema::{BODY, DEDUP, DEDUP_BUCKET_MS, DELTA, DLQ, HEAD, META, NOTE, STATE, TOPIC, body_key};
 use super::{ShardEpoch, StoreConfig};
 use redb::{Database, ReadableTable, WriteTransaction};
 use ron_core::dedup::{Dedup, DedupRow, Verdict};
-use ron_core::ids::{Incarnation, QueueKey, ShardId, Slot};
+use ron_core::ids::{QueueKey, ShardId, Slot};
 use ron_core::message::{DeadLetter, DedupClaim, MsgState, NewMessage, PutOutcome, StateOp, StoredAt};
-use ron_core::receipt::ReceiptKey;
 use ron_core::shard::TopicState;
 use ron_core::time::{Clock, Millis};
 use serde::{Deserialize, Serialize};
@@ -89,15 +89,6 @@ impl ShardChunks {
 /// States that differ from the chunk's `STATE` row; `None` = gone.
 pub(crate) type Dirty = BTreeMap<u16, Option<MsgState>>;
 
-/// Facts of a store that never change while it is open.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    /// New at creation, at restore, and at every start in RAM mode.
-    pub incarnation: Incarnation,
-    /// What receipts are tagged with.
-    pub receipt_key: Arc<ReceiptKey>,
-}
-
 /// Figures of the store, for operators.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreFigures {
@@ -105,12 +96,22 @@ pub struct StoreFigures {
     pub chunks: u64,
     /// Live messages, dead letters included.
     pub live: u64,
+    /// Chunks that few live messages keep; they are rewritten when the store is idle.
+    pub stragglers: u64,
     /// Bytes of the bodies kept.
     pub body_bytes: u64,
     /// Live idempotency keys.
     pub dedup_keys: u64,
     /// Commits since it was opened.
     pub commits: u64,
+}
+
+impl StoreFigures {
+    /// Bytes that a file needs for what lives, about: bodies with what they are rounded up by, heads, keys.
+    #[must_use]
+    pub const fn live_bytes(&self) -> u64 {
+        self.body_bytes + self.body_bytes / 4 + self.live * 64 + self.dedup_keys * 64
+    }
 }
 
 /// An open store.
@@ -188,6 +189,7 @@ impl Engine {
             chunks: self.chunks.len() as u64,
             live: self.chunks.values().map(|info| u64::from(info.live)).sum(),
             body_bytes: self.chunks.values().map(|info| u64::from(info.body_len)).sum(),
+            stragglers: self.stragglers.len() as u64,
             dedup_keys: self.dedup.len() as u64,
             commits: self.commits,
         }

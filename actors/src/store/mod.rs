@@ -5,32 +5,46 @@
 pub mod actor;
 pub mod backend;
 pub mod cell;
+mod check;
 mod codec;
+mod copy;
 mod cut;
 mod engine;
 mod error;
+mod findings;
 mod fold;
+mod identity;
+mod inventory;
 mod load;
+pub mod offline;
 mod queue;
 mod read;
 mod recover;
 mod renew;
+mod restore;
 mod schema;
+pub mod snapshots;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_lost;
 pub mod unit;
+mod untouched;
 
 pub use actor::{Store, StoreActor, StoreArgs};
 pub use backend::{FileMedium, FilePlace, Medium, RamBackend, RamMedium};
 pub use cell::{EngineCell, Opened};
-pub use engine::{Engine, Identity, StoreFigures, TopicRow, Work};
+pub use check::Checker;
+pub use engine::{Engine, StoreFigures, TopicRow, Work};
 pub use error::{StoreError, UnitFailure};
+pub use findings::{Damage, Findings};
+pub use identity::{Identity, PastLife, SnapshotMark};
 pub use load::LoadJob;
 pub use read::{ReadFailure, Reader};
 pub use recover::{BootCounts, ClockFrom};
 pub use renew::{Place, Renewing};
+pub use restore::{Plan, Replaced, RestoreError, Restored, TopicRestored};
+pub use snapshots::{SnapshotConfig, SnapshotError, SnapshotFile, Snapshots, list_snapshots};
 pub use unit::{OnDone, ShardSink, Unit, UnitResult};
 
 use crate::blocking::Blocking;
