@@ -118,6 +118,10 @@ pub struct MailboxMetrics {
     pub store_live_bytes: Gauge,
     /// When the newest snapshot was taken, Unix seconds; 0 = never.
     pub snapshot_timestamp: Gauge,
+    /// When the store was last read through, Unix seconds; 0 = not since the start.
+    pub scrub_timestamp: Gauge,
+    /// What scrubs found damaged.
+    pub scrub_damages: Counter,
     /// Bytes of the newest snapshot.
     pub snapshot_bytes: Gauge,
     /// TLS handshakes that failed.
@@ -166,6 +170,12 @@ impl MailboxMetrics {
                 "When the newest snapshot was taken, Unix time; 0 = never.",
                 &[],
             ),
+            scrub_timestamp: r.gauge(
+                "store_scrub_timestamp_seconds",
+                "When the store was last scrubbed, Unix time; 0 = not since the start.",
+                &[],
+            ),
+            scrub_damages: r.counter("store_scrub_damages_total", "What scrubs found damaged.", &[]),
             snapshot_bytes: r.gauge("store_snapshot_bytes", "Bytes of the newest snapshot.", &[]),
             snapshots: ["ok", "failed"].map(|result| {
                 r.counter("store_snapshots_total", "Snapshots, by how they ended.", &[("result", result)])

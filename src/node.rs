@@ -135,7 +135,14 @@ impl Node {
         let rate = Arc::new(RateLimits::new(of(limits.max_rps), of(limits.burst_rps)));
         config.wants_temporary_data_dir = false;
         let file = config.node.data_dir.join(STORE_FILE);
-        let upkeep = Upkeep::new(&config, file, tree.store.clone(), metrics.clone(), clock.clone());
+        let upkeep = Upkeep::new(
+            &config,
+            file,
+            tree.store.clone(),
+            tree.mailbox.clone(),
+            metrics.clone(),
+            clock.clone(),
+        );
         let mut node = Node {
             upkeep: Arc::new(upkeep),
             warnings: warnings.clone(),
@@ -375,6 +382,7 @@ fn lay(
             two_phase_commit: config.store.two_phase_commit,
             dedup_keys_max: usize::try_from(config.store.max_dedup_keys).unwrap_or(usize::MAX),
             dedup_keys_topic_max: usize::try_from(mailbox.settings.max_dedup_keys).unwrap_or(usize::MAX),
+            compact_free_bytes: config.store.compact_free.0,
             blocking: Blocking::Pool,
         },
         mailbox: MailboxConfig {

@@ -1,15 +1,18 @@
-//! What keeps the store well while the node serves: snapshots on a schedule and on demand, and a look at how large the
+//! What keeps the store well while the node serves: snapshots and scrubs, on a schedule and on demand, and a look at how large the
 //! file has become. Each duty is a `run_once` of `ron_actors::store`; here is when it runs, and who hears of it.
 
 use crate::config::Config;
 use crate::http::request::Peer;
 use crate::metrics::Metrics;
+use ron_actors::mailbox::Mailbox;
 use ron_actors::store::{
-    Findings, SnapshotConfig, SnapshotError, SnapshotFile, Snapshots, Store, StoreError, StoreFigures,
+    Damage, Findings, Scrub, SnapshotConfig, SnapshotError, SnapshotFile, Snapshots, Store, StoreError, StoreFigures,
 };
+use ron_core::ids::{QueueKey, Slot};
 use ron_core::reason::Refusal;
 use ron_core::time::{Clock, Millis};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,6 +20,8 @@ use tokio::task::JoinHandle;
 
 /// After a start, and after one that failed, nothing is begun for this long: first things first.
 const FIRST_AFTER: Duration = Duration::from_secs(60);
+/// The first scrub after a start, which knows nothing of the last one before it, begins no sooner.
+const FIRST_SCRUB_AFTER: Duration = Duration::from_secs(3600);
 /// A file smaller than this is never worth a word, bytes.
 const FILE_WORTH_A_WORD: u64 = 1 << 30;
 /// A file this many times the size of what lives in it is.
@@ -26,8 +31,11 @@ const FILE_OVER_LIVE: u64 = 4;
 #[derive(Debug)]
 pub struct Upkeep {
     snapshots: Snapshots,
+    scrub: Scrub,
+    mailbox: Mailbox,
     store: Store,
-    every: Duration,
+    snapshot_every: Duration,
+    scrub_every: Duration,
     durable: bool,
     file: PathBuf,
     metrics: Arc<Metrics>,
@@ -41,6 +49,8 @@ struct State {
     taken_at: Option<Millis>,
     /// Why the last one failed, if it did.
     failure: Option<String>,
+    /// What the last scrub found damaged, if anything.
+    damage: Option<String>,
     /// Whether the size of the file has been told of.
     told_of_size: bool,
     duties: Vec<JoinHandle<()>>,
@@ -53,6 +63,7 @@ impl Upkeep {
         config: &Config,
         file: PathBuf,
         store: Store,
+        mailbox: Mailbox,
         metrics: Arc<Metrics>,
         clock: Arc<dyn Clock>,
     ) -> Upkeep {
@@ -68,8 +79,11 @@ impl Upkeep {
         let snapshots = Snapshots::new(store.clone(), SnapshotConfig { dir, keep }, clock.clone());
         let upkeep = Upkeep {
             snapshots,
+            scrub: Scrub::new(store.clone()),
+            mailbox,
             store,
-            every: config.store.snapshot_every,
+            snapshot_every: config.store.snapshot_every,
+            scrub_every: config.store.scrub_every,
             durable,
             file,
             metrics,
@@ -80,36 +94,49 @@ impl Upkeep {
         upkeep
     }
 
-    /// Starts the schedules. In amnesia there is nothing to do.
+    /// Starts the schedules. In amnesia there is nothing to copy, but something to scrub.
     pub fn begin(self: &Arc<Upkeep>) {
-        if !self.durable {
-            return;
+        let mut duties = vec![tokio::spawn(self.clone().scrub_again_and_again())];
+        if self.durable {
+            duties.push(tokio::spawn(self.clone().snapshot_again_and_again()));
         }
-        let upkeep = self.clone();
-        let duty = tokio::spawn(async move {
-            let mut wait = upkeep.first_wait();
-            loop {
-                tokio::time::sleep(wait).await;
-                wait = match upkeep.snapshot().await {
-                    Ok(_) | Err(SnapshotError::Busy) => upkeep.every,
-                    Err(_) => upkeep.every.min(FIRST_AFTER),
-                };
-            }
-        });
-        self.state().duties.push(duty);
+        self.state().duties.extend(duties);
+    }
+
+    async fn snapshot_again_and_again(self: Arc<Upkeep>) {
+        let mut wait = self.first_wait();
+        loop {
+            tokio::time::sleep(wait).await;
+            wait = match self.snapshot().await {
+                Ok(_) | Err(SnapshotError::Busy) => self.snapshot_every,
+                Err(_) => self.snapshot_every.min(FIRST_AFTER),
+            };
+        }
+    }
+
+    async fn scrub_again_and_again(self: Arc<Upkeep>) {
+        let mut wait = self.scrub_every.min(FIRST_SCRUB_AFTER);
+        loop {
+            tokio::time::sleep(wait).await;
+            wait = match self.scrub().await {
+                Ok(_) => self.scrub_every,
+                Err(_) => self.scrub_every.min(FIRST_SCRUB_AFTER),
+            };
+        }
     }
 
     /// Ends what runs, and what would run. When it returns nothing is half done.
     pub async fn stop(&self) {
         let duties = std::mem::take(&mut self.state().duties);
         self.snapshots.stop().await;
+        self.scrub.stop().await;
         duties.iter().for_each(JoinHandle::abort);
     }
 
-    /// A new one is due `every` after the last, also if the node was restarted since.
+    /// A new one is due `snapshot_every` after the last, also if the node was restarted since.
     fn first_wait(&self) -> Duration {
         let age = self.state().taken_at.map(|at| Duration::from_millis(self.clock.wall().since(at)));
-        age.map_or(FIRST_AFTER, |age| self.every.saturating_sub(age).max(FIRST_AFTER))
+        age.map_or(FIRST_AFTER, |age| self.snapshot_every.saturating_sub(age).max(FIRST_AFTER))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -144,6 +171,53 @@ impl Upkeep {
         }
         self.show_age();
         taken
+    }
+
+    async fn scrub(&self) -> Result<Findings, StoreError> {
+        let begun = self.clock.now();
+        let scrubbed = self.scrub.run_once(|damages| self.found(damages)).await;
+        match &scrubbed {
+            Ok(findings) => {
+                let (messages, damages) = (findings.messages, findings.damages);
+                tracing::info!(messages, damages, ms = self.clock.now().since(begun), "store scrubbed");
+                self.metrics.mailbox.scrub_timestamp.set(self.clock.wall().0 as f64 / 1e3);
+                let first = findings.named.first();
+                let text = |damage| format!("the last scrub found {damages} damages, the first: {damage}");
+                self.state().damage = first.map(text);
+            }
+            Err(error) => tracing::warn!(%error, "the scrub did not get through; it begins anew later"),
+        }
+        scrubbed
+    }
+
+    /// Damaged messages go to their dead-letter queues; a damaged row is for a person.
+    async fn found(&self, damages: Vec<Damage>) {
+        let mut by_queue: BTreeMap<QueueKey, Vec<Slot>> = BTreeMap::new();
+        self.metrics.mailbox.scrub_damages.increment(damages.len() as u64);
+        for damage in damages {
+            match damage {
+                Damage::Record { queue: Some(queue), slot, .. } => {
+                    by_queue.entry(queue).or_default().push(slot);
+                }
+                other => tracing::error!(damage = %other, "the store is damaged"),
+            }
+        }
+        for (queue, slots) in by_queue {
+            self.mailbox.rotted(&queue, slots).await;
+        }
+    }
+
+    /// Scrubs the store for `peer`.
+    ///
+    /// # Errors
+    /// STORAGE if it cannot be read.
+    pub async fn scrub_now(self: &Arc<Upkeep>, peer: Peer) -> Result<Value, Refusal> {
+        tracing::info!(?peer, "scrub asked for");
+        let upkeep = self.clone();
+        // It goes on if whoever asked does not wait for it.
+        let done = tokio::spawn(async move { upkeep.scrub().await }).await;
+        let findings = done.map_err(|_| SnapshotError::Lost)?.map_err(SnapshotError::Store)?;
+        Ok(shown_findings(&findings))
     }
 
     /// Takes a snapshot for `peer`; it is on the device and verified when this returns.
@@ -204,7 +278,7 @@ impl Upkeep {
     #[must_use]
     pub fn look(&self, figures: &StoreFigures) -> Vec<String> {
         if !self.durable {
-            return Vec::new();
+            return self.state().damage.clone().into_iter().collect();
         }
         let bytes = std::fs::metadata(&self.file).map_or(0, |about| about.len());
         self.metrics.mailbox.store_file_bytes.set(bytes as f64);
@@ -224,6 +298,7 @@ impl Upkeep {
         } else {
             state.told_of_size = false;
         }
+        warnings.extend(state.damage.clone());
         if let Some(failure) = &state.failure {
             warnings.push(format!("the last snapshot failed: {failure}"));
         }

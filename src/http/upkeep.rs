@@ -1,4 +1,4 @@
-//! The Unix socket's routes for the upkeep of the store: snapshots. The listener has checked the peer's uid.
+//! The Unix socket's routes for the upkeep of the store: snapshots, scrubs, figures. The listener has checked the peer's uid.
 
 use crate::http::body;
 use crate::http::ctl::json_of_peer;
@@ -20,6 +20,7 @@ pub fn upkeep_routes(upkeep: Arc<Upkeep>) -> Router {
         .route("/ctl/snapshot/create", post(create))
         .route("/ctl/snapshot/verify", post(verify))
         .route("/ctl/store/stats", get(stats))
+        .route("/ctl/store/scrub", post(scrub))
         .with_state(upkeep)
 }
 
@@ -37,6 +38,12 @@ async fn create(State(upkeep): State<Arc<Upkeep>>, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
     body::within_limit(body::declared_len(&body), 0)?;
     json_of(StatusCode::OK, &upkeep.take_snapshot(Call::of(&parts)?.peer).await?)
+}
+
+async fn scrub(State(upkeep): State<Arc<Upkeep>>, request: Request) -> Answer {
+    let (parts, body) = request.into_parts();
+    body::within_limit(body::declared_len(&body), 0)?;
+    json_of(StatusCode::OK, &upkeep.scrub_now(Call::of(&parts)?.peer).await?)
 }
 
 #[derive(Deserialize)]

@@ -14,6 +14,9 @@ pub const ATTRS_MAX: usize = 16;
 /// See [`ATTRS_MAX`].
 pub const ATTR_BYTES_MAX: usize = 4 * 1024;
 
+/// The dead letter's reason when the stored record fails its checksum.
+pub const INTEGRITY: &str = "integrity";
+
 /// Who an idempotency key belongs to, so that an API client cannot occupy a provider's ids (SPEC §4.4).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Origin {
@@ -231,6 +234,12 @@ pub enum StateOp {
 }
 
 impl StateOp {
+    /// Whether it dead-letters a message because its record is damaged.
+    #[must_use]
+    pub fn is_for_integrity(&self) -> bool {
+        matches!(self, StateOp::Dead { letter, .. } if letter.reason == INTEGRITY)
+    }
+
     /// The message it changes, or the first of them.
     #[must_use]
     pub const fn slot(&self) -> Slot {

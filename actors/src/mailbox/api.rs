@@ -398,6 +398,16 @@ impl Mailbox {
         Ok((entries.into_iter().map(row).collect(), next))
     }
 
+    /// Has damaged messages dead-lettered with reason `integrity`, unless a consumer has them. When this returns it is
+    /// under way.
+    pub async fn rotted(&self, queue: &QueueKey, slots: Vec<Slot>) {
+        let Some(entry) = self.inner.directory.get(queue) else { return };
+        tracing::error!(queue = %queue, messages = slots.len(), "records failed their check and go to the DLQ");
+        if self.send(&entry, ShardMsg::Rotted(slots)).await.is_err() {
+            tracing::warn!(queue = %queue, "the queue is down; the next scrub finds them again");
+        }
+    }
+
     /// Ends all long polls, empty: the node drains.
     pub fn end_waits(&self) {
         // Without a router there is nobody who could be waiting for long.

@@ -180,6 +180,12 @@ impl ShardState {
                 self.args.observer.integrity_failed();
                 self.apply_and_carry(myself, Command::Corrupt { delivery });
             }
+            ShardMsg::Rotted(slots) => {
+                let Some(step) = self.apply(Command::Rotted { slots }) else { return };
+                let moved = step.ops.iter().filter(|op| op.is_for_integrity()).count();
+                (0..moved).for_each(|_| self.args.observer.integrity_failed());
+                self.carry(myself, step, Vec::new(), None);
+            }
             ShardMsg::Configure(change, reply, permit) => self.configure(myself, &change, reply, permit),
             ShardMsg::Purge(reply, permit) => self.purge(myself, reply, permit),
             ShardMsg::Stat(reply) => self.stat(reply),
@@ -365,9 +371,10 @@ impl ShardState {
             let changed = step.configured || !puts.is_empty() && loaded.topic.is_none();
             let state = loaded.topic.unwrap_or_default();
             let topic = changed.then(|| TopicRow { key: entry.key.clone(), state });
-            let work = Work { epoch: loaded.epoch, topic, puts, ops: step.ops };
+            let clocks_go_on = loaded.stillness.take().map(|stillness| stillness.over);
+            let work = Work { epoch: loaded.epoch, topic, puts, ops: step.ops, clocks_go_on };
             let ticket = step.ticket.map(|ticket| (ticket, self.sink.clone()));
-            if ticket.is_none() && !loaded.shard.uncommitted() {
+            if ticket.is_none() && clocks_go_on.is_none() && !loaded.shard.uncommitted() {
                 // Nothing to write and nothing pending: the answer is already true.
                 if let Some(done) = done {
                     done(Ok(&[]));

@@ -21,6 +21,11 @@ pub trait Medium: Send + Sync + fmt::Debug {
 
     /// Whether a commit survives the end of the process.
     fn durable(&self) -> bool;
+
+    /// Bytes of the file, if it is one.
+    fn file_bytes(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// A file on disk, mode 0600.
@@ -90,6 +95,10 @@ impl Place for FilePlace {
         let file = FilePlace::open(&self.new, true)?.ok_or(StoreError::Locked)?;
         file.set_len(0).map_err(|error| FilePlace::io_error(&self.new, error))?;
         Ok(FileBackend::new(file)?)
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        Some(std::fs::metadata(&self.path).ok()?.len())
     }
 
     fn switch(&self, replace: bool) -> Result<(), StoreError> {

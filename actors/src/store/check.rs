@@ -10,13 +10,14 @@ use super::findings::{Damage, Findings};
 use super::fold::by_place;
 use super::identity::{Identity, mark};
 use super::schema::{
-    BODY, DEDUP, DEDUP_BUCKET_MS, DELTA, DLQ, FORMAT, HEAD, META, NOTE, STATE, TOPIC, body_key,
+    BODY, DEDUP, DEDUP_BUCKET_MS, DELTA, DLQ, FORMAT, HEAD, META, NOTE, STATE, STILL, TOPIC, body_key,
 };
 use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable};
 use ron_core::dedup::DedupRow;
 use ron_core::ids::{QueueKey, ShardId, Slot};
 use ron_core::message::{DeadLetter, MsgState, Phase};
+use ron_core::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a row without a body costs of a step's budget, bytes.
@@ -84,6 +85,16 @@ impl Checker {
         Ok(self.findings)
     }
 
+    /// What was named since the last call, all of it: for whoever acts on each.
+    pub(crate) fn take_named(&mut self) -> Vec<Damage> {
+        self.findings.take_named()
+    }
+
+    /// A check that names all it finds; its caller takes the names after each step.
+    pub(crate) fn naming_all() -> Checker {
+        Checker { findings: Findings::naming_all(), ..Checker::default() }
+    }
+
     /// What was found so far.
     #[must_use]
     pub fn findings(&self) -> &Findings {
@@ -129,6 +140,13 @@ impl Checker {
                     }
                     self.topics.insert(ShardId(shard.value()), row.key);
                 }
+            }
+        }
+        for row in txn.open_table(STILL)?.iter()? {
+            let (shard, value) = row?;
+            self.count(value.value().len(), &mut 0);
+            if let Err(why) = open_value::<Millis>(value.value()) {
+                self.findings.row("still", shard.value(), why);
             }
         }
         self.stage = Stage::Chunks(0);

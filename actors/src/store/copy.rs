@@ -10,7 +10,7 @@
 use super::engine::Engine;
 use super::error::StoreError;
 use super::identity::{SnapshotMark, mark_snapshot};
-use super::schema::{BODY, DEDUP, DELTA, DLQ, HEAD, META, NOTE, STATE, TOPIC, body_key};
+use super::schema::{BODY, DEDUP, DELTA, DLQ, HEAD, META, NOTE, STATE, STILL, TOPIC, body_key};
 use redb::{
     Database, Durability, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
     TableHandle, WriteTransaction,
@@ -27,7 +27,8 @@ const SLICE_BYTES_MAX: usize = 1 << 20;
 const CACHE_BYTES: usize = 8 << 20;
 
 /// Every table of a store; one that is missing here would be missing in the copy.
-const TABLES: [&str; 9] = ["meta", "topic", "head", "body", "delta", "state", "note", "dlq", "dedup"];
+const TABLES: [&str; 10] =
+    ["meta", "topic", "head", "body", "delta", "state", "note", "dlq", "dedup", "still"];
 
 /// Where the store is to be read from; it says no once the store was reopened.
 #[derive(Debug, Clone)]
@@ -172,6 +173,7 @@ impl Copying {
         copy_table(&read, &write, STATE)?;
         copy_table(&read, &write, NOTE)?;
         copy_table(&read, &write, DLQ)?;
+        copy_table(&read, &write, STILL)?;
         self.new_keys(&read, &write)?;
         let mut room = Room { rows: usize::MAX, bytes: usize::MAX };
         self.chunks(&read, &write, &mut room)?;

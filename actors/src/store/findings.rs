@@ -56,6 +56,7 @@ pub struct Findings {
     pub damages: u64,
     /// The first of them.
     pub named: Vec<Damage>,
+    names_all: bool,
 }
 
 impl Findings {
@@ -65,9 +66,17 @@ impl Findings {
         self.damages == 0
     }
 
+    pub(crate) fn naming_all() -> Findings {
+        Findings { names_all: true, ..Findings::default() }
+    }
+
+    pub(crate) fn take_named(&mut self) -> Vec<Damage> {
+        std::mem::take(&mut self.named)
+    }
+
     pub(crate) fn add(&mut self, damage: Damage) {
         self.damages += 1;
-        if self.named.len() < NAMED_MAX {
+        if self.names_all || self.named.len() < NAMED_MAX {
             self.named.push(damage);
         }
     }

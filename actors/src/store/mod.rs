@@ -6,6 +6,7 @@ pub mod actor;
 pub mod backend;
 pub mod cell;
 mod check;
+mod chunks;
 mod codec;
 mod copy;
 mod cut;
@@ -23,7 +24,9 @@ mod recover;
 mod renew;
 mod restore;
 mod schema;
+pub mod scrub;
 pub mod snapshots;
+mod still;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -41,9 +44,10 @@ pub use findings::{Damage, Findings};
 pub use identity::{Identity, PastLife, SnapshotMark};
 pub use load::LoadJob;
 pub use read::{ReadFailure, Reader};
-pub use recover::{BootCounts, ClockFrom};
+pub use recover::{BootCounts, ClockFrom, Opening};
 pub use renew::{Place, Renewing};
 pub use restore::{Plan, Replaced, RestoreError, Restored, TopicRestored};
+pub use scrub::Scrub;
 pub use snapshots::{SnapshotConfig, SnapshotError, SnapshotFile, Snapshots, list_snapshots};
 pub use unit::{OnDone, ShardSink, Unit, UnitResult};
 
@@ -64,6 +68,9 @@ pub struct StoreConfig {
     pub dedup_keys_max: usize,
     /// Live idempotency keys of one topic.
     pub dedup_keys_topic_max: usize,
+    /// Free bytes of the file that are given back when the store is closed in good order, if they are more than half of
+    /// it; 0 = never.
+    pub compact_free_bytes: u64,
     /// Where commits, loads and reads run.
     pub blocking: Blocking,
 }
@@ -76,6 +83,7 @@ impl Default for StoreConfig {
             two_phase_commit: true,
             dedup_keys_max: 8_000_000,
             dedup_keys_topic_max: 1_000_000,
+            compact_free_bytes: 0,
             blocking: Blocking::Pool,
         }
     }

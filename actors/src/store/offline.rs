@@ -6,7 +6,7 @@ use super::codec::Head;
 use super::error::StoreError;
 use super::findings::Findings;
 use super::inventory::Inventory;
-use super::schema::{BODY, DEDUP, DELTA, DLQ, HEAD, META, NOTE, STATE, TOPIC};
+use super::schema::{BODY, DEDUP, DELTA, DLQ, HEAD, META, NOTE, STATE, STILL, TOPIC};
 use super::untouched;
 use redb::{
     Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
@@ -94,6 +94,7 @@ pub fn stats(path: &Path) -> Result<StoreStats, StoreError> {
         table(&txn, "note", NOTE)?,
         table(&txn, "dlq", DLQ)?,
         table(&txn, "dedup", DEDUP)?,
+        table(&txn, "still", STILL)?,
     ];
     let held = Inventory::take(&txn)?;
     let mut stragglers = 0;

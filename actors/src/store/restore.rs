@@ -12,7 +12,7 @@ use super::findings::Findings;
 use super::fold::merge;
 use super::identity::{Identity, PastLife, SnapshotMark, begin_new_life, snapshot_mark};
 use super::inventory::{Inventory, unfolded};
-use super::schema::{DELTA, HEAD, META, STATE};
+use super::schema::{DELTA, HEAD, META, STATE, STILL};
 use super::untouched;
 use redb::backends::FileBackend;
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
@@ -372,6 +372,7 @@ fn release_all(txn: &WriteTransaction) -> Result<(), StoreError> {
         }
     }
     txn.open_table(DELTA)?.retain(|_, _| false)?;
+    txn.open_table(STILL)?.retain(|_, _| false)?; // no lease is left whose clock could stand still
     Ok(())
 }
 

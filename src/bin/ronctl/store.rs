@@ -1,4 +1,4 @@
-//! `ronctl store check|stats|compact`: for the file of a stopped node, but stats.
+//! `ronctl store check|stats|compact|scrub`: for the file of a stopped node, but stats and scrub.
 
 use crate::client::{Call, Client};
 use crate::failure::{Failure, failed};
@@ -10,6 +10,10 @@ use ron_node::node::STORE_FILE;
 use ron_node::upkeep::shown_findings;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A large store takes its time.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// What to do with the store.
 #[derive(Debug, Subcommand)]
@@ -18,6 +22,8 @@ pub(crate) enum StoreCommand {
     Check(FileArgs),
     /// Count what is in the store: of a running node what it knows, of a stopped one every table
     Stats(FileArgs),
+    /// Have a running node read all of its store now; damaged messages go to their dead-letter queues
+    Scrub,
     /// Give the free space of a stopped node's store back to the file system
     Compact(FileArgs),
 }
@@ -54,6 +60,10 @@ pub(crate) async fn run(
             shown_check(&shown_findings(&findings), out)
         }
         StoreCommand::Stats(args) => stats(&args, node, file, out).await,
+        StoreCommand::Scrub => {
+            let call = Call::post("/ctl/store/scrub", "").and_wait(PATIENCE);
+            shown_check(&node()?.read(call).await?, out)
+        }
         StoreCommand::Compact(args) => {
             let file = file(&args)?;
             let (before, after) = offline::compact(&file).map_err(|error| refused(&file, error))?;

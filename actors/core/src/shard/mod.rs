@@ -209,6 +209,10 @@ impl Shard {
                 self.corrupt(now, delivery, &mut step);
                 self.advance(now, &mut step);
             }
+            Command::Rotted { slots } => {
+                slots.iter().for_each(|&slot| self.rotted(now, slot, &mut step));
+                self.advance(now, &mut step);
+            }
             Command::Configure { settings, paused } => {
                 self.configure(settings, paused);
                 step.configured = true;
@@ -391,6 +395,19 @@ impl Shard {
         let msg = self.returned.remove(&slot)?;
         self.expiring.remove(&(self.end_of(&msg), slot));
         Some(msg)
+    }
+
+    /// Takes out a message that nobody holds and that is not dead.
+    fn take_waiting(&mut self, slot: Slot) -> Option<Msg> {
+        if let Some(msg) = self.take_returned(slot) {
+            return Some(msg);
+        }
+        if let Some(msg) = self.delayed.remove(&slot) {
+            self.dues.remove(&(msg.at, slot));
+            return Some(msg);
+        }
+        let fresh::Front { enqueued, len, .. } = self.fresh.take(slot)?;
+        Some(Msg::new(&StoredAt { slot, enqueued, len, due: None, expires: None }))
     }
 
     fn take_leased(&mut self, slot: Slot) -> Option<Msg> {

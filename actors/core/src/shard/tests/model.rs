@@ -226,6 +226,20 @@ impl Model {
         out
     }
 
+    pub(super) fn rotted(&mut self, now: u64, slot: Slot) -> Expect {
+        let mut out = Expect::default();
+        let waits = self.live.get(&slot.0).is_some_and(|m| match m.place {
+            Place::Ready | Place::Delayed => true,
+            Place::Leased => m.timed_out,
+            Place::Dead => false,
+        });
+        if waits {
+            self.die(now, slot.0, "integrity", None, &mut out);
+        }
+        self.pass_time(now, &mut out);
+        out
+    }
+
     pub(super) fn configure(&mut self, now: u64, settings: Settings, paused: Paused) -> Expect {
         let mut out = Expect::default();
         (self.settings, self.paused, self.configured) = (settings, paused, true);
