@@ -6,7 +6,8 @@ use crate::http::request::Peer;
 use crate::metrics::Metrics;
 use ron_actors::mailbox::Mailbox;
 use ron_actors::store::{
-    Damage, Findings, Scrub, SnapshotConfig, SnapshotError, SnapshotFile, Snapshots, Store, StoreError, StoreFigures,
+    Damage, Findings, Scrub, SnapshotConfig, SnapshotError, SnapshotFile, Snapshots, Store, StoreError,
+    StoreFigures,
 };
 use ron_core::ids::{QueueKey, Slot};
 use ron_core::reason::Refusal;

@@ -385,3 +385,68 @@ fn a_stopped_store_is_counted_checked_and_made_smaller() {
     assert!(out.contains("acme/t"), "{out}");
     let _: TestNode = setup.start();
 }
+
+#[test]
+fn a_scrub_moves_a_rotted_message_to_the_dead_letters_before_anybody_wants_it() {
+    let setup = Setup::new();
+    let node = setup.start();
+    let client = node.mailbox();
+    let bodies: Vec<Vec<u8>> =
+        (0..40).map(|n| format!("body-{n:02}-{}", "x".repeat(300)).into_bytes()).collect();
+    let ids: Vec<String> = bodies
+        .iter()
+        .map(|body| enqueue(&client, "t", body, &[])["msg_id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(node.ronctl_json(&["store", "scrub"])["messages"], json!(40));
+    // one of them is with a consumer when it rots
+    let held = recv_one(&client, "t", 600_000);
+    assert_eq!(held["msg_id"], json!(ids[0]));
+    let setup = {
+        drop(setup);
+        node.kill()
+    };
+    let store = setup.data_dir().join("store.redb");
+    let mut bytes = std::fs::read(&store).unwrap();
+    for name in ["body-00-", "body-17-", "body-31-"] {
+        // every copy that redb has of it
+        let places: Vec<usize> = bytes
+            .windows(8)
+            .enumerate()
+            .filter(|(_, found)| *found == name.as_bytes())
+            .map(|(at, _)| at)
+            .collect();
+        assert!(!places.is_empty());
+        places.iter().for_each(|at| bytes[at + 5] ^= 1);
+    }
+    std::fs::write(&store, bytes).unwrap();
+
+    let node = setup.start();
+    let client = node.mailbox();
+    let arguments = ["--json", "store", "scrub"];
+    let (code, out, err) = ronctl(&setup, &arguments);
+    assert_eq!(code, 1, "damage is a failure: {err}");
+    let said: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&said["damages"], &said["messages"]), (&json!(3), &json!(40)), "{said}");
+    poll("the dead letters", || (depths(&client, "t") == [37, 0, 1, 2]).then_some(()));
+    // a peek shows what it can vouch for; the ids say which are gone from the queue
+    let ready = peek_all(&client, "t", "ready");
+    assert!(!ready.contains_key(&ids[17]) && !ready.contains_key(&ids[31]) && ready.contains_key(&ids[18]));
+    let metrics = node.mailbox_admin().get("/metrics");
+    for line in ["integrity_fail_total{stage=\"egress\"} 2\n", "store_scrub_damages_total 3\n"] {
+        assert!(metrics.text().contains(line), "{line}");
+    }
+    let ready = node.mailbox_admin().get("/readyz");
+    let warned = poll("a warning", || {
+        let answer = node.mailbox_admin().get("/readyz");
+        answer.text().contains("scrub found 3 damages").then_some(answer.status)
+    });
+    assert_eq!((ready.status, warned), (200, 200));
+    // its consumer had the bytes before: the ack counts
+    assert_eq!(settle(&client, "t", "ack", &json!({"receipts": [receipt(&held)]})), [json!({"ok": true})]);
+    let got = recv(&client, "t", &json!({"max_messages": 256, "visibility_ms": 600_000}));
+    assert_eq!(got.len(), 37);
+    // they are not counted again, and stay dead over a restart
+    assert_eq!(ronctl(&setup, &arguments).0, 1);
+    let node = node.kill_and_restart();
+    assert_eq!(depths(&node.mailbox(), "t"), [0, 0, 37, 2]);
+}

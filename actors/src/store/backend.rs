@@ -120,6 +120,13 @@ pub struct RamMedium {
     blocks: RamBackend,
 }
 
+#[cfg(test)]
+impl RamMedium {
+    pub(crate) fn backend(&self) -> RamBackend {
+        self.blocks.clone()
+    }
+}
+
 impl Medium for RamMedium {
     fn open(&self, builder: &mut Builder) -> Result<Database, StoreError> {
         Ok(builder.create_with_backend(self.blocks.clone())?)

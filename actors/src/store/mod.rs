@@ -30,6 +30,8 @@ mod still;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_keep;
+#[cfg(test)]
 mod tests_lost;
 pub mod unit;
 mod untouched;

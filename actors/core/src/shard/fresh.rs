@@ -90,7 +90,8 @@ impl Fresh {
         let i = self.runs.partition_point(|run| run.end() <= slot.0);
         let run = self.runs.get(i).copied().filter(|run| run.first <= slot)?;
         let before = (slot.0 - run.first.0) as u16;
-        let place = self.runs.range(..i).map(|run| usize::from(run.len())).sum::<usize>() + usize::from(before);
+        let place =
+            self.runs.range(..i).map(|run| usize::from(run.len())).sum::<usize>() + usize::from(before);
         let len = self.lens.remove(place)?;
         let part = |first, count: u16| Run { first, packed: (run.enqueued().0 << 16) | u64::from(count) };
         let after = part(slot.forward(1), run.len() - before - 1);

@@ -160,7 +160,11 @@ impl Run<'_> {
         // more of what keeps a message alive than of what ends it
         let more = ["fail", "fail", "release", "release", "release", "extend"];
         let kind = if self.rng.chance(65) { self.rng.pick(&AIMED) } else { self.rng.pick(&more) };
-        let count = if ["corrupt", "rotted"].contains(&kind) || self.rng.chance(70) { 1 } else { 1 + self.rng.below(3) };
+        let count = if ["corrupt", "rotted"].contains(&kind) || self.rng.chance(70) {
+            1
+        } else {
+            1 + self.rng.below(3)
+        };
         let mut deliveries: Vec<_> = (0..count).map(|_| self.aim(kind)).collect();
         if self.rng.chance(10) && !["corrupt", "rotted"].contains(&kind) {
             deliveries.push(deliveries[0]);
@@ -194,7 +198,9 @@ impl Run<'_> {
             }
             "rotted" => {
                 let slots = vec![list[0].slot];
-                self.command(kind, Command::Rotted { slots }, |model, now, _| model.rotted(now, list[0].slot));
+                self.command(kind, Command::Rotted { slots }, |model, now, _| {
+                    model.rotted(now, list[0].slot)
+                });
             }
             _ => {
                 let command = Command::Corrupt { delivery: list[0] };

@@ -226,7 +226,7 @@ impl Model {
         out
     }
 
-    pub(super) fn rotted(&mut self, now: u64, slot: Slot) -> Expect {
+    pub(super) fn rotted(&mut self, now: u64, slot: crate::ids::Slot) -> Expect {
         let mut out = Expect::default();
         let waits = self.live.get(&slot.0).is_some_and(|m| match m.place {
             Place::Ready | Place::Delayed => true,
