@@ -1,5 +1,6 @@
-//! What keeps the store well while the node serves: snapshots and scrubs, on a schedule and on demand, and a look at how large the
-//! file has become. Each duty is a `run_once` of `ron_actors::store`; here is when it runs, and who hears of it.
+//! What keeps the store well while the node serves: snapshots and scrubs, on a schedule and on demand, and a look at
+//! how large the file has become. Each duty is a `run_once` of `ron_actors::store`; here is when it runs, and who
+//! hears of it.
 
 use crate::config::Config;
 use crate::http::request::Peer;

@@ -1,4 +1,5 @@
-//! The Unix socket's routes for the upkeep of the store: snapshots, scrubs, figures. The listener has checked the peer's uid.
+//! The Unix socket's routes for the upkeep of the store: snapshots, scrubs, figures. The listener has checked the
+//! peer's uid.
 
 use crate::http::body;
 use crate::http::ctl::json_of_peer;
