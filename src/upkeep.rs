@@ -77,6 +77,10 @@ impl Upkeep {
             let newest = ron_actors::store::list_snapshots(&dir).ok();
             state.taken_at = newest.and_then(|all| Some(all.last()?.mark?.taken_at));
         }
+        if let Some(life) = store.identity().past.last() {
+            let restored_at = life.restored_at.rfc3339();
+            tracing::info!(restored_at, restores = store.identity().past.len(), "this store was restored");
+        }
         let keep = config.store.snapshot_keep as usize;
         let snapshots = Snapshots::new(store.clone(), SnapshotConfig { dir, keep }, clock.clone());
         let upkeep = Upkeep {

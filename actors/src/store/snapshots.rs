@@ -156,7 +156,7 @@ impl Snapshots {
         inner.go_on()?;
         let figures = inner.store.ask(Engine::figures).await.map_err(unanswered)?;
         let config = inner.config.clone();
-        let needs = figures.live_bytes();
+        let needs = figures.live_bytes() * 2; // a file of redb grows in large steps
         let draft = inner.blocking(move || Draft::begin(&config, needs)).await??;
         let mark = inner.fill(&draft).await?;
         inner.verify(&draft.path, false).await?;

@@ -168,13 +168,14 @@ fn a_check_names_the_row_and_what_is_wrong_with_it() {
 
 #[test]
 fn a_check_sees_what_the_tables_say_of_each_other() {
-    let without = |bench: &Bench, work: &dyn Fn(&redb::WriteTransaction)| {
+    type Work<'w> = &'w dyn Fn(&redb::WriteTransaction);
+    let without = |bench: &Bench, work: Work<'_>| {
         let db = bench.raw();
         let txn = db.begin_write().unwrap();
         work(&txn);
         txn.commit().unwrap();
     };
-    let cases: [(&str, &dyn Fn(&redb::WriteTransaction)); 5] = [
+    let cases: [(&str, Work<'_>); 5] = [
         ("of table `body`: missing", &|txn| txn.open_table(BODY).unwrap().retain(|_, _| false).unwrap()),
         ("no head has its chunk", &|txn| txn.open_table(HEAD).unwrap().retain(|_, _| false).unwrap()),
         ("missing, and its message is dead", &|txn| {
