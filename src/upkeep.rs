@@ -82,7 +82,8 @@ impl Upkeep {
             tracing::info!(restored_at, restores = store.identity().past.len(), "this store was restored");
         }
         let keep = config.store.snapshot_keep as usize;
-        let snapshots = Snapshots::new(store.clone(), SnapshotConfig { dir, keep }, clock.clone());
+        let reserve = config.store.reserve.0;
+        let snapshots = Snapshots::new(store.clone(), SnapshotConfig { dir, keep, reserve }, clock.clone());
         let upkeep = Upkeep {
             snapshots,
             scrub: Scrub::new(store.clone()),

@@ -4,6 +4,7 @@
 
 pub mod actor;
 pub mod backend;
+mod ballast;
 pub mod cell;
 mod check;
 mod chunks;
@@ -38,6 +39,7 @@ mod untouched;
 
 pub use actor::{Store, StoreActor, StoreArgs};
 pub use backend::{FileMedium, FilePlace, Medium, RamBackend, RamMedium};
+pub use ballast::Ballasted;
 pub use cell::{EngineCell, Opened};
 pub use check::Checker;
 pub use engine::{Engine, StoreFigures, TopicRow, Work};

@@ -42,6 +42,11 @@ pub trait Place: Send + Sync + fmt::Debug {
     fn bytes(&self) -> Option<u64> {
         None
     }
+
+    /// See [`Medium::make_room`].
+    fn make_room(&self) -> bool {
+        true
+    }
 }
 
 /// The durable [`Medium`] over a [`Place`].
@@ -96,6 +101,10 @@ impl<P: Place> Medium for Renewing<P> {
 
     fn file_bytes(&self) -> Option<u64> {
         self.place.bytes()
+    }
+
+    fn make_room(&self) -> bool {
+        self.place.make_room()
     }
 }
 

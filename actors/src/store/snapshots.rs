@@ -29,8 +29,6 @@ use std::time::Duration;
 const PAUSE: Duration = Duration::from_millis(10);
 /// Bytes checked in one piece.
 const CHECKED_BYTES: usize = 1 << 20;
-/// Room that is left on the device beside the snapshot, bytes.
-const ROOM_LEFT: u64 = 16 << 20;
 /// A store that grows faster than it can be copied is copied this many times its size before its cut.
 const CHASED: u64 = 4;
 const BEGINS: &str = "snapshot-";
@@ -120,6 +118,8 @@ pub struct SnapshotConfig {
     pub dir: PathBuf,
     /// How many are kept.
     pub keep: usize,
+    /// Free bytes that a snapshot must leave on the device, or it is not begun: sends need them more.
+    pub reserve: u64,
 }
 
 /// Takes snapshots. Cheap to clone.
@@ -308,7 +308,7 @@ impl Draft {
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(io)?;
         Snapshots::clean(&dir);
         let disk = rustix::fs::statvfs(&dir).map_err(|errno| io_error(&dir, errno.into()))?;
-        let free = (disk.f_bavail * disk.f_frsize).saturating_sub(ROOM_LEFT);
+        let free = (disk.f_bavail * disk.f_frsize).saturating_sub(config.reserve);
         if free < needs {
             return Err(SnapshotError::NoRoom { needs, free, dir: dir.display().to_string() });
         }

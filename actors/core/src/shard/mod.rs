@@ -283,22 +283,22 @@ impl Shard {
 
     /// Ends what is not dead; returns how many.
     fn purge(&mut self, step: &mut Step) -> u64 {
-        let before = step.counts.purged;
+        let mut purged = 0;
         for (first, count) in self.fresh.take_all() {
             step.ops.push(StateOp::GoneRun { first, count });
-            step.counts.purged += u64::from(count);
+            purged += u64::from(count);
         }
         let maps = [&mut self.returned, &mut self.leased, &mut self.delayed];
         let all = maps.into_iter().flat_map(std::mem::take).collect::<BTreeMap<Slot, Msg>>();
         for (slot, msg) in all {
             step.ops.push(StateOp::Gone { slot, noted: msg.noted });
-            step.counts.purged += 1;
+            purged += 1;
         }
         self.deadlines.clear();
         self.dues.clear();
         self.expiring.clear();
         self.moved.clear();
-        let purged = step.counts.purged - before;
+        step.counts.purged += purged;
         self.tally.purged += purged;
         purged
     }

@@ -9,40 +9,46 @@ use crate::shard::{
 };
 use crate::time::Millis;
 
-fn stored(slot: u64) -> StoredAt {
+pub(super) fn stored(slot: u64) -> StoredAt {
     StoredAt { slot: Slot(slot), enqueued: Millis(10), len: 1, due: None, expires: None }
 }
 
-fn put(shard: &mut Shard, now: u64, messages: &[StoredAt]) -> Step {
+pub(super) fn put(shard: &mut Shard, now: u64, messages: &[StoredAt]) -> Step {
     let step = shard.apply(Millis(now), Command::Enqueue { count: messages.len() as u32 });
     let outcomes: Vec<_> = messages.iter().map(|&at| PutOutcome::Stored(at)).collect();
     shard.committed(Millis(now), step.ticket.unwrap(), &outcomes)
 }
 
-fn recv(shard: &mut Shard, now: u64, waiter: u64, until: u64) -> Step {
+pub(super) fn recv(shard: &mut Shard, now: u64, waiter: u64, until: u64) -> Step {
     let want = Want { max_messages: 10, max_bytes: 1 << 20, visibility_ms: None };
     let (waiter, until) = (WaiterId(waiter), Millis(until));
     shard.apply(Millis(now), Command::Recv { waiter, want, until })
 }
 
-fn commit(shard: &mut Shard, now: u64, step: &Step) -> Step {
+pub(super) fn commit(shard: &mut Shard, now: u64, step: &Step) -> Step {
     shard.committed(Millis(now), step.ticket.unwrap(), &[])
 }
 
-fn slots(step: &Step) -> Vec<u64> {
+pub(super) fn slots(step: &Step) -> Vec<u64> {
     step.grants.iter().flat_map(|grant| &grant.messages).map(|leased| leased.slot.0).collect()
 }
 
-fn delivery(slot: u64, delivery: u32) -> DeliveryRef {
+pub(super) fn delivery(slot: u64, delivery: u32) -> DeliveryRef {
     DeliveryRef { slot: Slot(slot), delivery }
 }
 
-fn nack(shard: &mut Shard, now: u64, of: DeliveryRef, mode: NackMode, delay_ms: Option<u64>) -> Step {
+pub(super) fn nack(
+    shard: &mut Shard,
+    now: u64,
+    of: DeliveryRef,
+    mode: NackMode,
+    delay_ms: Option<u64>,
+) -> Step {
     let deliveries = vec![of];
     shard.apply(Millis(now), Command::Nack { deliveries, mode, delay_ms, note: None, entropy: now })
 }
 
-fn refused(step: &Step) -> Option<Reason> {
+pub(super) fn refused(step: &Step) -> Option<Reason> {
     match &step.reply {
         Reply::Refused(refusal) => Some(refusal.reason),
         _ => None,

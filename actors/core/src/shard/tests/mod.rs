@@ -1,5 +1,6 @@
 //! Tests of the state machine: a property test against a plain model, and cases worth spelling out.
 
+mod broken;
 mod cases;
 mod cover;
 mod disk;
