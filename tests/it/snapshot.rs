@@ -458,14 +458,17 @@ fn a_node_that_stops_gives_free_space_back_if_it_is_told_to() {
         for n in 0..12_u8 {
             enqueue(&client, "t", &vec![n; 1 << 20], &[]);
         }
+        // behind all the others: the engine by itself gives back only what is free at the end of the file
+        let kept = enqueue(&client, "t", &vec![b'k'; 1 << 20], &[]);
         for _ in 0..12 {
             let message = recv_one(&client, "t", 600_000);
             settle(&client, "t", "ack", &json!({"receipts": [receipt(&message)]}));
         }
-        enqueue(&client, "t", b"kept", &[]);
         let setup = node.stop();
         let bytes = std::fs::metadata(setup.data_dir().join("store.redb")).unwrap().len();
-        assert_eq!(bytes < 3 << 20, given_back, "{bytes}");
-        assert_eq!(recv_one(&setup.start().mailbox(), "t", 1_000)["payload_b64"], json!("a2VwdA=="));
+        assert_eq!(bytes < 5 << 20, given_back, "{bytes}");
+        let (code, out, err) = ronctl(&setup, &["store", "check"]);
+        assert_eq!(code, 0, "{out}{err}");
+        assert_eq!(recv_one(&setup.start().mailbox(), "t", 1_000)["msg_id"], kept["msg_id"]);
     }
 }
