@@ -3,15 +3,17 @@
 use ron_core::reason::Reason;
 
 /// The mailbox port's routes; [`mailbox_route`] gives the index.
-pub(super) const MAILBOX_ROUTES: [&str; 15] = [
+pub(super) const MAILBOX_ROUTES: [&str; 17] = [
     "/enqueue",
     "/enqueue/batch",
     "/recv",
+    "/recv/stream",
     "/ack",
     "/nack",
     "/extend",
     "/",
     "/peek",
+    "/messages",
     "/settings",
     "/pause",
     "/resume",
@@ -27,9 +29,9 @@ pub(super) const INTEROP_ROUTES: [&str; 4] = ["/webhooks/{provider}", "/version"
 /// What follows the topic in `/v1/{tenant}/{topic}…`, as an index into the mailbox's routes.
 #[must_use]
 pub fn mailbox_route(path: &str) -> usize {
-    const BASE: usize = 6;
-    const TENANT: usize = 12;
-    const BENCH: usize = 13;
+    const BASE: usize = 7;
+    const TENANT: usize = 14;
+    const BENCH: usize = 15;
     const OTHER: usize = MAILBOX_ROUTES.len() - 1;
     let Some(rest) = path.strip_prefix("/v1/") else {
         return if path.starts_with("/bench/") { BENCH } else { OTHER };
@@ -40,7 +42,7 @@ pub fn mailbox_route(path: &str) -> usize {
     match rest.find('/') {
         None => BASE,
         Some(at) => {
-            let call = &rest[at..];
+            let call = if rest[at..].starts_with("/messages/") { "/messages" } else { &rest[at..] };
             // the last ones are no calls on a topic
             let calls = &MAILBOX_ROUTES[..TENANT];
             calls.iter().position(|route| *route == call && call != "/").unwrap_or(OTHER)

@@ -16,7 +16,8 @@ use ron_core::message::{NewMessage, PutOutcome, StoredMessage};
 use ron_core::reason::{Reason, Refusal};
 use ron_core::receipt::{Receipt, ReceiptError};
 use ron_core::shard::{
-    Command, DeliveryRef, NackMode, Paused, PeekState, Peeked, Settings, Stats, Violation, WaiterId, Want,
+    Command, DeliveryRef, NackMode, Paused, PeekState, Peeked, Settings, Stats, StreamId, Violation,
+    WaiterId, Want,
 };
 use ron_core::time::{Clock, Millis};
 use std::sync::Arc;
@@ -101,8 +102,8 @@ pub struct Mailbox {
 pub(super) struct Inner {
     pub(super) directory: Arc<Directory>,
     router: Handle<RouterMsg>,
-    store: Store,
-    clock: Arc<dyn Clock>,
+    pub(super) store: Store,
+    pub(super) clock: Arc<dyn Clock>,
     observer: Arc<dyn MailboxObserver>,
 }
 
@@ -157,7 +158,7 @@ impl Mailbox {
                 Ok(Enqueued { msg_id, duplicate: true, other_body })
             }
             PutOutcome::Conflict => Err(Reason::IdempotencyConflict),
-            PutOutcome::DedupFull => Err(Reason::Backpressure),
+            PutOutcome::DedupFull | PutOutcome::RamFull => Err(Reason::Backpressure),
         };
         Ok(outcomes.into_iter().map(of).collect())
     }
@@ -176,15 +177,26 @@ impl Mailbox {
             },
         };
         let permit = admit(&entry.requests, 0)?;
+        self.recv_at(&entry, want, wait, None, Some(permit)).await
+    }
+
+    pub(super) async fn recv_at(
+        &self,
+        entry: &Arc<Entry>,
+        want: Want,
+        wait: Duration,
+        stream: Option<StreamId>,
+        permit: Option<Permit>,
+    ) -> Result<Delivery, Refusal> {
         let (reply, answer) = oneshot::channel();
         let waiter = WaiterId(entry.next_waiter());
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        self.send(&entry, ShardMsg::Recv { waiter, want, wait_ms, reply, permit }).await?;
-        let mut guard = CancelOnDrop { entry: &entry, waiter: Some(waiter) };
+        self.send(entry, ShardMsg::Recv { waiter, want, wait_ms, stream, reply, permit }).await?;
+        let mut guard = CancelOnDrop { entry, waiter: Some(waiter) };
         let granted = received(answer.await);
         guard.waiter = None;
         match granted? {
-            Some(granted) => self.deliver(&entry, granted.0).await,
+            Some(granted) => self.deliver(entry, granted.0).await,
             None => Ok(Delivery::default()),
         }
     }

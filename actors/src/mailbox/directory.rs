@@ -3,6 +3,7 @@
 
 use super::MailboxConfig;
 use super::figures::QueueFigures;
+use super::history::History;
 use super::messages::ShardMsg;
 use super::tenants::{Parts, TOPICS_FULL, TenantUse};
 use crate::kernel::admission::Admission;
@@ -38,11 +39,19 @@ pub struct Entry {
     pub(crate) down_since: AtomicU64,
     /// What it uses of its tenant's quotas.
     pub(crate) parts: Parts,
+    /// What happened to messages, all queues together.
+    pub(crate) history: Arc<History>,
     next_waiter: AtomicU64,
 }
 
 impl Entry {
-    fn new(shard: ShardId, key: QueueKey, tenant: Arc<TenantUse>, config: &MailboxConfig) -> Entry {
+    fn new(
+        shard: ShardId,
+        key: QueueKey,
+        tenant: Arc<TenantUse>,
+        config: &MailboxConfig,
+        history: &Arc<History>,
+    ) -> Entry {
         let publisher = HandlePublisher::new();
         Entry {
             shard,
@@ -56,6 +65,7 @@ impl Entry {
             stood_still_ms: AtomicU64::new(0),
             down_since: AtomicU64::new(0),
             parts: Parts::new(tenant),
+            history: Arc::clone(history),
             next_waiter: AtomicU64::new(0),
         }
     }
@@ -142,6 +152,7 @@ pub struct Directory {
     /// Locked after `entries`, if both are.
     tenants: Mutex<Tenants>,
     next_shard: AtomicU64,
+    history: Arc<History>,
     config: MailboxConfig,
 }
 
@@ -152,8 +163,9 @@ impl Directory {
         let next_shard = topics.iter().map(|(shard, _, _)| u64::from(shard.0) + 1).max().unwrap_or(0);
         let mut entries = BTreeMap::new();
         let mut tenants = Tenants::default();
+        let history = Arc::new(History::new(config.history_ms, config.history_bytes_max));
         for (shard, TopicRow { key, state }, counts) in topics {
-            let entry = Entry::new(shard, key.clone(), tenants.of(&key.tenant, &config), &config);
+            let entry = Entry::new(shard, key.clone(), tenants.of(&key.tenant, &config), &config, &history);
             entry.parts.book(counts.ready + counts.delayed + counts.vis, counts.vis, true);
             entry.exists.store(true, Ordering::Release);
             entry.down_since.store(counts.still_since.map_or(0, |since| since.0), Ordering::Release);
@@ -169,7 +181,7 @@ impl Directory {
             entries.insert(key, Arc::new(entry));
         }
         let (entries, tenants) = (RwLock::new(entries), Mutex::new(tenants));
-        Directory { entries, tenants, next_shard: AtomicU64::new(next_shard), config }
+        Directory { entries, tenants, next_shard: AtomicU64::new(next_shard), history, config }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<QueueKey, Arc<Entry>>> {
@@ -206,7 +218,8 @@ impl Directory {
         let Ok(shard) = u32::try_from(self.next_shard.fetch_add(1, Ordering::Relaxed)) else {
             return full(node_full);
         };
-        let entry = Arc::new(Entry::new(ShardId(shard), key.clone(), tenant, &self.config));
+        let entry = Entry::new(ShardId(shard), key.clone(), tenant, &self.config, &self.history);
+        let entry = Arc::new(entry);
         entries.insert(key.clone(), entry.clone());
         Ok(entry)
     }

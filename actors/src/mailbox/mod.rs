@@ -4,14 +4,18 @@
 //! [`Mailbox`].
 
 pub mod api;
+mod asked;
 mod cursor;
 mod delivery;
 pub mod directory;
 mod figures;
+mod history;
 mod loading;
+mod lookup;
 pub mod messages;
 pub mod router;
 pub mod shard;
+mod stream;
 mod tenants;
 mod topic;
 pub mod waiting;
@@ -20,9 +24,12 @@ pub use api::{Enqueued, Mailbox, PeekPage, Settle, TopicRow, TopicStat};
 pub use delivery::Delivery;
 pub use directory::Directory;
 pub use figures::{QueueCounters, QueueFigures};
+pub use history::{Happened, History};
+pub use lookup::{Fate, MessageHistory};
 pub use messages::{ShardMsg, TopicInForce};
 pub use router::{Router, RouterArgs, RouterMsg};
 pub use shard::{ShardActor, ShardArgs};
+pub use stream::DeliveryStream;
 
 use crate::policy::InForce;
 use ron_core::shard::Settings;
@@ -44,6 +51,10 @@ pub struct MailboxConfig {
     pub park_after_ms: u64,
     /// Topics of the node.
     pub topics_max: usize,
+    /// How long what happened to a message is remembered, ms; 0 = not at all.
+    pub history_ms: u64,
+    /// Bytes of what is remembered, all topics.
+    pub history_bytes_max: usize,
     /// Where the tenants' quotas come from.
     pub policy: InForce,
 }
@@ -57,6 +68,8 @@ impl Default for MailboxConfig {
             shard_settles_max: 8_192,
             park_after_ms: 60_000,
             topics_max: 100_000,
+            history_ms: 3_600_000,
+            history_bytes_max: 64 << 20,
             policy: InForce::default(),
         }
     }

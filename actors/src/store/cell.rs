@@ -10,6 +10,7 @@ use super::queue::{Counts, Queue, Turn};
 use super::read::Reader;
 use super::recover::{BootCounts, ClockFrom, Opening};
 use super::unit::Unit;
+use super::volatile::Volatile;
 use super::{ShardEpoch, StoreConfig, StoreObserver};
 use crate::blocking::{Blocking, Job};
 use redb::Database;
@@ -43,6 +44,8 @@ struct State {
     engine: Option<Engine>,
     /// While there is no engine: its epochs, so that a ghost's is never given again.
     epochs: HashMap<ShardId, ShardEpoch>,
+    /// While there is no engine: what is kept in memory alone.
+    volatile: Volatile,
     /// The number of the last unit taken from each shard's newest load.
     taken: Counts,
 }
@@ -126,9 +129,9 @@ impl EngineCell {
         let topics = engine.topics().map(|(shard, row)| (shard, row.clone(), counts_of(shard))).collect();
         let last_alive = engine.last_alive;
         let identity = engine.identity().clone();
-        let (epochs, taken) = (HashMap::new(), Counts::default());
+        let (epochs, volatile, taken) = (HashMap::new(), Volatile::default(), Counts::default());
         let cell = EngineCell {
-            state: Mutex::new(State { engine: Some(engine), epochs, taken }),
+            state: Mutex::new(State { engine: Some(engine), epochs, volatile, taken }),
             queue: Queue::default(),
             medium,
             config,
@@ -236,6 +239,7 @@ impl EngineCell {
             match opened {
                 Ok((mut engine, _)) => {
                     engine.epochs = std::mem::take(&mut state.epochs);
+                    engine.adopt(std::mem::take(&mut state.volatile));
                     tracing::info!("store reopened");
                     self.healthy.store(true, Ordering::Relaxed);
                     state.engine = Some(engine);
@@ -323,7 +327,8 @@ impl EngineCell {
         self.healthy.store(false, Ordering::Relaxed);
         self.reader.attach(None);
         self.reader.clear();
-        let engine = state.engine.take()?;
+        let mut engine = state.engine.take()?;
+        state.volatile = engine.take_volatile();
         state.epochs = engine.epochs;
         let mut db: Arc<Database> = engine.db;
         // Readers hold the database for one short transaction.

@@ -205,6 +205,9 @@ impl Checker {
             self.strays(&tables, next, chunk)?;
             next = chunk + 1;
             self.count(head.value().len(), left);
+            if Slot::new(chunk, 0).is_ram() {
+                self.findings.row("head", chunk, "its number is of those kept in memory alone");
+            }
             match Head::decode(chunk, head.value()) {
                 Ok(head) => self.chunk(&tables, chunk, &head, unfolded.get(&chunk), left)?,
                 Err(StoreError::Damaged { why, .. }) => self.findings.row("head", chunk, why),

@@ -15,6 +15,7 @@ use redb::{
     Database, Durability, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
     TableHandle, WriteTransaction,
 };
+use ron_core::ids::Slot;
 use ron_core::time::Millis;
 use std::collections::BTreeSet;
 use std::sync::Weak;
@@ -47,7 +48,7 @@ impl Source {
 /// The moment of a snapshot: taken between two commits.
 pub(crate) struct Cut {
     txn: ReadTransaction,
-    /// The chunks that exist.
+    /// The chunks that exist, but for those in memory alone.
     chunks: Vec<u64>,
     next_chunk: u64,
     pub(crate) mark: SnapshotMark,
@@ -67,11 +68,13 @@ impl Cut {
             taken_at: wall,
             node_time: engine.last_commit,
             next_chunk: engine.next_chunk,
-            messages: figures.live,
+            messages: figures.live - figures.ram_messages,
             topics: engine.topics.len() as u64,
-            dedup_keys: figures.dedup_keys,
+            dedup_keys: figures.dedup_keys - figures.ram_keys,
+            ram_messages: figures.ram_messages,
         };
-        let chunks = engine.chunks.keys().copied().collect();
+        let on_disk = |chunk: &u64| !Slot::new(*chunk, 0).is_ram();
+        let chunks = engine.chunks.keys().copied().filter(on_disk).collect();
         Ok(Cut { txn: engine.db.begin_read()?, chunks, next_chunk: engine.next_chunk, mark })
     }
 }

@@ -6,18 +6,20 @@
 use super::backend::Medium;
 use super::chunks::{ChunkInfo, ShardChunks};
 use super::codec::{ChunkStates, Delta, open_value, seal, seal_value};
-use super::cut::{CutChunk, Cutter, part_count, parts};
+use super::cut::{CutChunk, part_count, parts};
 use super::error::{StoreError, UnitFailure};
 use super::identity::Identity;
+use super::prepare::Batch;
 use super::read::{ChunkImage, Reader};
 use super::recover::{BootCounts, ClockFrom, Opening};
-use super::schema::{BODY, DEDUP, DEDUP_BUCKET_MS, DELTA, DLQ, HEAD, META, NOTE, STATE, TOPIC, body_key};
+use super::schema::{BODY, DEDUP, DELTA, DLQ, HEAD, META, NOTE, STATE, TOPIC, body_key};
 use super::still::Still;
+use super::volatile::Volatile;
 use super::{ShardEpoch, StoreConfig};
 use redb::{Database, ReadableTable, WriteTransaction};
-use ron_core::dedup::{Dedup, DedupRow, Verdict};
+use ron_core::dedup::Dedup;
 use ron_core::ids::{QueueKey, ShardId, Slot};
-use ron_core::message::{DeadLetter, DedupClaim, MsgState, NewMessage, PutOutcome, StateOp, StoredAt};
+use ron_core::message::{DeadLetter, MsgState, NewMessage, PutOutcome, StateOp};
 use ron_core::shard::TopicState;
 use ron_core::time::{Clock, Millis};
 use serde::{Deserialize, Serialize};
@@ -38,6 +40,8 @@ pub struct Work {
     /// When the shard was loaded, if its lease clocks had stood still: what it moved is in here, or nothing had
     /// to be, and [`BootCounts::still_since`] of before is forgotten.
     pub clocks_go_on: Option<Millis>,
+    /// Whether the messages are kept in memory alone.
+    pub ram: bool,
 }
 
 impl Work {
@@ -73,13 +77,21 @@ pub struct StoreFigures {
     pub dedup_keys: u64,
     /// Commits since it was opened.
     pub commits: u64,
+    /// Of `live`, those that are kept in memory alone.
+    pub ram_messages: u64,
+    /// Of `body_bytes`, theirs.
+    pub ram_bytes: u64,
+    /// Of `dedup_keys`, theirs.
+    pub ram_keys: u64,
 }
 
 impl StoreFigures {
-    /// Bytes that a file needs for what lives, about: bodies with what they are rounded up by, heads, keys.
+    /// Bytes that a file needs for what lives in it, about: bodies with what they are rounded up by, heads, keys.
     #[must_use]
     pub const fn live_bytes(&self) -> u64 {
-        self.body_bytes + self.body_bytes / 4 + self.live * 64 + self.dedup_keys * 64
+        let bodies = self.body_bytes.saturating_sub(self.ram_bytes);
+        let rows = (self.live + self.dedup_keys).saturating_sub(self.ram_messages + self.ram_keys);
+        bodies + bodies / 4 + rows * 64
     }
 }
 
@@ -99,6 +111,9 @@ pub struct Engine {
     pub(crate) by_shard: HashMap<ShardId, ShardChunks>,
     pub(crate) dedup: Dedup,
     pub(crate) next_chunk: u64,
+    /// Chunks below this number are not given again after a crash, whether a row proves them or not.
+    pub(crate) reserved: u64,
+    pub(crate) volatile: Volatile,
     pub(crate) next_delta: u64,
     /// Node time of the newest commit; enqueue times never fall below it.
     pub(crate) last_commit: Millis,
@@ -155,6 +170,7 @@ impl Engine {
     /// The store's figures.
     #[must_use]
     pub fn figures(&self) -> StoreFigures {
+        let in_ram = self.chunks.iter().filter(|(chunk, _)| Slot::new(**chunk, 0).is_ram());
         StoreFigures {
             chunks: self.chunks.len() as u64,
             live: self.chunks.values().map(|info| u64::from(info.live)).sum(),
@@ -162,6 +178,9 @@ impl Engine {
             stragglers: self.stragglers.len() as u64,
             dedup_keys: self.dedup.len() as u64,
             commits: self.commits,
+            ram_messages: in_ram.map(|(_, info)| u64::from(info.live)).sum(),
+            ram_bytes: self.volatile.bytes() as u64,
+            ram_keys: self.dedup.ram_len() as u64,
         }
     }
 
@@ -206,81 +225,14 @@ impl Engine {
         }
         self.poisoned = true; // until the transaction is through
         let mut batch = self.prepare(work, &mut results);
-        self.write(&mut batch, work, &results)?;
-        self.settle_ram(batch.chunks);
+        if batch.needs_disk || self.still.is_changed() {
+            self.write(&mut batch, work, &results)?;
+        }
+        self.settle_ram(std::mem::take(&mut batch.chunks));
+        self.settle_volatile(&mut batch, work, &results);
         self.commits += 1;
         self.poisoned = false;
         Ok(Committed { results, size: batch.size })
-    }
-
-    /// Decides duplicates, gives slots, and gathers what must be written.
-    fn prepare(
-        &mut self,
-        work: &[(ShardId, Work)],
-        results: &mut [Result<Vec<PutOutcome>, UnitFailure>],
-    ) -> Batch {
-        let now = self.clock.now().max(self.last_commit);
-        self.last_commit = now;
-        let mut order: Vec<usize> = (0..work.len()).filter(|&i| results[i].is_ok()).collect();
-        order.sort_by_key(|&i| work[i].0); // stable: a shard's own order stays
-        let mut cutter = Cutter::new(now, self.next_chunk);
-        let mut keys = BTreeMap::new();
-        let mut size = 0;
-        for &i in &order {
-            let (shard, work) = &work[i];
-            let outcomes =
-                work.puts.iter().map(|message| self.put(&mut cutter, &mut keys, now, *shard, message));
-            let outcomes: Vec<PutOutcome> = outcomes.collect();
-            size += outcomes.len() + work.ops.len() + usize::from(work.topic.is_some());
-            results[i] = Ok(outcomes);
-        }
-        let (chunks, next_chunk) = cutter.finish();
-        self.next_chunk = next_chunk;
-        let mut delta = Delta { now, next_chunk, runs: Vec::new() };
-        for &i in &order {
-            work[i].1.ops.iter().for_each(|op| delta.push(op));
-        }
-        Batch { now, chunks, keys, delta, dead_chunks: Vec::new(), size }
-    }
-
-    fn put(
-        &mut self,
-        cutter: &mut Cutter,
-        keys: &mut BTreeMap<(u64, u64), Vec<DedupRow>>,
-        now: Millis,
-        shard: ShardId,
-        message: &NewMessage,
-    ) -> PutOutcome {
-        let Some(claim) = &message.dedup else {
-            return PutOutcome::Stored(cutter.push(shard, message));
-        };
-        match self.dedup.check(now, shard, claim) {
-            Verdict::Duplicate { slot, enqueued, other_body } => {
-                PutOutcome::Duplicate { slot, enqueued, other_body }
-            }
-            Verdict::Conflict => PutOutcome::Conflict,
-            Verdict::Full => PutOutcome::DedupFull,
-            Verdict::New => {
-                let stored = cutter.push(shard, message);
-                let row = self.remember(now, shard, claim, &stored);
-                let bucket = row.expires.0 / DEDUP_BUCKET_MS;
-                keys.entry((bucket, stored.slot.chunk())).or_default().push(row);
-                PutOutcome::Stored(stored)
-            }
-        }
-    }
-
-    fn remember(&mut self, now: Millis, shard: ShardId, claim: &DedupClaim, stored: &StoredAt) -> DedupRow {
-        let expires = now.plus(claim.window_ms);
-        self.dedup.insert(shard, claim, stored.slot, stored.enqueued, expires);
-        DedupRow {
-            shard,
-            key: claim.key,
-            body: claim.body,
-            slot: stored.slot,
-            enqueued: stored.enqueued,
-            expires,
-        }
     }
 
     fn write(
@@ -298,6 +250,10 @@ impl Engine {
             }
         }
         self.still.save(&txn)?;
+        if batch.reserve_to > self.reserved {
+            self.reserved = batch.reserve_to;
+            write_meta(&txn, "next_chunk", &self.reserved)?;
+        }
         write_chunks(&txn, &batch.chunks)?;
         if !batch.keys.is_empty() {
             let mut table = txn.open_table(DEDUP)?;
@@ -397,16 +353,6 @@ impl Engine {
     }
 }
 
-/// Everything one transaction writes.
-struct Batch {
-    now: Millis,
-    chunks: Vec<CutChunk>,
-    keys: BTreeMap<(u64, u64), Vec<DedupRow>>,
-    delta: Delta,
-    dead_chunks: Vec<u64>,
-    size: usize,
-}
-
 fn write_chunks(txn: &WriteTransaction, chunks: &[CutChunk]) -> Result<(), StoreError> {
     if chunks.is_empty() {
         return Ok(());
@@ -424,7 +370,7 @@ fn write_chunks(txn: &WriteTransaction, chunks: &[CutChunk]) -> Result<(), Store
 
 /// The rows beside the delta: last errors and dead letters.
 fn write_letters(txn: &WriteTransaction, shard: ShardId, ops: &[StateOp]) -> Result<(), StoreError> {
-    for op in ops {
+    for op in ops.iter().filter(|op| !op.slot().is_ram()) {
         match op {
             StateOp::Set { slot, note: Some(note), .. } => {
                 txn.open_table(NOTE)?.insert(slot.0, seal(note.as_bytes()).as_slice())?;

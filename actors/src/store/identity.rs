@@ -55,6 +55,8 @@ pub struct SnapshotMark {
     pub topics: u64,
     /// Idempotency keys in it.
     pub dedup_keys: u64,
+    /// Live messages that the node kept in memory alone, and that are not in it.
+    pub ram_messages: u64,
 }
 
 impl Identity {

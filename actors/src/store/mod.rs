@@ -19,6 +19,7 @@ mod identity;
 mod inventory;
 mod load;
 pub mod offline;
+mod prepare;
 mod queue;
 mod read;
 mod recover;
@@ -36,6 +37,7 @@ mod tests_keep;
 mod tests_lost;
 pub mod unit;
 mod untouched;
+mod volatile;
 
 pub use actor::{Store, StoreActor, StoreArgs};
 pub use backend::{FileMedium, FilePlace, Medium, RamBackend, RamMedium};
@@ -75,6 +77,8 @@ pub struct StoreConfig {
     /// Free bytes of the file that are given back when the store is closed in good order, if they are more than half of
     /// it; 0 = never.
     pub compact_free_bytes: u64,
+    /// Bytes of messages that are kept in memory alone, all topics.
+    pub ram_bytes_max: usize,
     /// Where commits, loads and reads run.
     pub blocking: Blocking,
 }
@@ -88,6 +92,7 @@ impl Default for StoreConfig {
             dedup_keys_max: 8_000_000,
             dedup_keys_topic_max: 1_000_000,
             compact_free_bytes: 0,
+            ram_bytes_max: 64 << 20,
             blocking: Blocking::Pool,
         }
     }

@@ -12,6 +12,7 @@ use super::identity::{self, Identity};
 use super::read::Reader;
 use super::schema::{BODY, DEDUP, DELTA, DLQ, FORMAT, HEAD, META, NOTE, STATE, STILL, TOPIC};
 use super::still::Still;
+use super::volatile::Volatile;
 use redb::{Database, ReadableTable, WriteTransaction};
 use ron_core::dedup::{Dedup, DedupRow};
 use ron_core::ids::ShardId;
@@ -95,6 +96,8 @@ pub(crate) fn open(
         by_shard: found.by_shard,
         dedup: Dedup::new(config.dedup_keys_max, config.dedup_keys_topic_max),
         next_chunk,
+        reserved: 0,
+        volatile: Volatile::default(),
         next_delta: found.next_delta,
         last_commit: now,
         last_alive,

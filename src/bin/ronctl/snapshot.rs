@@ -165,6 +165,7 @@ fn shown_plan(plan: &Plan, snapshot: &Path, store: &Path) -> Value {
         "come_again": sum(|topic| topic.again),
         "in_flight": sum(|topic| topic.in_flight),
         "forgotten": sum(|topic| topic.forgotten),
+        "ram_messages_left_out": plan.mark.ram_messages,
         "keys_come_back": plan.keys_back,
         "keys_forgotten": plan.keys_forgotten,
         "topics": topics.collect::<Vec<_>>(),
@@ -185,6 +186,13 @@ fn tell(said: &Value, out: Output) -> Result<(), Failure> {
         ),
         ("", format!("{} of them were in flight then, and are ready at once", number("in_flight"))),
         ("is forgotten", format!("{} messages that were sent since", number("forgotten"))),
+        (
+            "is not in it",
+            format!(
+                "{} messages that were in memory alone then (durability ram)",
+                number("ram_messages_left_out")
+            ),
+        ),
         (
             "keys",
             format!("{} come back, {} are forgotten", number("keys_come_back"), number("keys_forgotten")),

@@ -105,8 +105,8 @@ impl Fresh {
     }
 
     /// Takes out all whose enqueue time is not after `until`, as runs of neighbours in one chunk: (first, how
-    /// many).
-    pub(super) fn take_until(&mut self, until: Millis) -> Vec<(Slot, u16)> {
+    /// many, enqueued when).
+    pub(super) fn take_until(&mut self, until: Millis) -> Vec<(Slot, u16, Millis)> {
         let mut taken = Vec::new();
         while let Some(run) = self.runs.front().copied().filter(|run| run.enqueued() <= until) {
             self.runs.pop_front();
@@ -119,7 +119,7 @@ impl Fresh {
     }
 
     /// Takes out all.
-    pub(super) fn take_all(&mut self) -> Vec<(Slot, u16)> {
+    pub(super) fn take_all(&mut self) -> Vec<(Slot, u16, Millis)> {
         self.take_until(Millis::NEVER)
     }
 
@@ -150,12 +150,12 @@ impl Fresh {
 }
 
 /// A run may lead over the end of a chunk; what is written of it may not.
-fn split_at_chunks(run: Run, into: &mut Vec<(Slot, u16)>) {
+fn split_at_chunks(run: Run, into: &mut Vec<(Slot, u16, Millis)>) {
     let (mut first, mut left) = (run.first, run.len());
     while left > 0 {
         let in_chunk = u32::from(u16::MAX - first.idx()) + 1;
         let count = left.min(u16::try_from(in_chunk).unwrap_or(u16::MAX));
-        into.push((first, count));
+        into.push((first, count, run.enqueued()));
         first = first.forward(count);
         left -= count;
     }
@@ -198,14 +198,17 @@ mod tests {
         let last = Slot::new(3, u16::MAX).0;
         let mut all = fresh(&[(last - 1, 1), (last, 1), (last + 1, 1), (last + 2, 1)]);
         assert_eq!(all.runs.len(), 1);
-        assert_eq!(all.take_until(Millis(1)), [(Slot(last - 1), 2), (Slot::new(4, 0), 2)]);
+        assert_eq!(
+            all.take_until(Millis(1)),
+            [(Slot(last - 1), 2, Millis(1)), (Slot::new(4, 0), 2, Millis(1))]
+        );
         let mut whole = Vec::new();
         let most = Run { first: Slot::new(5, 1), packed: (1 << 16) | u64::from(u16::MAX) };
         split_at_chunks(most, &mut whole);
-        assert_eq!(whole, [(Slot::new(5, 1), u16::MAX)]);
+        assert_eq!(whole, [(Slot::new(5, 1), u16::MAX, Millis(1))]);
         let (mut at_start, first) = (Vec::new(), Slot::new(5, 0));
         split_at_chunks(Run { first, ..most }, &mut at_start);
-        assert_eq!(at_start, [(first, u16::MAX)], "one place of the chunk is left");
+        assert_eq!(at_start, [(first, u16::MAX, Millis(1))], "one place of the chunk is left");
     }
 
     #[test]

@@ -13,25 +13,29 @@
 //! a consumer that is a moment late is not robbed by the timer; a receive advances time before it is served.
 //! The invariants are listed in `invariants.rs`.
 
+mod event;
 mod fresh;
+mod groups;
 mod invariants;
 mod look;
 mod recover;
 mod recv;
 mod settings;
 mod settle;
+mod stream;
 mod tick;
 mod types;
 
 #[cfg(test)]
 mod tests;
 
+pub use event::{Event, What};
 pub use invariants::Violation;
 pub use recover::Recovery;
 pub use settings::{Paused, Settings, SettingsPatch, TopicChange, TopicState};
 pub use types::{
     Command, Counts, DeliveryRef, Grant, Leased, NackMode, PeekState, Peeked, PutOutcomes, Reply, Stats,
-    Step, Ticket, WaiterId, Want,
+    Step, StreamId, Ticket, WaiterId, Want,
 };
 
 use crate::ids::Slot;
@@ -55,6 +59,8 @@ struct Msg {
     delivery: u32,
     settled: Settled,
     noted: bool,
+    /// [`StoredAt::group`].
+    group: u64,
 }
 
 impl Msg {
@@ -70,7 +76,14 @@ impl Msg {
             delivery: 0,
             settled: Settled::No,
             noted: false,
+            group: stored.group,
         }
+    }
+
+    /// One that stood among the fresh.
+    fn fresh(front: &fresh::Front, group: u64) -> Msg {
+        let (slot, enqueued, len) = (front.slot, front.enqueued, front.len);
+        Msg::new(&StoredAt { slot, enqueued, len, due: None, expires: None, group })
     }
 
     /// What the store keeps of it.
@@ -117,6 +130,10 @@ pub struct Shard {
     paused: Paused,
     /// Ready, never handed out, without TTL.
     fresh: fresh::Fresh,
+    /// Of `fresh`: the groups of those that name one.
+    fresh_groups: BTreeMap<Slot, u64>,
+    /// Empty unless the topic keeps strict order.
+    groups: groups::Groups,
     /// Ready, all others.
     returned: BTreeMap<Slot, Msg>,
     leased: BTreeMap<Slot, Msg>,
@@ -131,6 +148,7 @@ pub struct Shard {
     /// Of `dead`.
     buried: BTreeSet<(Millis, Slot)>,
     waiters: recv::Waiters,
+    streams: stream::Streams,
     /// Enqueues whose outcome is owed, with what they reserved.
     puts: VecDeque<(Ticket, u32)>,
     /// Ops whose commit is owed, with when they were given.
@@ -153,6 +171,8 @@ impl Shard {
             inflight_allowed: usize::MAX,
             paused: Paused::default(),
             fresh: fresh::Fresh::default(),
+            fresh_groups: BTreeMap::new(),
+            groups: groups::Groups::default(),
             returned: BTreeMap::new(),
             leased: BTreeMap::new(),
             delayed: BTreeMap::new(),
@@ -162,6 +182,7 @@ impl Shard {
             expiring: BTreeSet::new(),
             buried: BTreeSet::new(),
             waiters: recv::Waiters::default(),
+            streams: stream::Streams::default(),
             puts: VecDeque::new(),
             writes: VecDeque::new(),
             reserved: 0,
@@ -184,9 +205,17 @@ impl Shard {
                 self.waiters.remove(waiter);
                 return step;
             }
-            Command::Recv { waiter, want, until } => {
+            Command::Recv { waiter, want, until, stream } => {
                 self.advance(now, &mut step);
-                self.recv(now, waiter, want, until, &mut step);
+                self.recv(now, recv::Waiter { id: waiter, want, until, stream }, &mut step);
+            }
+            Command::OpenStream { stream, max_inflight } => {
+                self.open_stream(stream, max_inflight, &mut step);
+                return step;
+            }
+            Command::CloseStream { stream } => {
+                self.close_stream(stream);
+                return step;
             }
             Command::Ack { deliveries } => {
                 let results = deliveries.iter().map(|&d| self.ack(d, &mut step)).collect();
@@ -241,8 +270,14 @@ impl Shard {
             self.reserved -= u64::from(count);
             for outcome in stored {
                 match outcome {
-                    PutOutcome::Stored(at) => self.accept(now, at),
-                    PutOutcome::Duplicate { .. } | PutOutcome::Conflict | PutOutcome::DedupFull => {}
+                    PutOutcome::Stored(at) => {
+                        step.tell_run(at.slot, 1, What::Enqueued, at.enqueued);
+                        self.accept(now, at);
+                    }
+                    PutOutcome::Duplicate { .. }
+                    | PutOutcome::Conflict
+                    | PutOutcome::DedupFull
+                    | PutOutcome::RamFull => {}
                 }
             }
         }
@@ -273,31 +308,40 @@ impl Shard {
     /// Puts settings in force without a commit: for a shard that has just been recovered.
     fn configure(&mut self, settings: Settings, paused: Paused) {
         let ends_move = settings.retention_ms != self.settings.retention_ms;
+        let regroups = settings.fifo != self.settings.fifo;
         self.settings = settings;
         self.paused = paused;
         if ends_move {
             let end = |(&slot, msg): (&Slot, &Msg)| (self.end_of(msg), slot);
             self.expiring = self.returned.iter().map(end).collect();
         }
+        if regroups {
+            self.regroup();
+        }
     }
 
     /// Ends what is not dead; returns how many.
     fn purge(&mut self, step: &mut Step) -> u64 {
         let mut purged = 0;
-        for (first, count) in self.fresh.take_all() {
+        for (first, count, enqueued) in self.fresh.take_all() {
+            step.tell_run(first, count, What::Purged, enqueued);
             step.ops.push(StateOp::GoneRun { first, count });
             purged += u64::from(count);
         }
         let maps = [&mut self.returned, &mut self.leased, &mut self.delayed];
         let all = maps.into_iter().flat_map(std::mem::take).collect::<BTreeMap<Slot, Msg>>();
         for (slot, msg) in all {
+            self.give_credit_back(slot);
             step.ops.push(StateOp::Gone { slot, noted: msg.noted });
+            step.tell(slot, &msg, What::Purged);
             purged += 1;
         }
         self.deadlines.clear();
         self.dues.clear();
         self.expiring.clear();
         self.moved.clear();
+        self.fresh_groups.clear();
+        self.groups = groups::Groups::default();
         step.counts.purged += purged;
         self.tally.purged += purged;
         purged
@@ -364,9 +408,13 @@ impl Shard {
     fn file_ready(&mut self, slot: Slot, mut msg: Msg) {
         msg.at = Millis(0);
         let plain = msg.delivery == 0 && msg.expires == Millis::NEVER && msg.since == msg.enqueued;
-        if plain && self.fresh.push(slot, msg.enqueued, msg.len) {
+        if plain && !self.settings.fifo && self.fresh.push(slot, msg.enqueued, msg.len) {
+            if msg.group != 0 {
+                self.fresh_groups.insert(slot, msg.group);
+            }
             return;
         }
+        self.joined(slot, msg.group, true);
         self.expiring.insert((self.end_of(&msg), slot));
         self.returned.insert(slot, msg);
     }
@@ -382,11 +430,13 @@ impl Shard {
     }
 
     fn file_delayed(&mut self, slot: Slot, msg: Msg) {
+        self.joined(slot, msg.group, false);
         self.dues.insert((msg.at, slot));
         self.delayed.insert(slot, msg);
     }
 
     fn file_leased(&mut self, slot: Slot, msg: Msg) {
+        self.joined(slot, msg.group, false);
         self.deadlines.insert((msg.at, slot));
         self.leased.insert(slot, msg);
     }
@@ -394,6 +444,7 @@ impl Shard {
     fn take_returned(&mut self, slot: Slot) -> Option<Msg> {
         let msg = self.returned.remove(&slot)?;
         self.expiring.remove(&(self.end_of(&msg), slot));
+        self.left(slot, msg.group);
         Some(msg)
     }
 
@@ -404,15 +455,18 @@ impl Shard {
         }
         if let Some(msg) = self.delayed.remove(&slot) {
             self.dues.remove(&(msg.at, slot));
+            self.left(slot, msg.group);
             return Some(msg);
         }
-        let fresh::Front { enqueued, len, .. } = self.fresh.take(slot)?;
-        Some(Msg::new(&StoredAt { slot, enqueued, len, due: None, expires: None }))
+        let front = self.fresh.take(slot)?;
+        Some(Msg::fresh(&front, self.fresh_groups.remove(&slot).unwrap_or(0)))
     }
 
     fn take_leased(&mut self, slot: Slot) -> Option<Msg> {
         let msg = self.leased.remove(&slot)?;
         self.deadlines.remove(&(msg.at, slot));
+        self.left(slot, msg.group);
+        self.give_credit_back(slot);
         Some(msg)
     }
 }

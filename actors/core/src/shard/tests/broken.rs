@@ -3,7 +3,7 @@
 use super::cases::{commit, delivery, nack, put, recv, stored};
 use crate::ids::Slot;
 use crate::message::Settled;
-use crate::shard::{Corpse, NackMode, Settings, Shard};
+use crate::shard::{Corpse, NackMode, Settings, Shard, Step, StreamId};
 use crate::time::Millis;
 
 /// One message in each place: ready as new, ready again, in flight, delayed, dead.
@@ -28,7 +28,7 @@ fn one_of_each() -> Shard {
 fn each_invariant_notices_what_breaks_it() {
     assert_eq!(one_of_each().check(), Ok(()));
     type Spoil = fn(&mut Shard);
-    let spoils: [(&str, Spoil); 15] = [
+    let spoils: [(&str, Spoil); 17] = [
         ("Q1", |shard| shard.tally.accepted += 1),
         ("Q1", |shard| shard.tally.acked += 1),
         ("Q1", |shard| shard.tally.expired += 1),
@@ -55,6 +55,11 @@ fn each_invariant_notices_what_breaks_it() {
         ("Q7", |shard| each(shard, |msg| msg.attempt = msg.delivery + 1)),
         ("Q7", |shard| each(shard, |msg| msg.attempt = 0)),
         ("Q7", |shard| each(shard, |msg| msg.settled = Settled::Failed)),
+        ("Q9", |shard| {
+            shard.open_stream(StreamId(1), 1, &mut Step::empty());
+            shard.streams.hold(Slot(1), StreamId(1)); // it is ready
+        }),
+        ("Q10", |shard| shard.settings.fifo = true),
     ];
     for (i, (id, spoil)) in spoils.into_iter().enumerate() {
         let mut shard = one_of_each();

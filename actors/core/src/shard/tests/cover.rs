@@ -14,6 +14,8 @@ pub(super) enum State {
     Gone,
     Fresh,
     FreshWithTtl,
+    /// Never handed out, and another of its group stands before it.
+    Behind,
     TimedOut,
     Failed,
     Released,
@@ -30,11 +32,12 @@ pub(super) enum State {
     DeadRejected,
 }
 
-const STATES: [State; 17] = [
+const STATES: [State; 18] = [
     State::Absent,
     State::Gone,
     State::Fresh,
     State::FreshWithTtl,
+    State::Behind,
     State::TimedOut,
     State::Failed,
     State::Released,
@@ -53,11 +56,24 @@ const STATES: [State; 17] = [
 /// Commands that name a delivery; each comes with the newest one and with another.
 pub(super) const AIMED: [&str; 7] = ["ack", "fail", "release", "reject", "extend", "corrupt", "rotted"];
 /// Commands that meet whatever is there.
-const BROAD: [&str; 8] = ["recv", "tick", "enqueue", "cancel", "committed", "crash", "configure", "purge"];
+const BROAD: [&str; 11] = [
+    "recv",
+    "stream",
+    "open",
+    "close",
+    "tick",
+    "enqueue",
+    "cancel",
+    "committed",
+    "crash",
+    "configure",
+    "purge",
+];
 
 impl State {
-    pub(super) fn of(m: &M, now: u64, uncommitted: bool) -> State {
+    pub(super) fn of(m: &M, now: u64, uncommitted: bool, may_go: bool) -> State {
         match (m.place, m.settled) {
+            (Place::Ready, Settled::No) if m.delivery == 0 && !may_go => State::Behind,
             (Place::Leased, _) if m.timed_out => State::TimedOut,
             (Place::Leased, _) if m.at <= now => State::Overdue,
             (Place::Leased, _) if uncommitted => State::LeasedUncommitted,
@@ -78,8 +94,10 @@ impl State {
 
     /// Messages that were never handed out have no newest delivery, and one that never was meets nothing.
     fn can_meet(self, command: &str, newest: bool) -> bool {
-        let never_out =
-            matches!(self, State::Absent | State::Fresh | State::FreshWithTtl | State::DelayedFresh);
+        let never_out = matches!(
+            self,
+            State::Absent | State::Fresh | State::FreshWithTtl | State::Behind | State::DelayedFresh
+        );
         let aimed = AIMED.contains(&command);
         !(aimed && newest && never_out || !aimed && self == State::Absent)
     }

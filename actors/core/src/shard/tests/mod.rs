@@ -6,11 +6,12 @@ mod cover;
 mod disk;
 mod drive;
 mod model;
+mod streams;
 
 use cover::Coverage;
 
 /// Sequences of the property test.
-const SEQUENCES: u64 = 23_000;
+const SEQUENCES: u64 = 26_000;
 
 #[test]
 fn behaves_like_the_model() {

@@ -30,6 +30,9 @@ pub(super) struct M {
     pub(super) delivery: u32,
     pub(super) settled: Settled,
     pub(super) noted: bool,
+    pub(super) group: u64,
+    /// Whose delivery it is while it is in flight.
+    pub(super) stream: Option<u64>,
     /// Reason, last error.
     pub(super) letter: Option<(String, Option<String>)>,
 }
@@ -72,6 +75,8 @@ pub(super) struct NackArgs<'a> {
     pub(super) drawn: &'a BTreeMap<u64, u64>,
 }
 
+/// A receive: its name, what it wants, until when, and for which stream.
+pub(super) type Waits = (u64, Want, u64, Option<u64>);
 type Effects = Vec<(u64, Option<M>)>;
 /// Its ticket, since when it is owed, what it changes, and the settings it writes.
 type Write = (Ticket, u64, Effects, Option<(Settings, Paused)>);
@@ -83,7 +88,9 @@ pub(super) struct Model {
     pub(super) durable_config: (Settings, Paused),
     pub(super) live: BTreeMap<u64, M>,
     pub(super) durable: BTreeMap<u64, M>,
-    pub(super) waiting: Vec<(u64, Want, u64)>,
+    pub(super) waiting: Vec<Waits>,
+    /// Most deliveries of each open stream.
+    pub(super) streams: BTreeMap<u64, u32>,
     pub(super) writes: Vec<Write>,
     pub(super) puts: Vec<(Ticket, u64)>,
     dirty: BTreeSet<u64>,
@@ -105,24 +112,43 @@ impl Model {
         live + self.puts.iter().map(|put| put.1).sum::<u64>() + count <= self.settings.max_depth
     }
 
-    pub(super) fn recv(&mut self, now: u64, waiter: u64, want: Want, until: u64) -> Expect {
+    pub(super) fn recv(&mut self, now: u64, (waiter, want, until, stream): Waits) -> Expect {
         let mut out = Expect::default();
         self.pass_time(now, &mut out);
-        if self.in_flight() >= u64::from(self.settings.max_inflight) {
+        let full = self.in_flight() >= u64::from(self.settings.max_inflight);
+        if stream.map_or(full, |stream| !self.streams.contains_key(&stream)) {
             out.refused = true;
             return out;
         }
-        let messages = self.take(now, want, &mut out);
+        let messages = self.take(now, want, stream, &mut out);
         if !messages.is_empty() {
             out.grants.push((waiter, messages));
         } else if until <= now {
             out.empty.insert(waiter);
-        } else if self.waiting.len() as u64 >= u64::from(self.settings.max_waiters) {
+        } else if stream.is_none() && self.waiting.len() as u64 >= u64::from(self.settings.max_waiters) {
             out.refused = true;
         } else {
-            self.waiting.push((waiter, want, until));
+            self.waiting.push((waiter, want, until, stream));
         }
         out
+    }
+
+    pub(super) fn open_stream(&mut self, stream: u64, most: u32) -> bool {
+        let room = (self.streams.len() as u64) < u64::from(self.settings.max_waiters);
+        self.streams.extend(room.then_some((stream, most)));
+        room
+    }
+
+    pub(super) fn close_stream(&mut self, stream: u64) {
+        self.streams.remove(&stream);
+        self.waiting.retain(|w| w.3 != Some(stream));
+    }
+
+    /// How many deliveries this stream may still have.
+    fn credit(&self, stream: Option<u64>) -> u64 {
+        let Some(stream) = stream else { return NEVER };
+        let holds = self.live.values().filter(|m| m.in_flight() && m.stream == Some(stream)).count() as u64;
+        u64::from(self.streams[&stream]) - holds
     }
 
     pub(super) fn ack(&mut self, now: u64, deliveries: &[DeliveryRef]) -> Expect {
@@ -324,6 +350,7 @@ impl Model {
                 m.timed_out = m.attempt < settings.max_attempts && m.delivery < settings.max_deliveries;
             }
         }
+        self.live.values_mut().for_each(|m| m.stream = None);
         for m in self.live.values_mut().filter(|m| m.place == Place::Delayed && m.at <= up) {
             (m.place, m.at) = (Place::Ready, 0);
         }
@@ -362,7 +389,7 @@ impl Model {
                     continue;
                 }
                 let m = self.live.get_mut(&slot).unwrap();
-                m.timed_out = true;
+                (m.timed_out, m.stream) = (true, None);
                 out.counts.requeued_visibility += u64::from(m.ends(&self.settings) > now);
             } else if m.place == Place::Delayed && m.at <= now {
                 let m = self.live.get_mut(&slot).unwrap();
@@ -373,28 +400,33 @@ impl Model {
                 out.counts.expired += 1;
             }
         }
-        while let Some(&(waiter, want, _)) = self.waiting.first() {
-            let messages = self.take(now, want, out);
+        while let Some(i) = self.waiting.iter().position(|w| self.credit(w.3) > 0) {
+            let (waiter, want, _, stream) = self.waiting[i];
+            let messages = self.take(now, want, stream, out);
             if messages.is_empty() {
                 break;
             }
-            self.waiting.remove(0);
+            self.waiting.remove(i);
             out.grants.push((waiter, messages));
         }
         out.empty.extend(self.waiting.iter().filter(|w| w.2 <= now).map(|w| w.0));
         self.waiting.retain(|w| w.2 > now);
     }
 
-    fn take(&mut self, now: u64, want: Want, out: &mut Expect) -> Vec<Leased> {
+    fn take(&mut self, now: u64, want: Want, stream: Option<u64>, out: &mut Expect) -> Vec<Leased> {
         let mut taken = Vec::new();
-        if self.paused.recv {
+        if self.paused.recv || self.credit(stream) == 0 {
             return taken;
         }
         let mut bytes = 0;
         let deadline = now + want.visibility_ms.unwrap_or(self.settings.visibility_ms);
         let ready: Vec<u64> = self.live.iter().filter(|(_, m)| m.is_ready()).map(|(&slot, _)| slot).collect();
         for slot in ready {
+            if !self.may_go(slot) {
+                continue;
+            }
             let full = taken.len() as u32 == want.max_messages.max(1)
+                || self.credit(stream) == 0
                 || self.in_flight() >= u64::from(self.settings.max_inflight);
             bytes += self.live[&slot].len;
             if full || (bytes > want.max_bytes && !taken.is_empty()) {
@@ -406,7 +438,7 @@ impl Model {
                 continue;
             }
             self.change(slot, |m| {
-                m.timed_out = false;
+                (m.timed_out, m.stream) = (false, stream);
                 (m.place, m.at, m.settled) = (Place::Leased, deadline, Settled::No);
                 m.attempt += 1;
                 m.delivery += 1;
@@ -425,6 +457,12 @@ impl Model {
             && self.live.get(&d.slot.0).is_some_and(|m| {
                 m.place == Place::Leased && m.delivery == d.delivery && m.settled == Settled::No
             })
+    }
+
+    /// Whether strict order lets it be handed out: nothing of its group that is not dead stands before it.
+    pub(super) fn may_go(&self, slot: u64) -> bool {
+        let holds = |m: &M| m.place != Place::Dead && m.group == self.live[&slot].group;
+        !(self.settings.fifo && self.live.range(..slot).any(|(_, m)| holds(m)))
     }
 
     fn used_up(&self, slot: u64) -> Option<&'static str> {
@@ -467,6 +505,8 @@ fn fresh(s: &StoredAt) -> M {
         delivery: 0,
         settled: Settled::No,
         noted: false,
+        group: s.group,
+        stream: None,
         letter: None,
     }
 }
