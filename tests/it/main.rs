@@ -18,6 +18,7 @@ mod mailbox;
 mod metrics;
 mod policy;
 mod receipts;
+mod restored;
 mod revocation;
 mod snapshot;
 mod stream;

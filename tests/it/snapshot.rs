@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Its place in the store's sequence.
-fn sequence(msg_id: &str) -> u64 {
+pub(crate) fn sequence(msg_id: &str) -> u64 {
     MessageId::parse(msg_id).unwrap().slot().0
 }
 
@@ -41,7 +41,7 @@ fn peek_all(client: &Client, topic: &str, state: &str) -> BTreeMap<String, Value
     }
 }
 
-fn restore(setup: &Setup, snapshot: &str) -> Value {
+pub(crate) fn restore(setup: &Setup, snapshot: &str) -> Value {
     let (code, out, err) = ronctl(setup, &["--json", "snapshot", "restore", snapshot, "--yes"]);
     assert_eq!(code, 0, "{err}");
     serde_json::from_str(&out).unwrap()
@@ -429,6 +429,11 @@ fn a_scrub_moves_a_rotted_message_to_the_dead_letters_before_anybody_wants_it() 
     // a peek shows what it can vouch for; the ids say which are gone from the queue
     let ready = peek_all(&client, "t", "ready");
     assert!(!ready.contains_key(&ids[17]) && !ready.contains_key(&ids[31]) && ready.contains_key(&ids[18]));
+    let looked = node.operator().get(&format!("/v1/acme/t/messages/{}", ids[17])).json(200);
+    assert_eq!(
+        (&looked["state"], &looked["history"][0]["event"], &looked["history"][0]["reason"]),
+        (&json!("dlq"), &json!("dead_lettered"), &json!("integrity"))
+    );
     let metrics = node.mailbox_admin().get("/metrics");
     for line in ["integrity_fail_total{stage=\"egress\"} 2\n", "store_scrub_damages_total 3\n"] {
         assert!(metrics.text().contains(line), "{line}");
