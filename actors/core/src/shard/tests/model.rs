@@ -1,6 +1,8 @@
 //! What a shard should do, said as plainly as possible: one list of messages, walked for everything. Written
 //! from SPEC §4 and sharing nothing with the machine but its vocabulary.
 
+mod rotted;
+
 use crate::message::{Settled, StoredAt};
 use crate::shard::{Counts, DeliveryRef, Leased, NackMode, Paused, Settings, Ticket, Want};
 use crate::time::Millis;
@@ -247,20 +249,6 @@ impl Model {
         let mut out = Expect::default();
         if self.held(d) {
             self.die(now, d.slot.0, "integrity", None, &mut out);
-        }
-        self.pass_time(now, &mut out);
-        out
-    }
-
-    pub(super) fn rotted(&mut self, now: u64, slot: crate::ids::Slot) -> Expect {
-        let mut out = Expect::default();
-        let waits = self.live.get(&slot.0).is_some_and(|m| match m.place {
-            Place::Ready | Place::Delayed => true,
-            Place::Leased => m.timed_out,
-            Place::Dead => false,
-        });
-        if waits {
-            self.die(now, slot.0, "integrity", None, &mut out);
         }
         self.pass_time(now, &mut out);
         out
