@@ -21,3 +21,4 @@ pub mod schemes;
 pub mod seal;
 pub mod socket;
 pub mod telemetry;
+pub mod upkeep;

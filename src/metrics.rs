@@ -112,10 +112,23 @@ pub struct MailboxMetrics {
     pub store_commit_batch_size: Histogram,
     /// Free bytes where the store lives.
     pub store_free_bytes: Gauge,
+    /// Bytes of the store's file.
+    pub store_file_bytes: Gauge,
+    /// Bytes that what lives in it needs, about.
+    pub store_live_bytes: Gauge,
+    /// When the newest snapshot was taken, Unix seconds; 0 = never.
+    pub snapshot_timestamp: Gauge,
+    /// When the store was last read through, Unix seconds; 0 = not since the start.
+    pub scrub_timestamp: Gauge,
+    /// What scrubs found damaged.
+    pub scrub_damages: Counter,
+    /// Bytes of the newest snapshot.
+    pub snapshot_bytes: Gauge,
     /// TLS handshakes that failed.
     pub tls_handshake_failures: Counter,
     rejected: HashMap<&'static str, Counter>,
     integrity_fail: [Counter; 2],
+    snapshots: [Counter; 2],
     service_restarts: Vec<Counter>,
     bus_lagged: Vec<Counter>,
     bus_dropped: Vec<Counter>,
@@ -146,6 +159,27 @@ impl MailboxMetrics {
                 .histogram("store_commit_batch_size", "Messages and state changes of one store commit."),
             policy_version: r.gauge("policy_version", "Version of the policy in force.", &[]),
             store_free_bytes: r.gauge("store_free_bytes", "Free bytes where the store lives.", &[]),
+            store_file_bytes: r.gauge("store_file_bytes", "Bytes of the store's file.", &[]),
+            store_live_bytes: r.gauge(
+                "store_live_bytes",
+                "Bytes that what lives in the store needs, about.",
+                &[],
+            ),
+            snapshot_timestamp: r.gauge(
+                "store_snapshot_timestamp_seconds",
+                "When the newest snapshot was taken, Unix time; 0 = never.",
+                &[],
+            ),
+            scrub_timestamp: r.gauge(
+                "store_scrub_timestamp_seconds",
+                "When the store was last scrubbed, Unix time; 0 = not since the start.",
+                &[],
+            ),
+            scrub_damages: r.counter("store_scrub_damages_total", "What scrubs found damaged.", &[]),
+            snapshot_bytes: r.gauge("store_snapshot_bytes", "Bytes of the newest snapshot.", &[]),
+            snapshots: ["ok", "failed"].map(|result| {
+                r.counter("store_snapshots_total", "Snapshots, by how they ended.", &[("result", result)])
+            }),
             tls_handshake_failures: r.counter(
                 "tls_handshake_failures_total",
                 "TLS handshakes that failed.",
@@ -178,6 +212,11 @@ impl MailboxMetrics {
     /// A payload's hash was wrong.
     pub fn integrity_fail(&self, stage: Stage) {
         self.integrity_fail[stage as usize].increment(1);
+    }
+
+    /// A snapshot was taken, or failed.
+    pub fn snapshot_ended(&self, taken: bool) {
+        self.snapshots[usize::from(!taken)].increment(1);
     }
 
     /// A child of `service` was restarted.

@@ -10,6 +10,7 @@ use crate::observe::Watch;
 use crate::policy::{PolicyKeeper, PolicyWatch, read_policy};
 use crate::providers::{serve_providers, verifier_specs};
 use crate::socket::{SocketPlace, make_data_dir};
+use crate::upkeep::Upkeep;
 use arc_swap::ArcSwap;
 use ron_actors::blocking::Blocking;
 use ron_actors::entropy::{Entropy, OsEntropy};
@@ -87,6 +88,9 @@ pub struct Node {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) addresses: BTreeMap<&'static str, SocketAddr>,
     pub(crate) socket: SocketPlace,
+    pub(crate) upkeep: Arc<Upkeep>,
+    /// What the boot could not have.
+    pub(crate) warnings: Vec<String>,
     verifiers: SupervisorRef,
     listeners: Vec<Listening>,
     policy_watch: Option<PolicyWatch>,
@@ -130,7 +134,18 @@ impl Node {
         let limits = &config.interop.limits;
         let rate = Arc::new(RateLimits::new(of(limits.max_rps), of(limits.burst_rps)));
         config.wants_temporary_data_dir = false;
+        let file = config.node.data_dir.join(STORE_FILE);
+        let upkeep = Upkeep::new(
+            &config,
+            file,
+            tree.store.clone(),
+            tree.mailbox.clone(),
+            metrics.clone(),
+            clock.clone(),
+        );
         let mut node = Node {
+            upkeep: Arc::new(upkeep),
+            warnings: warnings.clone(),
             tree,
             readiness: Arc::new(Readiness::booting()),
             metrics,
@@ -152,6 +167,7 @@ impl Node {
         for part in Part::ALL {
             node.readiness.set(part, true);
         }
+        node.upkeep.begin();
         Ok(node)
     }
 
@@ -202,6 +218,7 @@ impl Node {
     pub async fn shut(self) {
         self.readiness.start_drain();
         self.tree.mailbox.end_waits();
+        self.upkeep.stop().await;
         self.leases_settled().await;
         drop(self.policy_watch);
         self.tree.bus.publish(Event::Shutdown);
@@ -368,6 +385,7 @@ fn lay(
             two_phase_commit: config.store.two_phase_commit,
             dedup_keys_max: usize::try_from(config.store.max_dedup_keys).unwrap_or(usize::MAX),
             dedup_keys_topic_max: usize::try_from(mailbox.settings.max_dedup_keys).unwrap_or(usize::MAX),
+            compact_free_bytes: config.store.compact_free.0,
             ram_bytes_max: config.store.ram_bytes.as_usize(),
             blocking: Blocking::Pool,
         },

@@ -190,6 +190,8 @@ impl Duties {
         if self.ticks.is_multiple_of(4)
             && let Ok(figures) = node.tree.store.ask(|engine| engine.figures()).await
         {
+            let warnings = node.upkeep.look(&figures);
+            node.readiness.set_warnings([&node.warnings[..], &warnings].concat());
             node.store_figures.store(Arc::new(figures));
         }
         if self.ticks.is_multiple_of(UPKEEP_TICKS) {

@@ -113,8 +113,12 @@ pub trait ControlDesk: Send + Sync + 'static {
     fn apply_preset(&self, preset: &str, ttl_ms: u64, peer: Peer) -> Result<serde_json::Value, Refusal>;
 }
 
-/// The Unix socket's router. `mailbox` must have full access.
-pub fn ctl_router<D: ControlDesk, M: MailboxService>(desk: Arc<D>, mailbox: Arc<MailboxApp<M>>) -> Router {
+/// The Unix socket's router. `mailbox` must have full access; `more` is served beside it.
+pub fn ctl_router<D: ControlDesk, M: MailboxService>(
+    desk: Arc<D>,
+    mailbox: Arc<MailboxApp<M>>,
+    more: Router,
+) -> Router {
     let routes = Router::new()
         .route("/ctl/status", get(status::<D>))
         .route("/ctl/providers", get(providers::<D>))
@@ -130,7 +134,7 @@ pub fn ctl_router<D: ControlDesk, M: MailboxService>(desk: Arc<D>, mailbox: Arc<
         .route("/ctl/keys", get(keys::<D>))
         .route("/ctl/key/rotate", post(rotate::<D>))
         .with_state(desk);
-    with_fallbacks(routes.merge(mailbox_routes(mailbox.clone())).merge(topic_routes(mailbox)))
+    with_fallbacks(routes.merge(more).merge(mailbox_routes(mailbox.clone())).merge(topic_routes(mailbox)))
 }
 
 type Answer = Result<Response, Failure>;
@@ -164,7 +168,7 @@ async fn rotate<D: ControlDesk>(State(desk): State<Arc<D>>, request: Request) ->
 }
 
 /// A small JSON body, and who sent it.
-async fn json_of_peer<T: DeserializeOwned>(request: Request) -> Result<(Peer, T), Failure> {
+pub(crate) async fn json_of_peer<T: DeserializeOwned>(request: Request) -> Result<(Peer, T), Failure> {
     let (parts, body) = request.into_parts();
     headers::json_body(&parts.headers)?;
     body::within_limit(body::declared_len(&body), BODY_BYTES_MAX)?;

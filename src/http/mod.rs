@@ -20,6 +20,7 @@ pub mod mailbox;
 pub mod readiness;
 pub mod request;
 pub mod serve;
+pub mod upkeep;
 
 #[cfg(test)]
 mod tests;

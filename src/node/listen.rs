@@ -13,6 +13,7 @@ use crate::http::interop::{InteropApp, Version, interop_router};
 use crate::http::mailbox::{Durability, MailboxApp, MailboxLimits, mailbox_router};
 use crate::http::request::Ids;
 use crate::http::serve::{ServeLimits, serve_tcp, serve_unix};
+use crate::http::upkeep::upkeep_routes;
 use crate::observe::Queues;
 use crate::providers::shown_providers;
 use crate::socket::SocketPlace;
@@ -177,7 +178,7 @@ impl Node {
         let listener = self.socket.bind().map_err(taken)?;
         let mailbox = self.mailbox_app(shared, Surface::Internal, Access::Full, None);
         let meter = Meter::new(Surface::Internal, self.metrics.clone());
-        let router = ctl_router(Arc::new(desk), mailbox);
+        let router = ctl_router(Arc::new(desk), mailbox, upkeep_routes(self.upkeep.clone()));
         let door = Arc::new(Door::new(router, meter, shared.ids.clone()));
         self.listeners.push(serve_unix(listener, door, ServeLimits::default()));
         Ok(())

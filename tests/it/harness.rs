@@ -274,12 +274,35 @@ impl TestNode {
         poll("the node's end", || self.child.try_wait().unwrap())
     }
 
+    /// SIGTERM, and the end of it.
+    pub(crate) fn stop(mut self) -> Setup {
+        self.signal(Signal::TERM);
+        assert!(self.wait_exit().success(), "a drained node exits 0");
+        self.setup.clone()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) -> Setup {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.setup.clone()
+    }
+
     /// SIGKILL, and a new node on the same data.
     pub(crate) fn kill_and_restart(mut self) -> TestNode {
         let _ = self.child.kill();
         let _ = self.child.wait();
         self.setup.clone().start()
     }
+}
+
+/// Runs `ronctl` for a node that may be stopped: exit code, stdout, stderr.
+pub(crate) fn ronctl(setup: &Setup, arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ronctl"));
+    command.env_clear().arg("--config").arg(setup.config_file()).args(arguments).current_dir(setup.dir());
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
 
 /// Polls until there is something, 30 s at most.

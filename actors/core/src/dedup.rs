@@ -78,6 +78,8 @@ pub struct Dedup {
     /// When to look at which row. An entry whose row has another expiry by now means nothing.
     expiring: BinaryHeap<Reverse<(Millis, u32)>>,
     live: BTreeMap<ShardId, u64>,
+    /// How many are of messages that are kept in memory alone.
+    ram: usize,
 }
 
 impl Dedup {
@@ -94,6 +96,7 @@ impl Dedup {
             index: HashTable::new(),
             expiring: BinaryHeap::new(),
             live: BTreeMap::new(),
+            ram: 0,
         }
     }
 
@@ -146,6 +149,8 @@ impl Dedup {
         if let Some(number) = self.find(row.shard, row.key) {
             let known = &mut self.rows[number as usize];
             if known.slot < row.slot {
+                self.ram += usize::from(row.slot.is_ram());
+                self.ram -= usize::from(known.slot.is_ram());
                 *known = row;
                 self.expiring.push(Reverse((row.expires, number)));
             }
@@ -169,6 +174,7 @@ impl Dedup {
         self.index.insert_unique(hash(secret, row.shard, row.key), number, hash_of);
         self.expiring.push(Reverse((row.expires, number)));
         *self.live.entry(row.shard).or_default() += 1;
+        self.ram += usize::from(row.slot.is_ram());
     }
 
     /// Drops what has expired at `now`, and says how many that were. O(log n) a key dropped.
@@ -210,6 +216,12 @@ impl Dedup {
         self.index.len()
     }
 
+    /// Of [`Dedup::len`], those of messages that are kept in memory alone.
+    #[must_use]
+    pub fn ram_len(&self) -> usize {
+        self.ram
+    }
+
     /// Whether no key is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -236,6 +248,7 @@ impl Dedup {
             entry.remove();
         }
         row.expires = Millis(0);
+        self.ram -= usize::from(row.slot.is_ram());
         self.free.push(number);
         if let Some(count) = self.live.get_mut(&row.shard) {
             *count -= 1;
@@ -383,6 +396,7 @@ mod tests {
                 plain.insert((shard, key), (now, expires));
             }
             assert_eq!(dedup.len(), plain.len());
+            assert_eq!(dedup.ram_len(), plain.values().filter(|(slot, _)| Slot(*slot).is_ram()).count());
             assert!(dedup.rows.len() <= 60, "places are used again");
         }
     }

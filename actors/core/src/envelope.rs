@@ -47,6 +47,9 @@ pub struct Envelope {
     /// Why and when it was dead-lettered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<DeadLetterView>,
+    /// When the store that it is in was last restored from a snapshot with it, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restored_at: Option<String>,
 }
 
 /// The `dead_letter` part of an Envelope.
@@ -109,6 +112,7 @@ impl Envelope {
                 last_error: letter.last_error,
                 at: letter.at.rfc3339(),
             }),
+            restored_at: None,
         }
     }
 }

@@ -14,6 +14,8 @@ pub const ATTRS_MAX: usize = 16;
 /// See [`ATTRS_MAX`].
 pub const ATTR_BYTES_MAX: usize = 4 * 1024;
 
+/// The dead letter's reason when the stored record fails its checksum.
+pub const INTEGRITY: &str = "integrity";
 /// The attribute that names a message's group, where a topic keeps strict order.
 pub const GROUP_ATTR: &str = "group";
 
@@ -246,6 +248,12 @@ pub enum StateOp {
 }
 
 impl StateOp {
+    /// Whether it dead-letters a message because its record is damaged.
+    #[must_use]
+    pub fn is_for_integrity(&self) -> bool {
+        matches!(self, StateOp::Dead { letter, .. } if letter.reason == INTEGRITY)
+    }
+
     /// The message it changes, or the first of them.
     #[must_use]
     pub const fn slot(&self) -> Slot {

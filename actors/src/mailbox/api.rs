@@ -19,7 +19,7 @@ use ron_core::shard::{
     Command, DeliveryRef, NackMode, Paused, PeekState, Peeked, Settings, Stats, StreamId, Violation,
     WaiterId, Want,
 };
-use ron_core::time::Clock;
+use ron_core::time::{Clock, Millis};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -146,15 +146,15 @@ impl Mailbox {
         let (reply, answer) = oneshot::channel();
         self.send(&entry, ShardMsg::Enqueue(messages, reply, permit)).await?;
         let outcomes = received(answer.await)?;
-        let incarnation = self.inner.store.identity().incarnation;
+        let identity = self.inner.store.identity();
         let of = |outcome: PutOutcome| match outcome {
             PutOutcome::Stored(at) => Ok(Enqueued {
-                msg_id: MessageId::new(at.enqueued, incarnation, at.slot),
+                msg_id: identity.message_id(at.enqueued, at.slot),
                 duplicate: false,
                 other_body: false,
             }),
             PutOutcome::Duplicate { slot, enqueued, other_body } => {
-                let msg_id = MessageId::new(enqueued, incarnation, slot);
+                let msg_id = identity.message_id(enqueued, slot);
                 Ok(Enqueued { msg_id, duplicate: true, other_body })
             }
             PutOutcome::Conflict => Err(Reason::IdempotencyConflict),
@@ -242,9 +242,11 @@ impl Mailbox {
     }
 
     fn envelope(&self, queue: &QueueKey, message: &StoredMessage, view: DeliveryView) -> Envelope {
-        let incarnation = self.inner.store.identity().incarnation;
-        let msg_id = MessageId::new(message.enqueued, incarnation, message.slot);
-        Envelope::new(queue, msg_id.to_string(), message, view)
+        let identity = self.inner.store.identity();
+        let msg_id = identity.message_id(message.enqueued, message.slot);
+        let mut envelope = Envelope::new(queue, msg_id.to_string(), message, view);
+        envelope.restored_at = identity.restored_at(message.slot).map(Millis::rfc3339);
+        envelope
     }
 
     /// Settles deliveries; one result a receipt, in order, after the commit.
@@ -406,6 +408,16 @@ impl Mailbox {
         let row =
             |entry: Arc<Entry>| TopicRow { topic: entry.key.topic.clone(), stats: entry.figures.stats() };
         Ok((entries.into_iter().map(row).collect(), next))
+    }
+
+    /// Has damaged messages dead-lettered with reason `integrity`, unless a consumer has them. When this returns it is
+    /// under way.
+    pub async fn rotted(&self, queue: &QueueKey, slots: Vec<Slot>) {
+        let Some(entry) = self.inner.directory.get(queue) else { return };
+        tracing::error!(queue = %queue, messages = slots.len(), "records failed their check and go to the DLQ");
+        if self.send(&entry, ShardMsg::Rotted(slots)).await.is_err() {
+            tracing::warn!(queue = %queue, "the queue is down; the next scrub finds them again");
+        }
     }
 
     /// Ends all long polls, empty: the node drains.

@@ -49,11 +49,11 @@ impl Mailbox {
         let state: Option<MsgState> = received(answer.await)?;
         let history = self.remembered(&entry, id).await?;
         let unknown = || Refusal::new(Reason::NotFound, "the topic has no message of this id");
-        let incarnation = self.inner.store.identity().incarnation;
+        let identity = self.inner.store.identity();
         let first = history.first().map(|first| first.what);
         let truncated = first != Some(What::Enqueued);
         let Some(state) = state else {
-            let is_its = |happened: &&Happened| id.is(happened.enqueued, incarnation);
+            let is_its = |happened: &&Happened| id == identity.message_id(happened.enqueued, id.slot());
             let ended = |what| matches!(what, What::Acked | What::Expired | What::Purged);
             let last = history.last().filter(|last| ended(last.what) && history.iter().any(|h| is_its(&h)));
             let (fate, attempts) =
@@ -65,7 +65,7 @@ impl Mailbox {
             crate::store::ReadFailure::Gone => unknown(),
             _ => Refusal::new(Reason::Storage, "the store cannot be read now; retry").without_effect(),
         })?;
-        if !id.is(enqueued, incarnation) {
+        if id != identity.message_id(enqueued, id.slot()) {
             return Err(unknown());
         }
         let last_error = match state.phase {

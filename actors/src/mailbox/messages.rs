@@ -79,6 +79,8 @@ pub enum ShardMsg {
     Wake,
     /// A record that failed its checksum.
     Corrupt(DeliveryRef),
+    /// Records that a scrub found damaged.
+    Rotted(Vec<Slot>),
     /// The figures.
     Stat(StatReply),
     /// A page of messages.
@@ -122,6 +124,7 @@ pub(super) fn refuse(message: ShardMsg, refusal: &Refusal) {
         | ShardMsg::Check(_)
         | ShardMsg::Unwanted { .. }
         | ShardMsg::Corrupt(_)
+        | ShardMsg::Rotted(_)
         | ShardMsg::Committed(..)
         | ShardMsg::Failed(_)
         | ShardMsg::Loaded(..)

@@ -191,6 +191,12 @@ impl ShardState {
                 self.args.observer.integrity_failed();
                 self.apply_and_carry(myself, Command::Corrupt { delivery });
             }
+            ShardMsg::Rotted(slots) => {
+                let Some(step) = self.apply(Command::Rotted { slots }) else { return };
+                let moved = step.ops.iter().filter(|op| op.is_for_integrity()).count();
+                (0..moved).for_each(|_| self.args.observer.integrity_failed());
+                self.carry(myself, step, Vec::new(), None);
+            }
             ShardMsg::Configure(change, reply, permit) => self.configure(myself, &change, reply, permit),
             ShardMsg::Purge(reply, permit) => self.purge(myself, reply, permit),
             ShardMsg::Stat(reply) => self.stat(reply),

@@ -3,8 +3,9 @@
 //! while one commit is running is committed as one.
 
 use super::cell::{Ask, EngineCell, Finished, LoadRequest};
-use super::engine::{Engine, Identity};
+use super::engine::Engine;
 use super::error::{StoreError, UnitFailure};
+use super::identity::Identity;
 use super::load::LoadJob;
 use super::queue::Item;
 use super::read::Reader;

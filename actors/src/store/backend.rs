@@ -22,6 +22,11 @@ pub trait Medium: Send + Sync + fmt::Debug {
     /// Whether a commit survives the end of the process.
     fn durable(&self) -> bool;
 
+    /// Bytes of the file, if it is one.
+    fn file_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Makes good the room that is held ready for what must not fail, if some was taken. Whether it is whole. Blocks.
     fn make_room(&self) -> bool {
         true
@@ -83,6 +88,13 @@ impl Place for FilePlace {
 
     fn current(&self) -> Result<Option<Ballasted>, StoreError> {
         let Some(file) = FilePlace::open(&self.path, false)? else { return Ok(None) };
+        // left by a renewal or a restore that was interrupted; the lock says that none runs
+        match std::fs::remove_file(&self.new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(FilePlace::io_error(&self.new, error));
+            }
+            _ => {}
+        }
         let loaded = self.ballast.load(file).map_err(|error| FilePlace::io_error(&self.path, error))?;
         Ok(Some(loaded))
     }
@@ -91,6 +103,10 @@ impl Place for FilePlace {
         let file = FilePlace::open(&self.new, true)?.ok_or(StoreError::Locked)?;
         file.set_len(0).map_err(|error| FilePlace::io_error(&self.new, error))?;
         self.ballast.load(file).map_err(|error| FilePlace::io_error(&self.new, error))
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        Some(std::fs::metadata(&self.path).ok()?.len())
     }
 
     fn switch(&self, replace: bool) -> Result<(), StoreError> {
@@ -114,6 +130,13 @@ impl Place for FilePlace {
 #[derive(Debug, Default)]
 pub struct RamMedium {
     blocks: RamBackend,
+}
+
+#[cfg(test)]
+impl RamMedium {
+    pub(crate) fn backend(&self) -> RamBackend {
+        self.blocks.clone()
+    }
 }
 
 impl Medium for RamMedium {

@@ -2,8 +2,9 @@
 //! and its successor waits for that one instead of racing it. Also where a failed store is closed and reopened.
 
 use super::backend::Medium;
-use super::engine::{Engine, Identity, TopicRow, Work};
+use super::engine::{Engine, TopicRow, Work};
 use super::error::{StoreError, UnitFailure};
+use super::identity::Identity;
 use super::load::LoadJob;
 use super::queue::{Counts, Queue, Turn};
 use super::read::Reader;
@@ -20,6 +21,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedMutexGuard, oneshot};
+
+/// A store that holds more than this is not compacted while the node stops: whoever waits for that would not wait for
+/// it. The operators' command does it.
+const COMPACTED_BYTES_MAX: u64 = 1 << 30;
 
 /// A question to the engine, answered after the commits before it.
 pub type Ask = Box<dyn FnOnce(Result<&Engine, UnitFailure>) + Send>;
@@ -315,21 +320,41 @@ impl EngineCell {
 
     /// Drops the engine and waits until nobody reads the old file any more.
     fn close(&self, state: &mut State) {
+        drop(self.detach(state));
+    }
+
+    fn detach(&self, state: &mut State) -> Option<Database> {
         self.healthy.store(false, Ordering::Relaxed);
         self.reader.attach(None);
         self.reader.clear();
-        if let Some(mut engine) = state.engine.take() {
-            state.volatile = engine.take_volatile();
-            state.epochs = engine.epochs;
-            let mut db: Arc<Database> = engine.db;
-            // Readers hold the database for one short transaction.
-            loop {
-                match Arc::try_unwrap(db) {
-                    Ok(last) => return drop(last),
-                    Err(shared) => db = shared,
-                }
-                std::thread::yield_now();
+        let mut engine = state.engine.take()?;
+        state.volatile = engine.take_volatile();
+        state.epochs = engine.epochs;
+        let mut db: Arc<Database> = engine.db;
+        // Readers hold the database for one short transaction.
+        loop {
+            match Arc::try_unwrap(db) {
+                Ok(last) => return Some(last),
+                Err(shared) => db = shared,
             }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Gives free space back to the file system, if it is worth it and does not take long.
+    fn give_back(&self, mut db: Database, live_bytes: u64) {
+        let Some(before) = self.medium.file_bytes() else { return };
+        let free = before.saturating_sub(live_bytes);
+        let least = self.config.compact_free_bytes;
+        if least == 0 || free < least || free < live_bytes || live_bytes > COMPACTED_BYTES_MAX {
+            return;
+        }
+        match db.compact() {
+            Ok(_) => {
+                drop(db);
+                tracing::info!(before, after = self.medium.file_bytes(), "store compacted");
+            }
+            Err(error) => tracing::warn!(%error, "the store was not compacted"),
         }
     }
 
@@ -392,6 +417,9 @@ impl EngineCell {
         {
             tracing::warn!(%error, "the store could not be tidied at shutdown; the next start does it");
         }
-        self.close(&mut state);
+        let live_bytes = state.engine.as_ref().map(|engine| engine.figures().live_bytes());
+        if let Some((db, live_bytes)) = self.detach(&mut state).zip(live_bytes) {
+            self.give_back(db, live_bytes);
+        }
     }
 }

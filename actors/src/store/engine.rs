@@ -8,6 +8,7 @@ use super::chunks::{ChunkInfo, ShardChunks};
 use super::codec::{ChunkStates, Delta, open_value, seal, seal_value};
 use super::cut::{CutChunk, part_count, parts};
 use super::error::{StoreError, UnitFailure};
+use super::identity::Identity;
 use super::prepare::Batch;
 use super::read::{ChunkImage, Reader};
 use super::recover::{BootCounts, ClockFrom, Opening};
@@ -17,9 +18,8 @@ use super::volatile::Volatile;
 use super::{ShardEpoch, StoreConfig};
 use redb::{Database, ReadableTable, WriteTransaction};
 use ron_core::dedup::Dedup;
-use ron_core::ids::{Incarnation, QueueKey, ShardId, Slot};
+use ron_core::ids::{QueueKey, ShardId, Slot};
 use ron_core::message::{DeadLetter, MsgState, NewMessage, PutOutcome, StateOp};
-use ron_core::receipt::ReceiptKey;
 use ron_core::shard::TopicState;
 use ron_core::time::{Clock, Millis};
 use serde::{Deserialize, Serialize};
@@ -62,15 +62,6 @@ pub struct TopicRow {
 /// States that differ from the chunk's `STATE` row; `None` = gone.
 pub(crate) type Dirty = BTreeMap<u16, Option<MsgState>>;
 
-/// Facts of a store that never change while it is open.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    /// New at creation, at restore, and at every start in RAM mode.
-    pub incarnation: Incarnation,
-    /// What receipts are tagged with.
-    pub receipt_key: Arc<ReceiptKey>,
-}
-
 /// Figures of the store, for operators.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreFigures {
@@ -78,12 +69,30 @@ pub struct StoreFigures {
     pub chunks: u64,
     /// Live messages, dead letters included.
     pub live: u64,
+    /// Chunks that few live messages keep; they are rewritten when the store is idle.
+    pub stragglers: u64,
     /// Bytes of the bodies kept.
     pub body_bytes: u64,
     /// Live idempotency keys.
     pub dedup_keys: u64,
     /// Commits since it was opened.
     pub commits: u64,
+    /// Of `live`, those that are kept in memory alone.
+    pub ram_messages: u64,
+    /// Of `body_bytes`, theirs.
+    pub ram_bytes: u64,
+    /// Of `dedup_keys`, theirs.
+    pub ram_keys: u64,
+}
+
+impl StoreFigures {
+    /// Bytes that a file needs for what lives in it, about: bodies with what they are rounded up by, heads, keys.
+    #[must_use]
+    pub const fn live_bytes(&self) -> u64 {
+        let bodies = self.body_bytes.saturating_sub(self.ram_bytes);
+        let rows = (self.live + self.dedup_keys).saturating_sub(self.ram_messages + self.ram_keys);
+        bodies + bodies / 4 + rows * 64
+    }
 }
 
 /// An open store.
@@ -161,12 +170,17 @@ impl Engine {
     /// The store's figures.
     #[must_use]
     pub fn figures(&self) -> StoreFigures {
+        let in_ram = self.chunks.iter().filter(|(chunk, _)| Slot::new(**chunk, 0).is_ram());
         StoreFigures {
             chunks: self.chunks.len() as u64,
             live: self.chunks.values().map(|info| u64::from(info.live)).sum(),
             body_bytes: self.chunks.values().map(|info| u64::from(info.body_len)).sum(),
+            stragglers: self.stragglers.len() as u64,
             dedup_keys: self.dedup.len() as u64,
             commits: self.commits,
+            ram_messages: in_ram.map(|(_, info)| u64::from(info.live)).sum(),
+            ram_bytes: self.volatile.bytes() as u64,
+            ram_keys: self.dedup.ram_len() as u64,
         }
     }
 

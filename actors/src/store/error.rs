@@ -47,6 +47,9 @@ pub enum StoreError {
         /// Of this build.
         known: u32,
     },
+    /// The file is a snapshot: a store that went on from it would give its ids a second time.
+    #[error("the file is a snapshot, not a store: bring it back with `ronctl snapshot restore`")]
+    IsSnapshot,
     /// The store is being reopened.
     #[error("the store is being reopened")]
     Reopening,

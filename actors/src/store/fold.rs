@@ -84,7 +84,7 @@ impl Engine {
         }
         let now = self.clock.now().max(self.last_commit);
         let fold = self.fold_is_due(now);
-        let rewrite = !fold && !self.stragglers.is_empty();
+        let rewrite = !fold && !self.stragglers.is_empty() && !self.reader.rewrites_are_held();
         let sweep = now.since(self.dedup_swept) >= DEDUP_BUCKET_MS;
         let heartbeat = now < self.latest_deadline && now.since(self.last_commit) >= HEARTBEAT_MS;
         if !(fold || rewrite || sweep || heartbeat) {

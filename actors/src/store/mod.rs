@@ -6,37 +6,55 @@ pub mod actor;
 pub mod backend;
 mod ballast;
 pub mod cell;
+mod check;
 mod chunks;
 mod codec;
+mod copy;
 mod cut;
 mod engine;
 mod error;
+mod findings;
 mod fold;
+mod identity;
+mod inventory;
 mod load;
+pub mod offline;
 mod prepare;
 mod queue;
 mod read;
 mod recover;
 mod renew;
+mod restore;
 mod schema;
+pub mod scrub;
+pub mod snapshots;
 mod still;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_keep;
+#[cfg(test)]
 mod tests_lost;
 pub mod unit;
+mod untouched;
 mod volatile;
 
 pub use actor::{Store, StoreActor, StoreArgs};
 pub use backend::{FileMedium, FilePlace, Medium, RamBackend, RamMedium};
 pub use ballast::Ballasted;
 pub use cell::{EngineCell, Opened};
-pub use engine::{Engine, Identity, StoreFigures, TopicRow, Work};
+pub use check::Checker;
+pub use engine::{Engine, StoreFigures, TopicRow, Work};
 pub use error::{StoreError, UnitFailure};
+pub use findings::{Damage, Findings};
+pub use identity::{Identity, PastLife, SnapshotMark};
 pub use load::LoadJob;
 pub use read::{ReadFailure, Reader};
 pub use recover::{BootCounts, ClockFrom, Opening};
 pub use renew::{Place, Renewing};
+pub use restore::{Plan, Replaced, RestoreError, Restored, TopicRestored};
+pub use scrub::Scrub;
+pub use snapshots::{SnapshotConfig, SnapshotError, SnapshotFile, Snapshots, list_snapshots};
 pub use unit::{OnDone, ShardSink, Unit, UnitResult};
 
 use crate::blocking::Blocking;
@@ -56,6 +74,9 @@ pub struct StoreConfig {
     pub dedup_keys_max: usize,
     /// Live idempotency keys of one topic.
     pub dedup_keys_topic_max: usize,
+    /// Free bytes of the file that are given back when the store is closed in good order, if they are more than half of
+    /// it; 0 = never.
+    pub compact_free_bytes: u64,
     /// Bytes of messages that are kept in memory alone, all topics.
     pub ram_bytes_max: usize,
     /// Where commits, loads and reads run.
@@ -70,6 +91,7 @@ impl Default for StoreConfig {
             two_phase_commit: true,
             dedup_keys_max: 8_000_000,
             dedup_keys_topic_max: 1_000_000,
+            compact_free_bytes: 0,
             ram_bytes_max: 64 << 20,
             blocking: Blocking::Pool,
         }

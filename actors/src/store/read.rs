@@ -14,6 +14,7 @@ use ron_core::ids::{ShardId, Slot};
 use ron_core::message::{DeadLetter, StoredMessage};
 use ron_core::time::Millis;
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A chunk's records, decoded no further than their places.
@@ -104,6 +105,18 @@ struct Shared {
     pinned: Mutex<Pinned>,
     cache_bytes_max: usize,
     blocking: Blocking,
+    /// How many want the bodies to stay where they are.
+    rewrites_held: AtomicUsize,
+}
+
+/// While it lives, no chunk is rewritten: a head keeps fitting the body that was read before it.
+#[derive(Debug)]
+pub(crate) struct RewritesHeld(Reader);
+
+impl Drop for RewritesHeld {
+    fn drop(&mut self) {
+        self.0.0.rewrites_held.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Reads messages out of the store. Cheap to clone; survives a reopening.
@@ -115,7 +128,19 @@ impl Reader {
     #[must_use]
     pub fn new(cache_bytes_max: usize, blocking: Blocking) -> Reader {
         let (db, cache) = (ArcSwapOption::empty(), Mutex::default());
-        Reader(Arc::new(Shared { db, cache, pinned: Mutex::default(), cache_bytes_max, blocking }))
+        let rewrites_held = AtomicUsize::new(0);
+        let pinned = Mutex::default();
+        Reader(Arc::new(Shared { db, cache, pinned, cache_bytes_max, blocking, rewrites_held }))
+    }
+
+    /// Keeps chunks from being rewritten, from the next turn of the store on.
+    pub(crate) fn hold_rewrites(&self) -> RewritesHeld {
+        self.0.rewrites_held.fetch_add(1, Ordering::AcqRel);
+        RewritesHeld(self.clone())
+    }
+
+    pub(crate) fn rewrites_are_held(&self) -> bool {
+        self.0.rewrites_held.load(Ordering::Acquire) > 0
     }
 
     fn pinned(&self) -> std::sync::MutexGuard<'_, Pinned> {

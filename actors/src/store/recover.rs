@@ -5,18 +5,18 @@ use super::StoreConfig;
 use super::backend::Medium;
 use super::chunks::{ChunkInfo, ShardChunks};
 use super::codec::{ChunkStates, Delta, Head, open_value};
-use super::engine::{Dirty, Engine, Identity, TopicRow, chunk_states, write_meta};
+use super::engine::{Dirty, Engine, TopicRow, chunk_states, write_meta};
 use super::error::StoreError;
 use super::fold::by_place;
+use super::identity::{self, Identity};
 use super::read::Reader;
 use super::schema::{BODY, DEDUP, DELTA, DLQ, FORMAT, HEAD, META, NOTE, STATE, STILL, TOPIC};
 use super::still::Still;
 use super::volatile::Volatile;
 use redb::{Database, ReadableTable, WriteTransaction};
 use ron_core::dedup::{Dedup, DedupRow};
-use ron_core::ids::{Incarnation, ShardId};
+use ron_core::ids::ShardId;
 use ron_core::message::{MsgState, Phase};
-use ron_core::receipt::ReceiptKey;
 use ron_core::shard::Settings;
 use ron_core::time::{Clock, Millis};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -155,13 +155,10 @@ fn create_tables(txn: &WriteTransaction, opening: Opening) -> Result<Identity, S
         Some(found) if found < FORMAT => return Err(StoreError::OlderFormat { found, known: FORMAT }),
         Some(_) => {}
     }
-    let missing = |name: &'static str| move || StoreError::damaged("meta", name, "missing");
-    let incarnation: u64 = read_meta(txn, "incarnation")?.ok_or_else(missing("incarnation"))?;
-    let receipt_key: [u8; 32] = read_meta(txn, "receipt_key")?.ok_or_else(missing("receipt_key"))?;
-    Ok(Identity {
-        incarnation: Incarnation(incarnation),
-        receipt_key: Arc::new(ReceiptKey::new(receipt_key)),
-    })
+    if identity::is_snapshot(txn)? {
+        return Err(StoreError::IsSnapshot);
+    }
+    Identity::read(&txn.open_table(META)?)
 }
 
 fn read_meta<T: serde::de::DeserializeOwned>(

@@ -38,6 +38,11 @@ pub trait Place: Send + Sync + fmt::Debug {
     /// The device's; the place is then as before, or as after.
     fn switch(&self, replace: bool) -> Result<(), StoreError>;
 
+    /// Bytes of the current file, if it is one.
+    fn bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// See [`Medium::make_room`].
     fn make_room(&self) -> bool {
         true
@@ -92,6 +97,10 @@ impl<P: Place> Medium for Renewing<P> {
 
     fn durable(&self) -> bool {
         true
+    }
+
+    fn file_bytes(&self) -> Option<u64> {
+        self.place.bytes()
     }
 
     fn make_room(&self) -> bool {

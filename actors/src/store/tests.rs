@@ -27,14 +27,14 @@ type Table = TableDefinition<'static, u64, &'static [u8]>;
 const SHARD: ShardId = ShardId(7);
 
 /// A store in RAM blocks that outlive each engine.
-struct Bench {
-    medium: RamMedium,
-    clock: ManualClock,
-    config: StoreConfig,
+pub(super) struct Bench {
+    pub(super) medium: RamMedium,
+    pub(super) clock: ManualClock,
+    pub(super) config: StoreConfig,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    pub(super) fn new() -> Bench {
         let clock = ManualClock::new(Millis(1_000_000));
         Bench { medium: RamMedium::default(), clock, config: StoreConfig::default() }
     }
@@ -48,28 +48,28 @@ impl Bench {
         Ok((engine, counts.get(&SHARD).copied().unwrap_or_default(), reader))
     }
 
-    fn try_open(&self) -> Result<(Engine, Reader), StoreError> {
+    pub(super) fn try_open(&self) -> Result<(Engine, Reader), StoreError> {
         self.boot().map(|(engine, _, reader)| (engine, reader))
     }
 
-    fn open(&self) -> (Engine, Reader) {
+    pub(super) fn open(&self) -> (Engine, Reader) {
         self.try_open().unwrap()
     }
 
     /// Writes into a table of a closed store.
-    fn spoil(&self, table: Table, key: u64, row: &[u8]) {
+    pub(super) fn spoil(&self, table: Table, key: u64, row: &[u8]) {
         let db = self.raw();
         let txn = db.begin_write().unwrap();
         txn.open_table(table).unwrap().insert(key, row).unwrap();
         txn.commit().unwrap();
     }
 
-    fn raw(&self) -> Database {
+    pub(super) fn raw(&self) -> Database {
         self.medium.open(&mut Database::builder()).unwrap()
     }
 }
 
-fn message(text: &str) -> NewMessage {
+pub(super) fn message(text: &str) -> NewMessage {
     let payload = Bytes::from(text.to_owned());
     let meta = MessageMeta {
         content_type: "text/plain".into(),
@@ -81,7 +81,7 @@ fn message(text: &str) -> NewMessage {
     NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup: None }
 }
 
-fn keyed(text: &str, key: &str, window_ms: u64) -> NewMessage {
+pub(super) fn keyed(text: &str, key: &str, window_ms: u64) -> NewMessage {
     let message = message(text);
     let dedup = DedupClaim::new(&Origin::Api, key.as_bytes(), &message.payload_hash, window_ms);
     NewMessage { dedup: Some(dedup), ..message }
@@ -91,14 +91,14 @@ fn queue() -> QueueKey {
     QueueKey { tenant: Tenant::parse("acme").unwrap(), topic: Topic::parse("orders").unwrap() }
 }
 
-fn load(engine: &mut Engine) -> (ShardEpoch, Vec<Recovered>) {
+pub(super) fn load(engine: &mut Engine) -> (ShardEpoch, Vec<Recovered>) {
     let job = engine.snapshot(SHARD).unwrap();
     let (epoch, mut found) = (job.epoch, Vec::new());
     job.run(&mut |message| found.push(message)).unwrap();
     (epoch, found)
 }
 
-fn commit(
+pub(super) fn commit(
     engine: &mut Engine,
     epoch: ShardEpoch,
     puts: Vec<NewMessage>,
@@ -114,7 +114,7 @@ fn commit(
     engine.commit(&mut [(SHARD, work)]).unwrap().results.remove(0).unwrap()
 }
 
-fn slots(outcomes: &[PutOutcome]) -> Vec<Slot> {
+pub(super) fn slots(outcomes: &[PutOutcome]) -> Vec<Slot> {
     let slot = |outcome: &PutOutcome| match outcome {
         PutOutcome::Stored(at) => at.slot,
         other => panic!("not stored: {other:?}"),
@@ -122,11 +122,11 @@ fn slots(outcomes: &[PutOutcome]) -> Vec<Slot> {
     outcomes.iter().map(slot).collect()
 }
 
-fn state(phase: Phase, at: u64) -> MsgState {
+pub(super) fn state(phase: Phase, at: u64) -> MsgState {
     MsgState { phase, at: Millis(at), attempt: 1, delivery: 1, settled: Settled::No, noted: false }
 }
 
-fn gone(slot: Slot) -> StateOp {
+pub(super) fn gone(slot: Slot) -> StateOp {
     StateOp::Gone { slot, noted: false }
 }
 

@@ -102,6 +102,21 @@ fn a_panic_inside_a_commit_makes_every_shard_load_anew_and_the_store_goes_on() {
 }
 
 #[test]
+fn what_is_in_memory_alone_is_there_when_the_database_is_opened_anew() {
+    let (cell, _) = open(Arc::new(RamMedium::default()));
+    let epoch = cell.load(SHARD).unwrap().epoch;
+    let (mut kept, _) = unit(epoch);
+    let (shard, work) = kept.take_work();
+    cell.run(vec![Unit::new(shard, Work { ram: true, ..work }, None, None)]);
+    drop(kept);
+    cell.shut(); // the next one who asks opens it
+    let mut found = Vec::new();
+    cell.load(SHARD).unwrap().run(&mut |message| found.push(message.stored.slot)).unwrap();
+    assert!(found.len() == 1 && found[0].is_ram(), "{found:?}");
+    assert_eq!(cell.reader().fetch_blocking(&found)[0].as_ref().unwrap().payload, "x");
+}
+
+#[test]
 fn clocks_that_stopped_while_others_went_on_are_known_after_a_crash() {
     let medium = Arc::new(RamMedium::default());
     let at = |ms| -> Arc<EngineCell> {

@@ -30,6 +30,48 @@ pub(crate) fn find(socket: Option<&str>, config: Option<&Path>) -> Result<Socket
     }
 }
 
+/// Where a stopped node keeps its files.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Places {
+    /// The data directory.
+    pub(crate) data_dir: PathBuf,
+    /// Its snapshots.
+    pub(crate) snapshot_dir: PathBuf,
+}
+
+/// The directories of a command line: `data_dir`, else `RON_NODE__DATA_DIR`, else those of `--config`, else the
+/// directory of the control socket, else `./data`.
+///
+/// # Errors
+/// [`Failure::Config`] if the configuration file cannot be read, or says that the node keeps no files.
+pub(crate) fn places(
+    data_dir: Option<&Path>,
+    socket: Option<&str>,
+    config: Option<&Path>,
+) -> Result<Places, Failure> {
+    let table = config.map(read).transpose()?.unwrap_or_default();
+    if config.is_some() && in_amnesia(&table) {
+        let text = "the configuration says node.amnesia: such a node writes no file";
+        return Err(Failure::Config(text.to_owned()));
+    }
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let beside = |socket: &str| match socket.starts_with('@') {
+        true => None,
+        false => Path::new(socket).parent().map(Path::to_owned),
+    };
+    let in_file = |section: &str, key: &str| text_of(&table, section, key).map(PathBuf::from);
+    let by_socket = || socket.filter(|_| config.is_none()).and_then(beside);
+    let data_dir = data_dir
+        .map(Path::to_owned)
+        .or_else(|| variable("RON_NODE__DATA_DIR"))
+        .or_else(|| in_file("node", "data_dir"))
+        .or_else(by_socket)
+        .unwrap_or_else(|| PathBuf::from("./data"));
+    let snapshot_dir = variable("RON_STORE__SNAPSHOT_DIR").or_else(|| in_file("store", "snapshot_dir"));
+    let snapshot_dir = snapshot_dir.unwrap_or_else(|| data_dir.join("snapshots"));
+    Ok(Places { data_dir, snapshot_dir })
+}
+
 /// Connects, and checks whose socket it is.
 ///
 /// # Errors
@@ -54,21 +96,37 @@ pub(crate) async fn connect(place: &SocketPlace) -> io::Result<UnixStream> {
 /// Where a node with this configuration file listens. Only the keys that say so are read, so that whoever
 /// runs ronctl needs none of the node's secrets.
 fn of_config(file: &Path) -> Result<SocketPlace, Failure> {
-    let bad = |why: String| Failure::Config(format!("{}: {why}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|err| bad(err.to_string()))?;
-    let table: toml::Table = text.parse().map_err(|err: toml::de::Error| bad(err.to_string()))?;
-    let key = |section: &str, key: &str| table.get(section).and_then(|section| section.get(key)).cloned();
-    let amnesia = key("node", "amnesia").and_then(|value| value.as_bool());
-    let micronode = key("node", "profile").is_some_and(|value| value.as_str() == Some("micronode"));
-    if amnesia.unwrap_or(micronode) {
-        let listen = key("mailbox", "listen").and_then(|value| value.as_str().map(str::to_owned));
+    let table = read(file)?;
+    if in_amnesia(&table) {
+        let bad = |why: String| Failure::Config(format!("{}: {why}", file.display()));
+        let listen = text_of(&table, "mailbox", "listen");
         let port = listen.as_deref().map_or(Some(MAILBOX_PORT), |at| at.rsplit_once(':')?.1.parse().ok());
         let port = port.ok_or_else(|| bad("mailbox.listen: write IP:PORT".to_owned()))?;
         let runtime_dir = std::env::var("XDG_RUNTIME_DIR").ok();
         return Ok(SocketPlace::in_amnesia(runtime_dir.as_deref(), port));
     }
-    let dir = key("node", "data_dir").and_then(|value| value.as_str().map(str::to_owned));
+    let dir = text_of(&table, "node", "data_dir");
     Ok(SocketPlace::in_data_dir(Path::new(dir.as_deref().unwrap_or("./data"))))
+}
+
+fn read(file: &Path) -> Result<toml::Table, Failure> {
+    let bad = |why: String| Failure::Config(format!("{}: {why}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|err| bad(err.to_string()))?;
+    text.parse().map_err(|err: toml::de::Error| bad(err.to_string()))
+}
+
+fn key<'t>(table: &'t toml::Table, section: &str, key: &str) -> Option<&'t toml::Value> {
+    table.get(section)?.get(key)
+}
+
+fn text_of(table: &toml::Table, section: &str, name: &str) -> Option<String> {
+    Some(key(table, section, name)?.as_str()?.to_owned())
+}
+
+fn in_amnesia(table: &toml::Table) -> bool {
+    let amnesia = key(table, "node", "amnesia").and_then(toml::Value::as_bool);
+    let micronode = key(table, "node", "profile").and_then(toml::Value::as_str) == Some("micronode");
+    amnesia.unwrap_or(micronode)
 }
 
 #[cfg(test)]
@@ -85,6 +143,25 @@ mod tests {
         assert_eq!(find(Some("@ron-node.0.9410"), None), SocketPlace::Abstract("ron-node.0.9410".into()));
         assert_eq!(find(None, Some(&file)), SocketPlace::Path("/var/lib/ron/ronctl.sock".into()));
         assert_eq!(find(None, None), SocketPlace::Path("./data/ronctl.sock".into()));
+    }
+
+    #[test]
+    fn a_stopped_node_is_found_by_its_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("node.toml");
+        let text = "[node]\ndata_dir = \"/var/lib/ron\"\n[store]\nsnapshot_dir = \"/backup\"\n";
+        std::fs::write(&file, text).unwrap();
+        let found = |data_dir: &str, snapshots: &str| Places {
+            data_dir: data_dir.into(),
+            snapshot_dir: snapshots.into(),
+        };
+        assert_eq!(places(None, None, Some(&file)).unwrap(), found("/var/lib/ron", "/backup"));
+        let explicit = places(Some(Path::new("/x")), Some("/run/a.sock"), None).unwrap();
+        assert_eq!(explicit, found("/x", "/x/snapshots"));
+        assert_eq!(places(None, Some("/run/a.sock"), None).unwrap(), found("/run", "/run/snapshots"));
+        assert_eq!(places(None, Some("@ron"), None).unwrap(), found("./data", "./data/snapshots"));
+        std::fs::write(&file, "[node]\namnesia = true\n").unwrap();
+        assert_eq!(places(None, None, Some(&file)).unwrap_err().code(), 78);
     }
 
     #[test]

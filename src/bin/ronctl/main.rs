@@ -18,7 +18,9 @@ mod locate;
 mod output;
 mod own_node;
 mod policy;
+mod snapshot;
 mod status;
+mod store;
 mod topic;
 mod watch;
 
@@ -28,7 +30,7 @@ use failure::{Failure, failed};
 use output::Output;
 use ron_node::schemes::Catalogue;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Talks to a running ron-node.
@@ -77,6 +79,12 @@ enum Command {
     /// Look at topics, send, receive and ack single messages
     #[command(subcommand)]
     Topic(topic::TopicCommand),
+    /// Take, list and verify snapshots of the store, or bring one back
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Check, count, scrub or compact the store
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Measure a node: rate and latency of durable sends and of whole cycles
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -108,6 +116,8 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let node = || {
         locate::find(cli.socket.as_deref(), cli.config.as_deref()).map(|place| Client::new(Door::Unix(place)))
     };
+    let places =
+        |data_dir: Option<&Path>| locate::places(data_dir, cli.socket.as_deref(), cli.config.as_deref());
     match cli.command {
         Command::Config(command) => {
             let code =
@@ -130,6 +140,8 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Status => status::run(node()?, out).await,
         Command::Policy(command) => policy::run(command, node, out).await,
         Command::Topic(command) => topic::run(command, node()?, out).await,
+        Command::Snapshot(command) => snapshot::run(command, node, places, out).await,
+        Command::Store(command) => store::run(command, node, places, out).await,
         Command::Bench(command) => bench::run(command, node, out).await,
         Command::Demo(args) => demo::run(args, out).await,
     }

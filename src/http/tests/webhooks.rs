@@ -161,7 +161,7 @@ async fn the_unix_socket_needs_no_token() {
     let net = Net::new();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ronctl.sock");
-    let router = ctl_router(Arc::new(FakeDesk), net.app(Surface::Internal, Access::Full));
+    let router = ctl_router(Arc::new(FakeDesk), net.app(Surface::Internal, Access::Full), Router::new());
     let listener = UnixListener::bind(&path).unwrap();
     let listening = serve_unix(listener, net.door(Surface::Internal, router), net.serve);
     let mut socket = UnixStream::connect(&path).await.unwrap();

@@ -1,5 +1,5 @@
 //! Ready messages that were never handed out and have no TTL: runs of neighbours, 16 bytes a run
-//! and 4 bytes a message (its length, because a receive bounds bytes). They only leave at the front.
+//! and 4 bytes a message (its length, because a receive bounds bytes). They leave at the front, but for a damaged one.
 
 use crate::ids::Slot;
 use crate::time::Millis;
@@ -83,6 +83,25 @@ impl Fresh {
         give_back(&mut self.lens);
         give_back(&mut self.runs);
         Some(front)
+    }
+
+    /// Takes out one, wherever it stands; walks the runs before it.
+    pub(super) fn take(&mut self, slot: Slot) -> Option<Front> {
+        let i = self.runs.partition_point(|run| run.end() <= slot.0);
+        let run = self.runs.get(i).copied().filter(|run| run.first <= slot)?;
+        let before = (slot.0 - run.first.0) as u16;
+        let place =
+            self.runs.range(..i).map(|run| usize::from(run.len())).sum::<usize>() + usize::from(before);
+        let len = self.lens.remove(place)?;
+        let part = |first, count: u16| Run { first, packed: (run.enqueued().0 << 16) | u64::from(count) };
+        let after = part(slot.forward(1), run.len() - before - 1);
+        self.runs.remove(i);
+        for part in [after, part(run.first, before)] {
+            if part.len() > 0 {
+                self.runs.insert(i, part);
+            }
+        }
+        Some(Front { slot, enqueued: run.enqueued(), len })
     }
 
     /// Takes out all whose enqueue time is not after `until`, as runs of neighbours in one chunk: (first, how

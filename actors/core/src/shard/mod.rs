@@ -238,6 +238,10 @@ impl Shard {
                 self.corrupt(now, delivery, &mut step);
                 self.advance(now, &mut step);
             }
+            Command::Rotted { slots } => {
+                slots.iter().for_each(|&slot| self.rotted(now, slot, &mut step));
+                self.advance(now, &mut step);
+            }
             Command::Configure { settings, paused } => {
                 self.configure(settings, paused);
                 step.configured = true;
@@ -442,6 +446,20 @@ impl Shard {
         self.expiring.remove(&(self.end_of(&msg), slot));
         self.left(slot, msg.group);
         Some(msg)
+    }
+
+    /// Takes out a message that nobody holds and that is not dead.
+    fn take_waiting(&mut self, slot: Slot) -> Option<Msg> {
+        if let Some(msg) = self.take_returned(slot) {
+            return Some(msg);
+        }
+        if let Some(msg) = self.delayed.remove(&slot) {
+            self.dues.remove(&(msg.at, slot));
+            self.left(slot, msg.group);
+            return Some(msg);
+        }
+        let front = self.fresh.take(slot)?;
+        Some(Msg::fresh(&front, self.fresh_groups.remove(&slot).unwrap_or(0)))
     }
 
     fn take_leased(&mut self, slot: Slot) -> Option<Msg> {

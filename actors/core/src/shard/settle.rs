@@ -2,7 +2,7 @@
 
 use super::{Corpse, DeliveryRef, Msg, NackMode, Shard, Step, What};
 use crate::ids::Slot;
-use crate::message::{DeadLetter, Phase, Settled, StateOp};
+use crate::message::{DeadLetter, INTEGRITY, Phase, Settled, StateOp};
 use crate::reason::Reason;
 use crate::time::Millis;
 
@@ -10,8 +10,6 @@ use crate::time::Millis;
 const MAX_ATTEMPTS: &str = "max_attempts";
 /// The dead letter's reason when the hand-outs of any kind are used up.
 const MAX_DELIVERIES: &str = "max_deliveries";
-/// The dead letter's reason when the stored record fails its checksum.
-const INTEGRITY: &str = "integrity";
 /// The dead letter's reason when a consumer rejects without saying why.
 const REJECTED: &str = "rejected";
 
@@ -111,6 +109,12 @@ impl Shard {
         let held = matches!(self.standing(delivery), Standing::InFlight | Standing::TimedOut);
         if held && let Some(msg) = self.take_held(delivery.slot) {
             self.bury(now, delivery.slot, msg, INTEGRITY, None, step);
+        }
+    }
+
+    pub(super) fn rotted(&mut self, now: Millis, slot: Slot, step: &mut Step) {
+        if let Some(msg) = self.take_waiting(slot) {
+            self.bury(now, slot, msg, INTEGRITY, None, step);
         }
     }
 

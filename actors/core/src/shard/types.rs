@@ -117,6 +117,12 @@ pub enum Command {
         /// Which.
         delivery: DeliveryRef,
     },
+    /// A scrub found these records damaged: what is ready or delayed is dead-lettered with reason `integrity`. What a
+    /// consumer has stays with it, since it has the bytes; if it comes back, the next delivery finds the damage.
+    Rotted {
+        /// Which messages.
+        slots: Vec<Slot>,
+    },
     /// The topic's settings and what is paused are now these.
     Configure {
         /// In force from now on, also for what is here already.
@@ -157,7 +163,7 @@ pub struct Grant {
 /// [`Step::empty_handed`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// Nothing to say (Recv that waits or was granted, CancelRecv, streams, Corrupt, Tick).
+    /// Nothing to say (Recv that waits or was granted, CancelRecv, streams, Corrupt, Rotted, Tick).
     None,
     /// Room is reserved: send the messages with the step's ticket.
     Reserved,

@@ -1,5 +1,9 @@
 //! Messages that are kept in memory alone.
 
+use super::super::check::Checker;
+use super::super::copy::{Copying, Cut, Source};
+use super::super::findings::Findings;
+use super::super::inventory::Inventory;
 use super::super::recover::Opening;
 use super::*;
 
@@ -7,6 +11,10 @@ use super::*;
 fn put_ram(engine: &mut Engine, epoch: ShardEpoch, puts: Vec<NewMessage>) -> Vec<PutOutcome> {
     let work = Work { epoch, puts, ram: true, ..Work::default() };
     engine.commit(&mut [(SHARD, work)]).unwrap().results.remove(0).unwrap()
+}
+
+fn check(db: &Database) -> Findings {
+    Checker::default().run(&db.begin_read().unwrap()).unwrap()
 }
 
 fn payloads(reader: &Reader, found: &[Recovered]) -> Vec<Bytes> {
@@ -102,4 +110,47 @@ fn they_are_bounded_by_bytes_and_stragglers_pin_nothing() {
     assert!(matches!(put_ram(&mut engine, epoch, vec![large()])[0], PutOutcome::Stored(_)));
     commit(&mut engine, epoch, Vec::new(), vec![gone(stored[0])]);
     assert!(load(&mut engine).1.iter().all(|message| message.stored.slot != stored[0]));
+}
+
+#[test]
+fn a_snapshot_leaves_them_out_says_how_many_and_their_numbers_are_known_to_be_given() {
+    let bench = Bench::new();
+    let (mut engine, _) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let kept = commit(&mut engine, epoch, vec![keyed("kept", "a", 60_000)], Vec::new());
+    let ram = slots(&put_ram(&mut engine, epoch, vec![keyed("ram", "b", 60_000), message("ram too")]));
+    let target = RamMedium::default();
+    let mut copying = Copying::new(target.backend(), engine.next_chunk).unwrap();
+    while copying.slice(&Source::of(&engine)).unwrap() {}
+    let more = slots(&put_ram(&mut engine, epoch, vec![message("since")]));
+    commit(&mut engine, epoch, vec![message("kept too")], vec![gone(ram[1])]);
+    let taken = copying.rest(Cut::of(&engine, Millis(77)).unwrap()).unwrap();
+    let mark = taken.mark;
+    assert_eq!((mark.messages, mark.ram_messages, mark.dedup_keys), (2, 2, 1));
+    copying.finish(&taken).unwrap();
+    let figures = engine.figures();
+    assert_eq!((figures.live, figures.ram_messages, figures.ram_keys), (4, 2, 1));
+    assert!(figures.ram_bytes > 0 && figures.live_bytes() < figures.body_bytes * 2 + 3 * 64);
+
+    let copy = target.open(&mut Database::builder()).unwrap();
+    let findings = check(&copy);
+    assert!(findings.is_clean() && findings.messages == 2, "{findings:?}");
+    let inventory = Inventory::take(&copy.begin_read().unwrap()).unwrap();
+    assert_eq!(inventory.topics.values().map(|live| live.len()).sum::<u64>(), 2);
+    assert_eq!(inventory.keys, [inventory.keys[0]]);
+    assert_eq!(inventory.keys[0].2, slots(&kept)[0].0);
+    assert!(inventory.next_chunk > more[0].chunk(), "a restore gives none of theirs again");
+}
+
+#[test]
+fn a_head_that_has_one_of_their_numbers_is_damage() {
+    let bench = Bench::new();
+    let (mut engine, _) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let at = slots(&commit(&mut engine, epoch, vec![message("kept")], Vec::new()))[0].chunk();
+    drop(engine);
+    let head = bench.raw().begin_read().unwrap().open_table(HEAD).unwrap().get(at).unwrap().unwrap();
+    bench.spoil(HEAD, at + 1, head.value());
+    let named = check(&bench.raw()).named;
+    assert!(named.iter().any(|damage| damage.to_string().contains("memory alone")), "{named:?}");
 }

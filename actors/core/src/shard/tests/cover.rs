@@ -54,7 +54,7 @@ const STATES: [State; 18] = [
 ];
 
 /// Commands that name a delivery; each comes with the newest one and with another.
-pub(super) const AIMED: [&str; 6] = ["ack", "fail", "release", "reject", "extend", "corrupt"];
+pub(super) const AIMED: [&str; 7] = ["ack", "fail", "release", "reject", "extend", "corrupt", "rotted"];
 /// Commands that meet whatever is there.
 const BROAD: [&str; 11] = [
     "recv",

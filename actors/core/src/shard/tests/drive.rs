@@ -190,9 +190,13 @@ impl Run<'_> {
         // more of what keeps a message alive than of what ends it
         let more = ["fail", "fail", "release", "release", "release", "extend"];
         let kind = if self.rng.chance(65) { self.rng.pick(&AIMED) } else { self.rng.pick(&more) };
-        let count = if kind == "corrupt" || self.rng.chance(70) { 1 } else { 1 + self.rng.below(3) };
+        let count = if ["corrupt", "rotted"].contains(&kind) || self.rng.chance(70) {
+            1
+        } else {
+            1 + self.rng.below(3)
+        };
         let mut deliveries: Vec<_> = (0..count).map(|_| self.aim(kind)).collect();
-        if self.rng.chance(10) && kind != "corrupt" {
+        if self.rng.chance(10) && !["corrupt", "rotted"].contains(&kind) {
             deliveries.push(deliveries[0]);
         }
         let note = self.rng.chance(50).then(|| format!("note {}", self.rng.below(10)));
@@ -221,6 +225,12 @@ impl Run<'_> {
                 let visibility_ms = self.rng.pick(&[250, 1_000, 90_000]);
                 let command = Command::Extend { deliveries, visibility_ms };
                 self.command(kind, command, |model, now, _| model.extend(now, &list, visibility_ms));
+            }
+            "rotted" => {
+                let slots = vec![list[0].slot];
+                self.command(kind, Command::Rotted { slots }, |model, now, _| {
+                    model.rotted(now, list[0].slot)
+                });
             }
             _ => {
                 let command = Command::Corrupt { delivery: list[0] };

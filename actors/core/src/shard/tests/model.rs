@@ -1,6 +1,8 @@
 //! What a shard should do, said as plainly as possible: one list of messages, walked for everything. Written
 //! from SPEC §4 and sharing nothing with the machine but its vocabulary.
 
+mod rotted;
+
 use crate::message::{Settled, StoredAt};
 use crate::shard::{Counts, DeliveryRef, Leased, NackMode, Paused, Settings, Ticket, Want};
 use crate::time::Millis;

@@ -1,8 +1,10 @@
 //! Streams: credit, and what gives it back.
 
 use super::cases::{commit, delivery, nack, put, recv, refused, slots, stored};
+use crate::ids::Slot;
+use crate::message::StoredAt;
 use crate::reason::Reason;
-use crate::shard::{Command, NackMode, Paused, Settings, Shard, Step, StreamId, WaiterId, Want};
+use crate::shard::{Command, NackMode, Paused, Settings, Shard, Step, StreamId, WaiterId, Want, What};
 use crate::time::Millis;
 
 fn open(shard: &mut Shard, stream: u64, max_inflight: u32) -> Step {
@@ -62,6 +64,32 @@ fn an_extended_delivery_is_still_held() {
     let step = shard.apply(Millis(40), Command::Extend { deliveries, visibility_ms: 90_000 });
     assert_eq!(slots(&step), [0u64; 0]);
     assert!(slots(&shard.apply(Millis(1_020), Command::Tick)).is_empty());
+    shard.check().unwrap();
+}
+
+#[test]
+fn a_scrub_takes_neither_what_a_stream_holds_nor_its_credit() {
+    let mut shard = used_up();
+    let step = shard.apply(Millis(40), Command::Rotted { slots: vec![Slot(1), Slot(3)] });
+    let told: Vec<_> =
+        step.events.iter().map(|event| (event.first, event.what, event.reason.clone())).collect();
+    assert_eq!(told, [(Slot(3), What::DeadLettered, Some("integrity".into()))]);
+    assert_eq!((slots(&step), shard.stats().vis, shard.stats().dlq), (Vec::new(), 2, 1));
+    let step = shard.apply(Millis(50), Command::Ack { deliveries: vec![delivery(1, 1)] });
+    assert_eq!((slots(&step), step.counts.acked), (vec![4], 1), "the ack counts, and gives its credit back");
+    shard.check().unwrap();
+}
+
+#[test]
+fn a_rotted_message_no_longer_stands_before_its_group() {
+    let mut shard = Shard::new(Settings { fifo: true, ..Settings::default() });
+    let delayed = StoredAt { due: Some(Millis(90_000)), group: 5, ..stored(1) };
+    let of_group = |slot, group| StoredAt { group, ..stored(slot) };
+    let _ = put(&mut shard, 10, &[delayed, of_group(2, 5), of_group(3, 6), of_group(4, 6)]);
+    assert_eq!(slots(&recv(&mut shard, 20, 1, 9_000)), [3]);
+    let _ = recv(&mut shard, 21, 2, 9_000);
+    let step = shard.apply(Millis(30), Command::Rotted { slots: vec![Slot(1)] });
+    assert_eq!(slots(&step), [2], "the delayed one is gone, and the receive that waited has the next");
     shard.check().unwrap();
 }
 
