@@ -147,6 +147,21 @@ pub struct MsgState {
     pub settled: Settled,
     /// Whether a last error is stored for it.
     pub noted: bool,
+    /// Its newest reprocessing, if it was ever brought back from the dead-letter queue.
+    pub revived: Option<Revived>,
+}
+
+/// A message that came back from the dead-letter queue: since when it lives again, and where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Revived {
+    /// When. Its TTL and ready retention run from here.
+    pub at: Millis,
+    /// Its place among what is ready: behind this slot, and before those after it.
+    pub after: Slot,
+    /// Its place among those behind the same slot, from 1.
+    pub turn: u32,
+    /// Hand-outs it had before, which `max_deliveries` no longer counts.
+    pub deliveries: u32,
 }
 
 /// Where a message is.
@@ -173,6 +188,8 @@ pub enum Settled {
     Released,
     /// nack `reject`.
     Rejected,
+    /// Reprocessed since: no receipt of before counts.
+    Revived,
 }
 
 /// The row of a dead letter.
@@ -223,6 +240,13 @@ pub enum StateOp {
         /// How many.
         count: u16,
     },
+    /// A dead letter is ready again. `state.phase` is [`Phase::Ready`]; its letter and its last error go.
+    Revived {
+        /// Which.
+        slot: Slot,
+        /// Its new state.
+        state: MsgState,
+    },
     /// A dead letter no longer exists.
     DeadGone {
         /// Which.
@@ -239,6 +263,7 @@ impl StateOp {
             | StateOp::Dead { slot, .. }
             | StateOp::Gone { slot, .. }
             | StateOp::GoneRun { first: slot, .. }
+            | StateOp::Revived { slot, .. }
             | StateOp::DeadGone { slot } => *slot,
         }
     }
@@ -277,6 +302,15 @@ pub struct StoredAt {
     pub due: Option<Millis>,
     /// When its TTL ends, if it has one.
     pub expires: Option<Millis>,
+}
+
+impl StoredAt {
+    /// Its time to live, ms; 0 = none.
+    #[must_use]
+    pub fn ttl_ms(&self) -> u32 {
+        let ttl = self.expires.map_or(0, |expires| expires.since(self.enqueued).max(1));
+        u32::try_from(ttl).unwrap_or(u32::MAX)
+    }
 }
 
 /// A live message as recovery finds it: its place and shape from the chunk's head, its state if it has one.

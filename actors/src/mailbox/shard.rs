@@ -272,7 +272,11 @@ impl ShardState {
         let Some(mut step) = self.apply(command) else { return };
         let results = match std::mem::replace(&mut step.reply, Reply::None) {
             Reply::Settled(results) => results,
-            Reply::None | Reply::Reserved | Reply::Purged(_) | Reply::Refused(_) => Vec::new(),
+            Reply::None
+            | Reply::Reserved
+            | Reply::Purged(_)
+            | Reply::Reprocessed { .. }
+            | Reply::Refused(_) => Vec::new(),
         };
         let done = move |result: UnitResult<'_>| {
             drop(permit);

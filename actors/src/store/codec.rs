@@ -245,7 +245,9 @@ pub(crate) struct Delta {
 impl Delta {
     pub(crate) fn push(&mut self, op: &StateOp) {
         let (slot, count, state) = match op {
-            StateOp::Set { slot, state, .. } | StateOp::Dead { slot, state, .. } => (*slot, 1, Some(*state)),
+            StateOp::Set { slot, state, .. }
+            | StateOp::Dead { slot, state, .. }
+            | StateOp::Revived { slot, state } => (*slot, 1, Some(*state)),
             StateOp::Gone { slot, .. } | StateOp::DeadGone { slot } => (*slot, 1, None),
             StateOp::GoneRun { first, count } => (*first, *count, None),
         };
@@ -337,6 +339,7 @@ mod tests {
             delivery: 1,
             settled: Settled::No,
             noted: false,
+            revived: None,
         };
         let mut delta = Delta { now: Millis(1), next_chunk: 3, runs: Vec::new() };
         for idx in 0..5 {

@@ -461,7 +461,7 @@ fn write_letters(txn: &WriteTransaction, shard: ShardId, ops: &[StateOp]) -> Res
             StateOp::Gone { slot, noted: true } => {
                 txn.open_table(NOTE)?.remove(slot.0)?;
             }
-            StateOp::DeadGone { slot } => {
+            StateOp::DeadGone { slot } | StateOp::Revived { slot, .. } => {
                 txn.open_table(NOTE)?.remove(slot.0)?;
                 txn.open_table(DLQ)?.remove((shard.0, slot.0))?;
             }

@@ -28,8 +28,9 @@ pub(crate) const BODY_PART_BYTES_MAX: usize = 61_000;
 /// Width of an expiry bucket of `DEDUP`, ms.
 pub(crate) const DEDUP_BUCKET_MS: u64 = 600_000;
 
-/// The format of this schema; a store with another one is refused. 2: topics have settings.
-pub(crate) const FORMAT: u32 = 2;
+/// The format of this schema; a store with another one is refused. 2: topics have settings. 3: states know of
+/// reprocessing.
+pub(crate) const FORMAT: u32 = 3;
 
 /// The key of a body part.
 pub(crate) const fn body_key(chunk: u64, part: usize) -> u64 {

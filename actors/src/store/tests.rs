@@ -109,7 +109,15 @@ fn slots(outcomes: &[PutOutcome]) -> Vec<Slot> {
 }
 
 fn state(phase: Phase, at: u64) -> MsgState {
-    MsgState { phase, at: Millis(at), attempt: 1, delivery: 1, settled: Settled::No, noted: false }
+    MsgState {
+        phase,
+        at: Millis(at),
+        attempt: 1,
+        delivery: 1,
+        settled: Settled::No,
+        noted: false,
+        revived: None,
+    }
 }
 
 fn gone(slot: Slot) -> StateOp {

@@ -313,6 +313,7 @@ impl World {
                 | StateOp::Dead { .. }
                 | StateOp::Gone { .. }
                 | StateOp::GoneRun { .. }
+                | StateOp::Revived { .. }
                 | StateOp::DeadGone { .. } => None,
             }));
         }

@@ -10,6 +10,7 @@
 //! | Q6 | room reserved = the sum of what enqueues still owe |
 //! | Q7 | attempt ≤ delivery; in flight means handed out and not settled |
 //! | Q8 | fresh runs rise and have a length for each message |
+//! | Q9 | every reprocessed ready message stands in one place of its own, and none is behind the tail |
 
 use super::Shard;
 use crate::ids::Slot;
@@ -47,7 +48,8 @@ impl Shard {
         self.check_places()?;
         index_matches("deadlines", &self.leased, &self.deadlines, |msg| Some(msg.at))?;
         index_matches("dues", &self.delayed, &self.dues, |msg| Some(msg.at))?;
-        index_matches("expiring", &self.returned, &self.expiring, |msg| Some(self.end_of(msg)))?;
+        let ready = self.returned.iter().chain(&self.revived).map(|(&slot, &msg)| (slot, msg)).collect();
+        index_matches("expiring", &ready, &self.expiring, |msg| Some(self.end_of(msg)))?;
         index_matches("buried", &self.dead, &self.buried, |corpse| Some(corpse.at))?;
         let may_wait = stats.ready == 0 || self.room() == 0 || self.paused.recv;
         ensure(self.waiters.is_empty() || may_wait, "Q4", || {
@@ -57,12 +59,19 @@ impl Shard {
         let owed: u64 = self.puts.iter().map(|&(_, count)| u64::from(count)).sum();
         ensure(self.reserved == owed, "Q6", || format!("{} reserved, {owed} owed", self.reserved))?;
         self.check_counters()?;
+        let places: BTreeMap<_, _> =
+            self.revived.iter().map(|(&slot, msg)| ((msg.after, msg.turn), slot)).collect();
+        let own = self.revived.values().all(|msg| msg.turn > 0 && (msg.after, msg.turn) <= self.tail)
+            && self.returned.values().all(|msg| msg.turn == 0);
+        ensure(own && places.len() == self.revived.len() && places == self.places, "Q9", || {
+            format!("{:?} instead of {places:?}, tail {:?}", self.places, self.tail)
+        })?;
         ensure(self.fresh.consistent(), "Q8", || "fresh runs".to_owned())
     }
 
     fn check_places(&self) -> Result<(), Violation> {
         let mut seen = BTreeSet::new();
-        let maps = [&self.returned, &self.leased, &self.delayed];
+        let maps = [&self.returned, &self.revived, &self.leased, &self.delayed];
         let slots = maps.into_iter().flat_map(|map| map.keys()).chain(self.dead.keys());
         for &slot in slots {
             let once = seen.insert(slot) && !self.fresh.contains(slot);
@@ -72,7 +81,7 @@ impl Shard {
     }
 
     fn check_counters(&self) -> Result<(), Violation> {
-        let maps = [&self.returned, &self.leased, &self.delayed];
+        let maps = [&self.returned, &self.revived, &self.leased, &self.delayed];
         for (slot, msg) in maps.into_iter().flatten() {
             ensure(msg.attempt <= msg.delivery, "Q7", || format!("{slot:?} {msg:?}"))?;
         }

@@ -6,8 +6,9 @@
 //! answers only then. It never reads a clock and never draws a random number.
 //!
 //! Ready messages are served in slot order, so a message that comes back (timeout, nack, end of a delay)
-//! stands at its old place, before and after a restart. Plain ones (no TTL, never handed out) are runs of a
-//! few bytes each; all others have an entry in the one map that says where they are.
+//! stands at its old place, before and after a restart. One that was reprocessed has a new place, behind all
+//! that was there then. Plain ones (no TTL, never handed out) are runs of a few bytes each; all others have an
+//! entry in the one map that says where they are.
 //!
 //! Time only moves in [`Shard::apply`]. A settling command is judged first and time is advanced after it, so
 //! a consumer that is a moment late is not robbed by the timer; a receive advances time before it is served.
@@ -18,6 +19,7 @@ mod invariants;
 mod look;
 mod recover;
 mod recv;
+mod revive;
 mod settings;
 mod settle;
 mod tick;
@@ -30,12 +32,12 @@ pub use invariants::Violation;
 pub use recover::Recovery;
 pub use settings::{Paused, Settings, SettingsPatch, TopicChange, TopicState};
 pub use types::{
-    Command, Counts, DeliveryRef, Grant, Leased, NackMode, PeekState, Peeked, PutOutcomes, Reply, Stats,
-    Step, Ticket, WaiterId, Want,
+    Buried, Command, Counts, DeliveryRef, Grant, Leased, NackMode, PeekState, Peeked, PutOutcomes, Reply,
+    Stats, Step, Ticket, WaiterId, Want,
 };
 
 use crate::ids::Slot;
-use crate::message::{MsgState, Phase, PutOutcome, Settled, StateOp, StoredAt};
+use crate::message::{MsgState, Phase, PutOutcome, Revived, Settled, StateOp, StoredAt};
 use crate::reason::{Reason, Refusal};
 use crate::time::Millis;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -46,16 +48,25 @@ struct Msg {
     /// The lease's deadline or the delay's due time; 0 when ready.
     at: Millis,
     enqueued: Millis,
-    /// When it became available: its enqueue, or the end of its delay. Retention runs from here.
+    /// When it became available: its enqueue, the end of its delay, or its reprocessing. Retention runs from here.
     since: Millis,
     /// End of its TTL; [`Millis::NEVER`] if it has none.
     expires: Millis,
+    /// Behind which slot it stands, if it was reprocessed.
+    after: Slot,
+    /// Its turn there, from 1; 0 = it was never reprocessed, and stands at its own slot.
+    turn: u32,
+    /// Hand-outs before it was reprocessed.
+    before: u32,
     len: u32,
     attempt: u32,
     delivery: u32,
     settled: Settled,
     noted: bool,
 }
+
+/// Where a ready message stands: slot and turn.
+type Place = (Slot, u32);
 
 impl Msg {
     /// A message that was never handed out.
@@ -65,12 +76,24 @@ impl Msg {
             enqueued: stored.enqueued,
             since: stored.due.unwrap_or(stored.enqueued),
             expires: stored.expires.unwrap_or(Millis::NEVER),
+            after: stored.slot,
+            turn: 0,
+            before: 0,
             len: stored.len,
             attempt: 0,
             delivery: 0,
             settled: Settled::No,
             noted: false,
         }
+    }
+
+    /// Its time to live, ms; 0 = none.
+    fn ttl_ms(&self) -> u32 {
+        if self.expires == Millis::NEVER {
+            return 0;
+        }
+        let from = if self.turn > 0 { self.since } else { self.enqueued };
+        u32::try_from(self.expires.since(from).max(1)).unwrap_or(u32::MAX)
     }
 
     /// What the store keeps of it.
@@ -82,17 +105,36 @@ impl Msg {
             delivery: self.delivery,
             settled: self.settled,
             noted: self.noted,
+            revived: (self.turn > 0).then_some(Revived {
+                at: self.since,
+                after: self.after,
+                turn: self.turn,
+                deliveries: self.before,
+            }),
         }
     }
 }
 
-/// What is kept of a dead letter, so that its receipts are judged without reading the store.
+/// What is kept of a dead letter, so that its receipts are judged, and it is brought back, without reading the
+/// store.
 #[derive(Debug, Clone, Copy)]
 struct Corpse {
     at: Millis,
+    enqueued: Millis,
+    len: u32,
+    /// 0 = none.
+    ttl_ms: u32,
     attempt: u32,
     delivery: u32,
     settled: Settled,
+}
+
+impl Corpse {
+    /// Of a message that died at `msg.at`.
+    fn of(msg: &Msg, ttl_ms: u32) -> Corpse {
+        let Msg { at, enqueued, len, attempt, delivery, settled, .. } = *msg;
+        Corpse { at, enqueued, len, ttl_ms, attempt, delivery, settled }
+    }
 }
 
 /// What the shard has seen in its life; recovered messages count as accepted. For invariant Q1.
@@ -117,8 +159,14 @@ pub struct Shard {
     paused: Paused,
     /// Ready, never handed out, without TTL.
     fresh: fresh::Fresh,
-    /// Ready, all others.
+    /// Ready, at their own place, all others.
     returned: BTreeMap<Slot, Msg>,
+    /// Ready, reprocessed.
+    revived: BTreeMap<Slot, Msg>,
+    /// Of `revived`: who stands where.
+    places: BTreeMap<Place, Slot>,
+    /// The last place that was ever taken.
+    tail: Place,
     leased: BTreeMap<Slot, Msg>,
     delayed: BTreeMap<Slot, Msg>,
     dead: BTreeMap<Slot, Corpse>,
@@ -126,7 +174,7 @@ pub struct Shard {
     deadlines: BTreeSet<(Millis, Slot)>,
     /// Of `delayed`.
     dues: BTreeSet<(Millis, Slot)>,
-    /// Of `returned`: when each ends by its TTL or by retention.
+    /// Of `returned` and `revived`: when each ends by its TTL or by retention.
     expiring: BTreeSet<(Millis, Slot)>,
     /// Of `dead`.
     buried: BTreeSet<(Millis, Slot)>,
@@ -154,6 +202,9 @@ impl Shard {
             paused: Paused::default(),
             fresh: fresh::Fresh::default(),
             returned: BTreeMap::new(),
+            revived: BTreeMap::new(),
+            places: BTreeMap::new(),
+            tail: (Slot(0), 0),
             leased: BTreeMap::new(),
             delayed: BTreeMap::new(),
             dead: BTreeMap::new(),
@@ -218,6 +269,14 @@ impl Shard {
                 step.reply = Reply::Purged(self.purge(&mut step));
                 self.advance(now, &mut step);
             }
+            Command::Reprocess { slots } => {
+                step.reply = self.reprocess(now, &slots, &mut step);
+                self.advance(now, &mut step);
+            }
+            Command::PurgeDead { slots } => {
+                step.reply = Reply::Purged(self.purge_dead(&slots, &mut step));
+                self.advance(now, &mut step);
+            }
             Command::Tick => self.advance(now, &mut step),
         }
         self.owe(now, &mut step);
@@ -273,7 +332,7 @@ impl Shard {
         self.paused = paused;
         if ends_move {
             let end = |(&slot, msg): (&Slot, &Msg)| (self.end_of(msg), slot);
-            self.expiring = self.returned.iter().map(end).collect();
+            self.expiring = self.returned.iter().chain(&self.revived).map(end).collect();
         }
     }
 
@@ -284,12 +343,13 @@ impl Shard {
             step.ops.push(StateOp::GoneRun { first, count });
             step.counts.purged += u64::from(count);
         }
-        let maps = [&mut self.returned, &mut self.leased, &mut self.delayed];
+        let maps = [&mut self.returned, &mut self.revived, &mut self.leased, &mut self.delayed];
         let all = maps.into_iter().flat_map(std::mem::take).collect::<BTreeMap<Slot, Msg>>();
         for (slot, msg) in all {
             step.ops.push(StateOp::Gone { slot, noted: msg.noted });
             step.counts.purged += 1;
         }
+        self.places.clear();
         self.deadlines.clear();
         self.dues.clear();
         self.expiring.clear();
@@ -326,6 +386,7 @@ impl Shard {
     /// Takes in a message that the store has just written.
     fn accept(&mut self, now: Millis, stored: &StoredAt) {
         self.tally.accepted += 1;
+        self.tail = self.tail.max((stored.slot, 0));
         let mut msg = Msg::new(stored);
         match stored.due {
             Some(due) if due > now => {
@@ -353,8 +414,8 @@ impl Shard {
     /// What counts towards `max_depth`: ready, delayed, in flight, and what enqueues have reserved.
     #[must_use]
     pub fn depth(&self) -> u64 {
-        let live = self.fresh.len() + self.returned.len() + self.delayed.len() + self.leased.len();
-        live as u64 + self.reserved
+        let ready = self.fresh.len() + self.returned.len() + self.revived.len();
+        (ready + self.delayed.len() + self.leased.len()) as u64 + self.reserved
     }
 
     fn file_ready(&mut self, slot: Slot, mut msg: Msg) {
@@ -364,7 +425,12 @@ impl Shard {
             return;
         }
         self.expiring.insert((self.end_of(&msg), slot));
-        self.returned.insert(slot, msg);
+        if msg.turn > 0 {
+            self.places.insert((msg.after, msg.turn), slot);
+            self.revived.insert(slot, msg);
+        } else {
+            self.returned.insert(slot, msg);
+        }
     }
 
     /// When it ends if it stays ready: by its TTL, or by the topic's retention.
@@ -387,8 +453,10 @@ impl Shard {
         self.leased.insert(slot, msg);
     }
 
+    /// Takes out a ready message that is not plain.
     fn take_returned(&mut self, slot: Slot) -> Option<Msg> {
-        let msg = self.returned.remove(&slot)?;
+        let msg = self.returned.remove(&slot).or_else(|| self.revived.remove(&slot))?;
+        self.places.remove(&(msg.after, msg.turn));
         self.expiring.remove(&(self.end_of(&msg), slot));
         Some(msg)
     }

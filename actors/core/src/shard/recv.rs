@@ -123,7 +123,7 @@ impl Shard {
         most.saturating_sub(self.leased.len())
     }
 
-    /// Leases what `want` asks for of what is ready, lowest slot first.
+    /// Leases what `want` asks for of what is ready, lowest place first.
     fn hand_out(&mut self, now: Millis, want: Want, step: &mut Step) -> Vec<Leased> {
         let most = (want.max_messages.max(1) as usize).min(self.room());
         let deadline = now.plus(want.visibility_ms.unwrap_or(self.settings.visibility_ms));
@@ -155,16 +155,18 @@ impl Shard {
         messages
     }
 
-    /// The lowest ready slot, and its length.
+    /// Who is first among what is ready, and its length.
     fn next_ready(&self) -> Option<(Slot, u32)> {
         if self.paused.recv {
             return None;
         }
         let fresh = self.fresh.front().map(|front| (front.slot, front.len));
         let returned = self.returned.first_key_value().map(|(&slot, msg)| (slot, msg.len));
-        match (fresh, returned) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+        let own = fresh.into_iter().chain(returned).min();
+        let Some((&place, &slot)) = self.places.first_key_value() else { return own };
+        match own {
+            Some(first) if (first.0, 0) < place => Some(first),
+            Some(_) | None => self.revived.get(&slot).map(|msg| (slot, msg.len)),
         }
     }
 
@@ -178,6 +180,9 @@ impl Shard {
             enqueued: front.enqueued,
             since: front.enqueued,
             expires: Millis::NEVER,
+            after: slot,
+            turn: 0,
+            before: 0,
             len: front.len,
             attempt: 0,
             delivery: 0,

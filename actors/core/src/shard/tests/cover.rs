@@ -1,6 +1,6 @@
 //! Counts how often each command met a message in each state, and demands that it happened often enough.
 
-use super::model::{M, Place};
+use super::msg::{M, NEVER, Place};
 use crate::message::Settled;
 use std::collections::BTreeMap;
 
@@ -17,6 +17,7 @@ pub(super) enum State {
     TimedOut,
     Failed,
     Released,
+    Revived,
     DelayedFresh,
     DelayedFailed,
     DelayedReleased,
@@ -30,7 +31,7 @@ pub(super) enum State {
     DeadRejected,
 }
 
-const STATES: [State; 17] = [
+const STATES: [State; 18] = [
     State::Absent,
     State::Gone,
     State::Fresh,
@@ -38,6 +39,7 @@ const STATES: [State; 17] = [
     State::TimedOut,
     State::Failed,
     State::Released,
+    State::Revived,
     State::DelayedFresh,
     State::DelayedFailed,
     State::DelayedReleased,
@@ -52,6 +54,8 @@ const STATES: [State; 17] = [
 
 /// Commands that name a delivery; each comes with the newest one and with another.
 pub(super) const AIMED: [&str; 6] = ["ack", "fail", "release", "reject", "extend", "corrupt"];
+/// Commands that name messages.
+pub(super) const NAMED: [&str; 2] = ["reprocess", "purge_dead"];
 /// Commands that meet whatever is there.
 const BROAD: [&str; 8] = ["recv", "tick", "enqueue", "cancel", "committed", "crash", "configure", "purge"];
 
@@ -64,12 +68,14 @@ impl State {
             (Place::Leased, _) => State::Leased,
             (Place::Ready, Settled::Failed) => State::Failed,
             (Place::Ready, Settled::Released) => State::Released,
-            (Place::Ready, _) if m.expires != super::model::NEVER => State::FreshWithTtl,
+            (Place::Ready, Settled::Revived) => State::Revived,
+            (Place::Ready, _) if m.expires != NEVER => State::FreshWithTtl,
             (Place::Ready, _) => State::Fresh,
             (Place::Delayed, Settled::Failed) => State::DelayedFailed,
             (Place::Delayed, Settled::Released) => State::DelayedReleased,
             (Place::Delayed, _) => State::DelayedFresh,
-            (Place::Dead, Settled::No) => State::DeadUnsettled,
+            // a reprocessed message is handed out before it can die again
+            (Place::Dead, Settled::No | Settled::Revived) => State::DeadUnsettled,
             (Place::Dead, Settled::Failed) => State::DeadFailed,
             (Place::Dead, Settled::Released) => State::DeadReleased,
             (Place::Dead, Settled::Rejected) => State::DeadRejected,
@@ -81,7 +87,8 @@ impl State {
         let never_out =
             matches!(self, State::Absent | State::Fresh | State::FreshWithTtl | State::DelayedFresh);
         let aimed = AIMED.contains(&command);
-        !(aimed && newest && never_out || !aimed && self == State::Absent)
+        let broad = BROAD.contains(&command);
+        !(aimed && newest && never_out || broad && self == State::Absent)
     }
 }
 
@@ -103,7 +110,8 @@ impl Coverage {
         for state in STATES {
             table += &format!("\n{:18}", format!("{state:?}"));
             let aimed = AIMED.iter().flat_map(|&command| [(command, true), (command, false)]);
-            for (command, newest) in aimed.chain(BROAD.iter().map(|&command| (command, true))) {
+            let others = NAMED.iter().chain(&BROAD).map(|&command| (command, true));
+            for (command, newest) in aimed.chain(others) {
                 let count = self.counts.get(&(state, command, newest)).copied().unwrap_or(0);
                 let fine = if state.can_meet(command, newest) { count >= ENOUGH } else { count == 0 };
                 wrong += u64::from(!fine);

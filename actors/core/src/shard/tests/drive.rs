@@ -1,9 +1,11 @@
 //! Drives a shard and the model with one random sequence and compares them after each command. Plays the
 //! shell and the store: commits come late, crashes lose what was not committed.
 
-use super::cover::{AIMED, Coverage, State};
+use super::cover::{AIMED, Coverage, NAMED, State};
 use super::disk::Disk;
-use super::model::{Expect, M, Model, NackArgs, Place};
+use super::model::{Expect, Model, NackArgs};
+use super::msg::{M, Place};
+use super::rng::Rng;
 use crate::ids::Slot;
 use crate::message::{MsgState, Phase, PutOutcome, Recovered, StateOp, StoredAt};
 use crate::shard::{
@@ -15,32 +17,6 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Commands of one sequence.
 const COMMANDS: u32 = 140;
-
-/// SplitMix64.
-#[derive(Debug)]
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
-}
 
 /// What the shell owes the store.
 #[derive(Debug)]
@@ -105,9 +81,10 @@ impl Run<'_> {
             26..66 => self.settle(),
             66..72 => self.command("tick", Command::Tick, |model, now, _| model.tick(now)),
             72..75 => self.cancel(),
-            75..96 => self.commit(),
+            75..77 => self.end_or_revive(),
+            77..96 => self.commit(),
             96 => self.configure(),
-            97 if self.rng.chance(50) => {
+            97 if self.rng.chance(65) => {
                 self.command("purge", Command::Purge, |model, now, _| model.purge(now));
             }
             97 => self.configure(),
@@ -221,6 +198,33 @@ impl Run<'_> {
         DeliveryRef { slot, delivery }
     }
 
+    /// Dead letters mostly, in any order, and sometimes what is none.
+    fn end_or_revive(&mut self) {
+        let all: Vec<Slot> = self.known.keys().copied().collect();
+        let is_dead = |slot: &Slot| self.model.live.get(&slot.0).is_some_and(|m| m.place == Place::Dead);
+        let dead: Vec<Slot> = all.iter().copied().filter(is_dead).collect();
+        let mut slots = Vec::new();
+        let live: Vec<Slot> = self.model.live.keys().map(|&slot| Slot(slot)).collect();
+        let name = if self.rng.chance(60) { "reprocess" } else { "purge_dead" };
+        for _ in 0..=self.rng.below(3) {
+            let others = if self.rng.chance(70) { &live } else { &all };
+            let dead_ones = !dead.is_empty() && self.rng.chance(if name == "reprocess" { 60 } else { 20 });
+            let from = if dead_ones { &dead } else { others };
+            let absent = Slot::new(self.next_chunk + 7, self.rng.below(4) as u16);
+            slots.push(if from.is_empty() || self.rng.chance(5) { absent } else { self.rng.pick(from) });
+        }
+        for &slot in &slots {
+            let state = self.state(slot);
+            self.coverage.meet(state, name, true);
+        }
+        let list = slots.clone();
+        if name == "reprocess" {
+            self.command(name, Command::Reprocess { slots }, |model, now, _| model.reprocess(now, &list));
+        } else {
+            self.command(name, Command::PurgeDead { slots }, |model, now, _| model.purge_dead(now, &list));
+        }
+    }
+
     fn cancel(&mut self) {
         let waiting: Vec<u64> = self.model.waiting.iter().map(|w| w.0).collect();
         let waiter = if waiting.is_empty() { self.next_waiter - 1 } else { self.rng.pick(&waiting) };
@@ -252,7 +256,7 @@ impl Run<'_> {
         command: Command,
         model: impl FnOnce(&mut Model, u64, &Step) -> Expect,
     ) {
-        if !AIMED.contains(&name) {
+        if !AIMED.contains(&name) && !NAMED.contains(&name) {
             self.meet_all(name);
         }
         let text = format!("{command:?}");
@@ -262,19 +266,19 @@ impl Run<'_> {
     }
 
     fn judge(&mut self, text: &str, step: Step, expect: &Expect) {
-        let (results, refused, purged) = match &step.reply {
-            Reply::Settled(results) => (results.iter().map(Result::is_ok).collect(), false, None),
-            Reply::Refused(_) => (Vec::new(), true, None),
-            Reply::Purged(n) => (Vec::new(), false, Some(*n)),
-            Reply::None | Reply::Reserved => (Vec::new(), false, None),
-        };
+        let mut done = Expect::default();
+        match &step.reply {
+            Reply::Settled(results) => done.results = results.iter().map(Result::is_ok).collect(),
+            Reply::Refused(_) => done.refused = true,
+            Reply::Purged(n) => done.purged = Some(*n),
+            Reply::Reprocessed { moved, left } => done.reprocessed = Some((*moved, *left)),
+            Reply::None | Reply::Reserved => {}
+        }
         let done = Expect {
-            results,
-            refused,
-            purged,
             grants: step.grants.iter().map(|grant| (grant.waiter.0, grant.messages.clone())).collect(),
             empty: step.empty_handed.iter().map(|waiter| waiter.0).collect(),
             counts: step.counts,
+            ..done
         };
         assert_eq!(&done, expect, "at {} {text}", self.now);
         assert_eq!(step.empty_handed.len(), done.empty.len(), "answered twice");
@@ -405,7 +409,7 @@ impl Run<'_> {
         let live = &self.model.live;
         let of = |f: &dyn Fn(&M) -> bool| live.iter().filter(|(_, m)| f(m)).collect::<Vec<_>>();
         let stats = self.shard.stats();
-        let oldest = of(&M::is_ready).iter().map(|(_, m)| m.enqueued).min();
+        let oldest = of(&M::is_ready).iter().map(|(_, m)| m.lives_since()).min();
         assert_eq!(stats.oldest_enqueued, oldest.map(Millis));
         assert_eq!(stats.waiters, self.model.waiting.len() as u64);
         assert_eq!(self.shard.wake_at(), self.model.wake_at().map(Millis));
@@ -453,7 +457,9 @@ impl Run<'_> {
             };
             let (attempt, delivery, settled, noted) = (m.attempt, m.delivery, m.settled, m.noted);
             let at = Millis(m.at);
-            assert_eq!(state, MsgState { phase, at, attempt, delivery, settled, noted });
+            let revived = state.revived;
+            assert_eq!(revived.map(|revived| (revived.at.0, revived.deliveries)), m.revived);
+            assert_eq!(state, MsgState { phase, at, attempt, delivery, settled, noted, revived });
         }
     }
 }

@@ -5,11 +5,14 @@ mod cover;
 mod disk;
 mod drive;
 mod model;
+mod msg;
+mod revive;
+mod rng;
 
 use cover::Coverage;
 
 /// Sequences of the property test.
-const SEQUENCES: u64 = 23_000;
+const SEQUENCES: u64 = 29_000;
 
 #[test]
 fn behaves_like_the_model() {

@@ -1,0 +1,167 @@
+//! Reprocessing, spelled out: what a message keeps, where it stands, and what a restart leaves of that.
+
+use super::disk::Disk;
+use crate::ids::Slot;
+use crate::message::{PutOutcome, Recovered, StoredAt};
+use crate::reason::Reason;
+use crate::shard::{
+    Command, DeliveryRef, NackMode, Paused, Recovery, Reply, Settings, Shard, Step, WaiterId, Want,
+};
+use crate::time::Millis;
+
+struct World {
+    shard: Shard,
+    disk: Disk,
+    now: u64,
+    settings: Settings,
+}
+
+impl World {
+    fn new(settings: Settings) -> World {
+        World { shard: Shard::new(settings), disk: Disk::default(), now: 1_000, settings }
+    }
+
+    fn put(&mut self, slot: u64, ttl: Option<u64>) {
+        let enqueued = Millis(self.now);
+        let expires = ttl.map(|ms| enqueued.plus(ms));
+        let stored = StoredAt { slot: Slot(slot), enqueued, len: 1, due: None, expires };
+        let step = self.shard.apply(enqueued, Command::Enqueue { count: 1 });
+        self.disk.rows.insert(Slot(slot), Recovered { stored, state: None });
+        let _ = self.shard.committed(enqueued, step.ticket.unwrap(), &[PutOutcome::Stored(stored)]);
+    }
+
+    fn apply(&mut self, command: Command) -> Step {
+        let step = self.shard.apply(Millis(self.now), command);
+        step.ops.iter().for_each(|op| self.disk.write(op));
+        if let Some(ticket) = step.ticket {
+            let _ = self.shard.committed(Millis(self.now), ticket, &[]);
+        }
+        self.shard.check().unwrap();
+        step
+    }
+
+    fn recv(&mut self, max_messages: u32) -> Vec<DeliveryRef> {
+        let want = Want { max_messages, max_bytes: 1 << 20, visibility_ms: None };
+        let step = self.apply(Command::Recv { waiter: WaiterId(1), want, until: Millis(0) });
+        let messages = step.grants.iter().flat_map(|grant| &grant.messages);
+        messages.map(|leased| DeliveryRef { slot: leased.slot, delivery: leased.delivery }).collect()
+    }
+
+    fn nack(&mut self, delivery: DeliveryRef, mode: NackMode) -> Result<(), Reason> {
+        let (deliveries, note) = (vec![delivery], Some("why".to_owned()));
+        let command = Command::Nack { deliveries, mode, delay_ms: None, note, entropy: 0 };
+        match self.apply(command).reply {
+            Reply::Settled(results) => results[0],
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn reprocess(&mut self, slots: &[u64]) -> Reply {
+        self.apply(Command::Reprocess { slots: slots.iter().map(|&slot| Slot(slot)).collect() }).reply
+    }
+
+    fn restart(&mut self) {
+        let mut recovery = Recovery::new(self.settings, Paused::default(), Millis(self.now), 0);
+        self.disk.rows.values().for_each(|row| recovery.push(*row));
+        self.shard = recovery.finish();
+        self.shard.check().unwrap();
+    }
+
+    /// The ids of what is ready, in the order they are served.
+    fn served(&mut self) -> Vec<u64> {
+        let held = self.recv(100);
+        held.iter().for_each(|&delivery| self.nack(delivery, NackMode::Release).unwrap());
+        held.iter().map(|delivery| delivery.slot.0).collect()
+    }
+}
+
+const DONE: fn(u64) -> Reply = |moved| Reply::Reprocessed { moved, left: 0 };
+
+#[test]
+fn a_reprocessed_message_stands_at_the_tail_before_and_after_a_restart() {
+    let mut world = World::new(Settings::default());
+    (1..=4).for_each(|slot| world.put(slot, None));
+    for delivery in world.recv(2) {
+        world.nack(delivery, NackMode::Reject).unwrap();
+    }
+    assert_eq!(world.reprocess(&[2, 1]), DONE(2));
+    world.put(5, None);
+    assert_eq!(world.served(), [3, 4, 2, 1, 5], "behind what was there, before what came later");
+    world.restart();
+    assert_eq!(world.served(), [3, 4, 2, 1, 5]);
+    for delivery in world.recv(3) {
+        world.nack(delivery, NackMode::Reject).unwrap();
+    }
+    world.restart();
+    assert_eq!(world.reprocess(&[3]), DONE(1));
+    assert_eq!(world.served(), [1, 5, 3], "a restart does not lose the tail");
+}
+
+#[test]
+fn no_receipt_of_before_counts_and_deliveries_go_on() {
+    let mut world = World::new(Settings { max_deliveries: 5, ..Settings::default() });
+    world.put(1, None);
+    let first = world.recv(1)[0];
+    world.nack(first, NackMode::Reject).unwrap();
+    assert_eq!(world.nack(first, NackMode::Reject), Ok(()), "repeated");
+    assert_eq!(world.reprocess(&[1]), DONE(1));
+    for restarted in [false, true] {
+        if restarted {
+            world.restart();
+        }
+        assert_eq!(world.nack(first, NackMode::Reject), Err(Reason::StaleReceipt));
+        assert_eq!(world.nack(first, NackMode::Release), Err(Reason::StaleReceipt));
+        let step = world.apply(Command::Ack { deliveries: vec![first] });
+        assert_eq!(step.reply, Reply::Settled(vec![Err(Reason::StaleReceipt)]));
+    }
+    for delivery in 2..=6 {
+        let held = world.recv(1)[0];
+        assert_eq!(held.delivery, delivery, "never falls; five more are allowed");
+        world.nack(held, NackMode::Release).unwrap();
+    }
+    assert_eq!((world.recv(1), world.shard.stats().dlq), (Vec::new(), 1));
+    assert_eq!(world.disk.letters[&Slot(1)].reason, "max_deliveries");
+}
+
+#[test]
+fn ttl_and_retention_run_again_from_the_reprocessing() {
+    let mut world = World::new(Settings { retention_ms: 10_000, ..Settings::default() });
+    world.put(1, Some(3_000));
+    world.put(2, None);
+    for delivery in world.recv(2) {
+        world.nack(delivery, NackMode::Reject).unwrap();
+    }
+    world.now = 50_000;
+    assert_eq!(world.reprocess(&[1, 2]), DONE(2));
+    for restarted in [false, true] {
+        if restarted {
+            world.restart();
+        }
+        world.now += 1_000;
+        let _ = world.apply(Command::Tick);
+        assert_eq!(world.shard.stats().ready, 2);
+        assert_eq!(world.shard.stats().oldest_enqueued, Some(Millis(50_000)));
+    }
+    world.now = 53_000;
+    assert_eq!(world.apply(Command::Tick).counts.expired, 1);
+    world.now = 59_999;
+    assert_eq!(world.apply(Command::Tick).counts.expired, 0);
+    world.now = 60_000;
+    assert_eq!(world.apply(Command::Tick).counts.expired, 1);
+    assert!(world.disk.rows.is_empty());
+}
+
+#[test]
+fn a_full_topic_takes_back_no_more_than_it_may_hold() {
+    let mut world = World::new(Settings { max_depth: 3, ..Settings::default() });
+    (1..=3).for_each(|slot| world.put(slot, None));
+    for delivery in world.recv(3) {
+        world.nack(delivery, NackMode::Reject).unwrap();
+    }
+    world.put(4, None);
+    assert_eq!(world.reprocess(&[9, 1, 2, 3]), Reply::Reprocessed { moved: 2, left: 1 });
+    assert_eq!((world.shard.stats().ready, world.shard.stats().dlq), (3, 1));
+    let step = world.apply(Command::PurgeDead { slots: vec![Slot(1), Slot(3)] });
+    assert_eq!(step.reply, Reply::Purged(1), "the one that lives again is none of its business");
+    assert_eq!(world.served(), [4, 1, 2]);
+}
