@@ -3,7 +3,7 @@
 use ron_core::reason::Reason;
 
 /// The mailbox port's routes; [`mailbox_route`] gives the index.
-pub(super) const MAILBOX_ROUTES: [&str; 15] = [
+pub(super) const MAILBOX_ROUTES: [&str; 20] = [
     "/enqueue",
     "/enqueue/batch",
     "/recv",
@@ -16,6 +16,11 @@ pub(super) const MAILBOX_ROUTES: [&str; 15] = [
     "/pause",
     "/resume",
     "/purge",
+    "/dlq",
+    "/dlq/reprocess",
+    "/dlq/purge",
+    "/dlq/resend",
+    "/dlq/tasks",
     "/tenant",
     "/bench",
     "other",
@@ -28,8 +33,9 @@ pub(super) const INTEROP_ROUTES: [&str; 4] = ["/webhooks/{provider}", "/version"
 #[must_use]
 pub fn mailbox_route(path: &str) -> usize {
     const BASE: usize = 6;
-    const TENANT: usize = 12;
-    const BENCH: usize = 13;
+    const TASKS: usize = 16;
+    const TENANT: usize = 17;
+    const BENCH: usize = 18;
     const OTHER: usize = MAILBOX_ROUTES.len() - 1;
     let Some(rest) = path.strip_prefix("/v1/") else {
         return if path.starts_with("/bench/") { BENCH } else { OTHER };
@@ -41,6 +47,9 @@ pub fn mailbox_route(path: &str) -> usize {
         None => BASE,
         Some(at) => {
             let call = &rest[at..];
+            if call.starts_with("/dlq/tasks/") {
+                return TASKS;
+            }
             // the last ones are no calls on a topic
             let calls = &MAILBOX_ROUTES[..TENANT];
             calls.iter().position(|route| *route == call && call != "/").unwrap_or(OTHER)

@@ -73,7 +73,7 @@ impl DedupClaim {
 }
 
 /// What is stored beside the payload, in the record itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageMeta {
     /// `Content-Type` as sent.
     pub content_type: String,
@@ -83,6 +83,8 @@ pub struct MessageMeta {
     pub idempotency_key: Option<String>,
     /// The enqueueing request's correlation id.
     pub corr_id: String,
+    /// The id of the message that this one was made from, if it was.
+    pub source_msg_id: Option<String>,
 }
 
 /// A message on its way into the store.

@@ -11,7 +11,7 @@ use crate::kernel::admission::{Admission, Full, Permit};
 use crate::kernel::handle::{CastError, Handle};
 use crate::store::{ReadFailure, Store};
 use ron_core::envelope::{DeliveryView, Envelope};
-use ron_core::ids::{MessageId, QueueKey, Slot, Tenant, Topic};
+use ron_core::ids::{Incarnation, MessageId, QueueKey, Slot, Tenant, Topic};
 use ron_core::message::{NewMessage, PutOutcome, StoredMessage};
 use ron_core::reason::{Reason, Refusal};
 use ron_core::receipt::{Receipt, ReceiptError};
@@ -101,8 +101,8 @@ pub struct Mailbox {
 pub(super) struct Inner {
     pub(super) directory: Arc<Directory>,
     router: Handle<RouterMsg>,
-    store: Store,
-    clock: Arc<dyn Clock>,
+    pub(super) store: Store,
+    pub(super) clock: Arc<dyn Clock>,
     observer: Arc<dyn MailboxObserver>,
 }
 
@@ -146,19 +146,7 @@ impl Mailbox {
         self.send(&entry, ShardMsg::Enqueue(messages, reply, permit)).await?;
         let outcomes = received(answer.await)?;
         let incarnation = self.inner.store.identity().incarnation;
-        let of = |outcome: PutOutcome| match outcome {
-            PutOutcome::Stored(at) => Ok(Enqueued {
-                msg_id: MessageId::new(at.enqueued, incarnation, at.slot),
-                duplicate: false,
-                other_body: false,
-            }),
-            PutOutcome::Duplicate { slot, enqueued, other_body } => {
-                let msg_id = MessageId::new(enqueued, incarnation, slot);
-                Ok(Enqueued { msg_id, duplicate: true, other_body })
-            }
-            PutOutcome::Conflict => Err(Reason::IdempotencyConflict),
-            PutOutcome::DedupFull => Err(Reason::Backpressure),
-        };
+        let of = |outcome| enqueued(incarnation, outcome);
         Ok(outcomes.into_iter().map(of).collect())
     }
 
@@ -221,8 +209,7 @@ impl Mailbox {
                 }
                 Err(ReadFailure::Gone) => granted.drop_message(index),
                 Err(ReadFailure::Store) => {
-                    let refusal = Refusal::new(Reason::Storage, "the store cannot be read now; retry");
-                    return Err(refusal.without_effect());
+                    return Err(unreadable());
                 }
             }
         }
@@ -346,7 +333,10 @@ impl Mailbox {
             page.last().filter(|_| page.len() == limit).map(|last| write_cursor(state, last.sort_key));
         let slots: Vec<Slot> = page.iter().map(|seen| seen.slot).collect();
         let letters = match state {
-            PeekState::Dlq => self.inner.store.reader().letters(entry.shard, slots.clone()).await,
+            PeekState::Dlq => {
+                let read = self.inner.store.reader().letters(entry.shard, slots.clone()).await;
+                read.map_err(|_| unreadable())?
+            }
             PeekState::Ready | PeekState::Delayed | PeekState::Vis => vec![None; slots.len()],
         };
         let bodies = self.inner.store.reader().fetch(slots).await;
@@ -363,9 +353,7 @@ impl Mailbox {
                 Ok(message) => messages.push(self.envelope(&entry.key, &message, view)),
                 // Gone since the page was taken, or damaged: a peek shows what it can vouch for.
                 Err(ReadFailure::Gone | ReadFailure::Damaged) => {}
-                Err(ReadFailure::Store) => {
-                    return Err(Refusal::new(Reason::Storage, "the store cannot be read now; retry"));
-                }
+                Err(ReadFailure::Store) => return Err(unreadable()),
             }
         }
         Ok(PeekPage { messages, cursor })
@@ -438,6 +426,17 @@ impl Drop for CancelOnDrop<'_> {
     }
 }
 
+/// What a sender is told of one message.
+pub(super) fn enqueued(incarnation: Incarnation, outcome: PutOutcome) -> Result<Enqueued, Reason> {
+    let (slot, at, duplicate, other_body) = match outcome {
+        PutOutcome::Stored(at) => (at.slot, at.enqueued, false, false),
+        PutOutcome::Duplicate { slot, enqueued, other_body } => (slot, enqueued, true, other_body),
+        PutOutcome::Conflict => return Err(Reason::IdempotencyConflict),
+        PutOutcome::DedupFull => return Err(Reason::Backpressure),
+    };
+    Ok(Enqueued { msg_id: MessageId::new(at, incarnation, slot), duplicate, other_body })
+}
+
 pub(super) fn admit(admission: &Admission, bytes: usize) -> Result<Permit, Refusal> {
     admission.try_acquire(bytes).map_err(|full| {
         let text = match full {
@@ -446,6 +445,10 @@ pub(super) fn admit(admission: &Admission, bytes: usize) -> Result<Permit, Refus
         };
         Refusal::new(Reason::Backpressure, text)
     })
+}
+
+pub(super) fn unreadable() -> Refusal {
+    Refusal::new(Reason::Storage, "the store cannot be read now; retry").without_effect()
 }
 
 fn restarting() -> Refusal {

@@ -38,6 +38,8 @@ pub struct Entry {
     pub(crate) down_since: AtomicU64,
     /// What it uses of its tenant's quotas.
     pub(crate) parts: Parts,
+    /// Whether a task of it runs: then its actor must, too.
+    pub(crate) task_runs: AtomicBool,
     next_waiter: AtomicU64,
 }
 
@@ -56,6 +58,7 @@ impl Entry {
             stood_still_ms: AtomicU64::new(0),
             down_since: AtomicU64::new(0),
             parts: Parts::new(tenant),
+            task_runs: AtomicBool::new(false),
             next_waiter: AtomicU64::new(0),
         }
     }
@@ -76,6 +79,12 @@ impl Entry {
     #[must_use]
     pub fn under_way(&self) -> usize {
         self.requests.in_use().count + self.settles.in_use().count
+    }
+
+    /// Whether its actor must run although nobody calls: clocks run, or a task does.
+    pub(crate) fn must_run(&self) -> bool {
+        let stats = self.figures.stats();
+        stats.vis > 0 || stats.delayed > 0 || self.task_runs.load(Ordering::Acquire)
     }
 
     /// The name of its actor among its siblings.
@@ -157,6 +166,7 @@ impl Directory {
             entry.parts.book(counts.ready + counts.delayed + counts.vis, counts.vis, true);
             entry.exists.store(true, Ordering::Release);
             entry.stands_still_from(last_alive);
+            entry.task_runs.store(counts.task_runs, Ordering::Release);
             entry.figures.set_stats(&Stats {
                 ready: counts.ready,
                 delayed: counts.delayed,

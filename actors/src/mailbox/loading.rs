@@ -2,6 +2,7 @@
 
 use super::messages::{ShardMsg, refusal};
 use super::shard::{ShardArgs, ShardRef, ShardState};
+use super::tasks::Tasks;
 use crate::blocking::Job;
 use crate::store::{ShardEpoch, StoreError, UnitFailure, UnitResult};
 use ron_core::shard::{Command, Recovery, Shard, TopicState};
@@ -19,6 +20,8 @@ pub struct Loaded {
     pub(super) epoch: ShardEpoch,
     /// What an operator set; `None` = the topic does not exist yet.
     pub(super) topic: Option<TopicState>,
+    /// What operators have it do.
+    pub(super) tasks: Tasks,
     /// What its lease clocks stood still; written down with the first tick.
     pub(super) stood_still_ms: u64,
 }
@@ -58,6 +61,7 @@ impl ShardState {
                 self.reload_ms = RELOAD_AFTER_MS;
                 self.used = self.now();
                 self.write_stillness(myself);
+                self.resume_task(myself);
                 waiting.into_iter().for_each(|message| self.command(myself, message));
             }
             Err(error) => {
@@ -108,11 +112,13 @@ async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
     let configured = args.config.settings;
     let blocking = args.store.blocking().clone();
     let scan = move || {
-        let (epoch, topic) = (job.epoch, job.topic);
+        let (epoch, topic, tasks) = (job.epoch, job.topic, Tasks::new(job.tasks.clone()));
         let state = topic.unwrap_or_default();
         let mut recovery = Recovery::new(state.patch.over(&configured), state.paused, now, stood_still_ms);
         job.run(&mut |message| recovery.push(message))?;
-        Ok(Loaded { shard: recovery.finish(), epoch, topic, stood_still_ms })
+        let mut shard = recovery.finish();
+        tasks.newest().into_iter().for_each(|task| shard.watch_from(task.from));
+        Ok(Loaded { shard, epoch, topic, tasks, stood_still_ms })
     };
     blocking.run(Job::Load, scan).await.unwrap_or(Err(StoreError::Reopening))
 }

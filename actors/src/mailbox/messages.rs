@@ -1,6 +1,7 @@
 //! What a shard's actor is told, and how it says no.
 
 use super::loading::Loaded;
+use super::tasks::DlqMsg;
 use super::waiting::RecvReply;
 use crate::kernel::admission::Permit;
 use crate::store::{StoreError, UnitFailure};
@@ -65,6 +66,8 @@ pub enum ShardMsg {
     Configure(TopicChange, ConfigureReply, Permit),
     /// End all messages that are not dead letters.
     Purge(PurgeReply, Permit),
+    /// Something about its dead letters.
+    Dlq(DlqMsg),
     /// Time has something to do here: be in memory.
     Wake,
     /// A record that failed its checksum.
@@ -103,6 +106,7 @@ pub(super) fn refuse(message: ShardMsg, refusal: &Refusal) {
         ShardMsg::Purge(reply, _) => drop(reply.send(Err(refusal))),
         ShardMsg::Stat(reply) => drop(reply.send(Err(refusal))),
         ShardMsg::Peek(_, _, _, reply) => drop(reply.send(Err(refusal))),
+        ShardMsg::Dlq(message) => message.refuse(refusal),
         ShardMsg::CancelRecv(_)
         | ShardMsg::Check(_)
         | ShardMsg::Unwanted { .. }

@@ -22,7 +22,7 @@ pub type RouterRef = ActorRef<RouterMsg>;
 pub enum RouterMsg {
     /// Start the queue's actor, if it has none. Answered when it is up, or has failed its first start.
     Wake(Arc<Entry>, oneshot::Sender<()>),
-    /// Start the actors of all queues that have leases or delays: their clocks run.
+    /// Start the actors of all queues that have leases, delays or tasks: their clocks run.
     WakeAllWithTimers,
     /// Bring the queues to memory that time has something to do to.
     Sweep,
@@ -95,8 +95,7 @@ impl Actor for Router {
                     // It started this router before anybody could call it; its failure restarts this router.
                     let Ok(()) = router.shards.wait_up(SUPERVISOR_WITHIN).await else { return };
                     for entry in router.directory.all() {
-                        let stats = entry.figures.stats();
-                        if stats.vis > 0 || stats.delayed > 0 {
+                        if entry.must_run() {
                             router.start(&entry).await;
                         }
                     }

@@ -97,9 +97,8 @@ impl Actor for ShardActor {
             entropy,
         };
         // Leases, delays and ends need their timers even if nobody calls.
-        let figures = &state.args.entry.figures;
-        let stats = figures.stats();
-        if stats.vis > 0 || stats.delayed > 0 || figures.is_due(now) || figures.due_is_lost() {
+        let (entry, figures) = (&state.args.entry, &state.args.entry.figures);
+        if entry.must_run() || figures.is_due(now) || figures.due_is_lost() {
             state.load_behind(&myself, VecDeque::new());
         }
         Ok(state)
@@ -182,6 +181,7 @@ impl ShardState {
             }
             ShardMsg::Configure(change, reply, permit) => self.configure(myself, &change, reply, permit),
             ShardMsg::Purge(reply, permit) => self.purge(myself, reply, permit),
+            ShardMsg::Dlq(message) => self.dlq(myself, message),
             ShardMsg::Stat(reply) => self.stat(reply),
             ShardMsg::Check(reply) => {
                 let Phase::Ready(loaded) = &self.phase else { return };
@@ -205,7 +205,7 @@ impl ShardState {
     }
 
     /// Applies a command; `None` if the shard is not in memory.
-    fn apply(&mut self, command: Command) -> Option<Step> {
+    pub(super) fn apply(&mut self, command: Command) -> Option<Step> {
         let now = self.now();
         match &mut self.phase {
             Phase::Ready(loaded) => {
@@ -363,13 +363,16 @@ impl ShardState {
     ) {
         let Phase::Ready(loaded) = &mut self.phase else { return };
         let entry = &self.args.entry;
+        loaded.tasks.returned(self.args.clock.now(), step.counts.dead_again);
+        entry.task_runs.store(loaded.tasks.running().is_some(), Ordering::Release);
         self.waiting.answer_empty(&step.empty_handed);
         let grants = self.waiting.match_grants(entry, step.grants);
         if step.ticket.is_some() || done.is_some() {
             let changed = step.configured || !puts.is_empty() && loaded.topic.is_none();
             let state = loaded.topic.unwrap_or_default();
             let topic = changed.then(|| TopicRow { key: entry.key.clone(), state });
-            let work = Work { epoch: loaded.epoch, topic, puts, ops: step.ops };
+            let task = step.ticket.and_then(|_| loaded.tasks.take_changed());
+            let work = Work { epoch: loaded.epoch, topic, puts, ops: step.ops, task };
             let ticket = step.ticket.map(|ticket| (ticket, self.sink.clone()));
             if ticket.is_none() && !loaded.shard.uncommitted() {
                 // Nothing to write and nothing pending: the answer is already true.
@@ -388,7 +391,7 @@ impl ShardState {
     }
 
     /// Books what the shard now holds of its tenant's quotas.
-    fn book(&self) {
+    pub(super) fn book(&self) {
         let Phase::Ready(loaded) = &self.phase else { return };
         let stats = loaded.shard.stats();
         // A first send whose commit is owed has its place among the topics, and loses it if it comes to nothing.
@@ -441,7 +444,8 @@ impl ShardState {
         let park_after = self.args.config.park_after_ms.max(1);
         let park_at = self.used.plus(park_after);
         let far = |due: Millis| due.since(park_at) > park_after;
-        (loaded.shard.idle() && loaded.shard.wake_at().is_none_or(far)).then_some(park_at)
+        let idle = loaded.shard.idle() && loaded.tasks.running().is_none();
+        (idle && loaded.shard.wake_at().is_none_or(far)).then_some(park_at)
     }
 
     fn on_tick(&mut self, myself: &ShardRef) {

@@ -285,6 +285,7 @@ mod tests {
                 attrs: vec![("k".into(), "v".into())],
                 idempotency_key: Some("key".into()),
                 corr_id: "corr-1234".into(),
+                source_msg_id: None,
             },
             delay_ms: 0,
             ttl_ms: None,

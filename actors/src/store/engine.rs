@@ -4,18 +4,20 @@
 //! be dropped and opened anew. Nothing here knows actors.
 
 use super::backend::Medium;
-use super::codec::{ChunkStates, Delta, open_value, seal, seal_value};
+use super::codec::{ChunkStates, Delta, open_value, seal_value};
 use super::cut::{CutChunk, Cutter, part_count, parts};
 use super::error::{StoreError, UnitFailure};
+use super::letters::write_letters;
 use super::read::{ChunkImage, Reader};
 use super::recover::{BootCounts, ClockFrom};
-use super::schema::{BODY, DEDUP, DEDUP_BUCKET_MS, DELTA, DLQ, HEAD, META, NOTE, STATE, TOPIC, body_key};
+use super::schema::{BODY, DEDUP, DEDUP_BUCKET_MS, DELTA, HEAD, META, STATE, TASK, TOPIC, body_key};
 use super::{ShardEpoch, StoreConfig};
-use redb::{Database, ReadableTable, WriteTransaction};
+use redb::{Database, WriteTransaction};
 use ron_core::dedup::{Dedup, DedupRow, Verdict};
-use ron_core::ids::{Incarnation, QueueKey, ShardId, Slot};
-use ron_core::message::{DeadLetter, DedupClaim, MsgState, NewMessage, PutOutcome, StateOp, StoredAt};
+use ron_core::ids::{Incarnation, QueueKey, ShardId};
+use ron_core::message::{DedupClaim, MsgState, NewMessage, PutOutcome, StateOp, StoredAt};
 use ron_core::receipt::ReceiptKey;
+use ron_core::reprocess::{TASKS_KEPT, Task};
 use ron_core::shard::TopicState;
 use ron_core::time::{Clock, Millis};
 use serde::{Deserialize, Serialize};
@@ -33,11 +35,13 @@ pub struct Work {
     pub puts: Vec<NewMessage>,
     /// State changes.
     pub ops: Vec<StateOp>,
+    /// A task's row.
+    pub task: Option<Box<Task>>,
 }
 
 impl Work {
     fn is_empty(&self) -> bool {
-        self.puts.is_empty() && self.ops.is_empty() && self.topic.is_none()
+        self.puts.is_empty() && self.ops.is_empty() && self.topic.is_none() && self.task.is_none()
     }
 }
 
@@ -123,6 +127,7 @@ pub struct Engine {
     pub(crate) durable: bool,
     pub(crate) identity: Identity,
     pub(crate) topics: BTreeMap<ShardId, TopicRow>,
+    pub(crate) tasks: BTreeMap<ShardId, BTreeMap<u64, Task>>,
     pub(crate) epochs: HashMap<ShardId, ShardEpoch>,
     pub(crate) chunks: HashMap<u64, ChunkInfo>,
     pub(crate) by_shard: HashMap<ShardId, ShardChunks>,
@@ -251,7 +256,8 @@ impl Engine {
             let outcomes =
                 work.puts.iter().map(|message| self.put(&mut cutter, &mut keys, now, *shard, message));
             let outcomes: Vec<PutOutcome> = outcomes.collect();
-            size += outcomes.len() + work.ops.len() + usize::from(work.topic.is_some());
+            let rows = usize::from(work.topic.is_some()) + usize::from(work.task.is_some());
+            size += outcomes.len() + work.ops.len() + rows;
             results[i] = Ok(outcomes);
         }
         let (chunks, next_chunk) = cutter.finish();
@@ -315,6 +321,18 @@ impl Engine {
             if let Some(row) = work.topic.as_ref().filter(|row| self.topics.get(shard) != Some(row)) {
                 txn.open_table(TOPIC)?.insert(shard.0, seal_value(row).as_slice())?;
                 self.topics.insert(*shard, row.clone());
+            }
+            if let Some(task) = &work.task {
+                let mut table = txn.open_table(TASK)?;
+                table.insert((shard.0, task.number), seal_value(task.as_ref()).as_slice())?;
+                let tasks = self.tasks.entry(*shard).or_default();
+                tasks.insert(task.number, task.as_ref().clone());
+                // the oldest is over: only the newest can run
+                if tasks.len() > TASKS_KEPT
+                    && let Some((oldest, _)) = tasks.pop_first()
+                {
+                    table.remove((shard.0, oldest))?;
+                }
             }
         }
         write_chunks(&txn, &batch.chunks)?;
@@ -439,47 +457,6 @@ fn write_chunks(txn: &WriteTransaction, chunks: &[CutChunk]) -> Result<(), Store
         }
     }
     Ok(())
-}
-
-/// The rows beside the delta: last errors and dead letters.
-fn write_letters(txn: &WriteTransaction, shard: ShardId, ops: &[StateOp]) -> Result<(), StoreError> {
-    for op in ops {
-        match op {
-            StateOp::Set { slot, note: Some(note), .. } => {
-                txn.open_table(NOTE)?.insert(slot.0, seal(note.as_bytes()).as_slice())?;
-            }
-            StateOp::Set { note: None, .. }
-            | StateOp::Gone { noted: false, .. }
-            | StateOp::GoneRun { .. } => {}
-            StateOp::Dead { slot, state, letter } => {
-                let mut letter = letter.clone();
-                if letter.last_error.is_none() && state.noted {
-                    letter.last_error = read_note(txn, *slot)?;
-                }
-                txn.open_table(DLQ)?.insert((shard.0, slot.0), seal_value(&letter).as_slice())?;
-            }
-            StateOp::Gone { slot, noted: true } => {
-                txn.open_table(NOTE)?.remove(slot.0)?;
-            }
-            StateOp::DeadGone { slot } | StateOp::Revived { slot, .. } => {
-                txn.open_table(NOTE)?.remove(slot.0)?;
-                txn.open_table(DLQ)?.remove((shard.0, slot.0))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn read_note(txn: &WriteTransaction, slot: Slot) -> Result<Option<String>, StoreError> {
-    let notes = txn.open_table(NOTE)?;
-    let Some(row) = notes.get(slot.0)? else { return Ok(None) };
-    // A rotted note is no reason to keep a message out of the DLQ.
-    Ok(super::codec::open(row.value()).ok().map(|text| String::from_utf8_lossy(text).into_owned()))
-}
-
-/// Reads a dead letter's row.
-pub(crate) fn dead_letter(row: &[u8]) -> Option<DeadLetter> {
-    open_value(row).ok()
 }
 
 /// Reads a chunk's folded states.

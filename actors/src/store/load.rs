@@ -12,7 +12,9 @@ use super::schema::{HEAD, STATE};
 use redb::{ReadTransaction, ReadableDatabase};
 use ron_core::ids::ShardId;
 use ron_core::message::Recovered;
+use ron_core::reprocess::Task;
 use ron_core::shard::TopicState;
+use std::collections::BTreeMap;
 
 /// A snapshot to load one shard from.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub struct LoadJob {
     pub dedup_keys: u64,
     /// What an operator set for the topic; `None` = it does not exist yet.
     pub topic: Option<TopicState>,
+    /// Its tasks, by number.
+    pub tasks: BTreeMap<u64, Task>,
 }
 
 impl Engine {
@@ -44,7 +48,8 @@ impl Engine {
         let txn = self.db.begin_read()?;
         let dedup_keys = self.dedup.live(shard);
         let topic = self.topics.get(&shard).map(|row| row.state);
-        Ok(LoadJob { txn, shard, epoch, chunks, dedup_keys, topic })
+        let tasks = self.tasks.get(&shard).cloned().unwrap_or_default();
+        Ok(LoadJob { txn, shard, epoch, chunks, dedup_keys, topic, tasks })
     }
 }
 

@@ -10,6 +10,7 @@ mod cut;
 mod engine;
 mod error;
 mod fold;
+mod letters;
 mod load;
 mod queue;
 mod read;

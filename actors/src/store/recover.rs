@@ -8,12 +8,13 @@ use super::engine::{ChunkInfo, Dirty, Engine, Identity, ShardChunks, TopicRow, c
 use super::error::StoreError;
 use super::fold::by_place;
 use super::read::Reader;
-use super::schema::{BODY, DEDUP, DELTA, DLQ, FORMAT, HEAD, META, NOTE, STATE, TOPIC};
+use super::schema::{BODY, DEDUP, DELTA, DLQ, FORMAT, HEAD, META, NOTE, STATE, TASK, TOPIC};
 use redb::{Database, ReadableTable, WriteTransaction};
 use ron_core::dedup::{Dedup, DedupRow};
 use ron_core::ids::{Incarnation, ShardId};
 use ron_core::message::{MsgState, Phase};
 use ron_core::receipt::ReceiptKey;
+use ron_core::reprocess::Task;
 use ron_core::shard::Settings;
 use ron_core::time::{Clock, Millis};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -36,6 +37,8 @@ pub struct BootCounts {
     pub first_expiry: Option<Millis>,
     /// When the oldest dead letter was dead-lettered.
     pub oldest_dead: Option<Millis>,
+    /// Whether a task of it runs.
+    pub task_runs: bool,
 }
 
 /// Where the clock of a store comes from: the argument is the node time it was last alive.
@@ -62,6 +65,10 @@ pub(crate) fn open(
     let next_chunk = read_meta(&txn, "next_chunk")?.unwrap_or(0).max(found.next_chunk);
     let last_alive = read_meta::<Millis>(&txn, "node_time")?.unwrap_or_default().max(found.last_alive);
     let topics = read_topics(&txn)?;
+    let tasks = read_tasks(&txn)?;
+    for (shard, _) in tasks.iter().filter(|(_, tasks)| tasks.values().any(Task::runs)) {
+        found.counts.entry(*shard).or_default().task_runs = true;
+    }
     let clock = clock_from(last_alive);
     let now = clock.now().max(last_alive);
     let mut engine = Engine {
@@ -72,6 +79,7 @@ pub(crate) fn open(
         durable: medium.durable(),
         identity,
         topics,
+        tasks,
         epochs: HashMap::new(),
         chunks: found.chunks,
         by_shard: found.by_shard,
@@ -114,6 +122,7 @@ fn create_tables(txn: &WriteTransaction, entropy: [u8; 40]) -> Result<Identity, 
     txn.open_table(DLQ)?;
     txn.open_table(DEDUP)?;
     txn.open_table(TOPIC)?;
+    txn.open_table(TASK)?;
     let format: Option<u32> = read_meta(txn, "format")?;
     match format {
         None => {
@@ -155,6 +164,18 @@ fn read_topics(txn: &WriteTransaction) -> Result<BTreeMap<ShardId, TopicRow>, St
         topics.insert(ShardId(shard), row);
     }
     Ok(topics)
+}
+
+fn read_tasks(txn: &WriteTransaction) -> Result<BTreeMap<ShardId, BTreeMap<u64, Task>>, StoreError> {
+    let mut tasks: BTreeMap<ShardId, BTreeMap<u64, Task>> = BTreeMap::new();
+    for row in txn.open_table(TASK)?.iter()? {
+        let (key, value) = row?;
+        let (shard, number) = key.value();
+        let task = open_value(value.value())
+            .map_err(|why| StoreError::damaged("task", format!("{shard}/{number}"), why))?;
+        tasks.entry(ShardId(shard)).or_default().insert(number, task);
+    }
+    Ok(tasks)
 }
 
 impl Engine {

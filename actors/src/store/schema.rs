@@ -19,6 +19,8 @@ pub(crate) const STATE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("
 pub(crate) const NOTE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("note");
 /// (shard, slot) → the dead letter.
 pub(crate) const DLQ: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("dlq");
+/// (shard, number) → a task of the topic. Written with what it moves.
+pub(crate) const TASK: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("task");
 /// (expiry bucket, chunk) → idempotency keys, written with their messages.
 pub(crate) const DEDUP: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("dedup");
 

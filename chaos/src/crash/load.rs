@@ -136,6 +136,7 @@ impl World {
             attrs: if self.rng.chance(20) { vec![("kind".to_owned(), "x".to_owned())] } else { Vec::new() },
             idempotency_key: claim.as_ref().map(|(text, _)| text.clone()),
             corr_id: format!("corr-{:016x}", self.rng.bits()),
+            source_msg_id: None,
         };
         Draft { payload, meta, delay_ms, ttl_ms, claim }
     }

@@ -79,6 +79,11 @@ pub trait MailboxService: Send + Sync + 'static {
         cursor: Option<&str>,
         limit: u32,
     ) -> impl Future<Output = Result<(Vec<TopicRow>, Option<String>), Refusal>> + Send;
+
+    /// The workbench of the dead letters; `None` where there is none.
+    fn workbench(&self) -> Option<&Mailbox> {
+        None
+    }
 }
 
 impl MailboxService for Mailbox {
@@ -143,5 +148,9 @@ impl MailboxService for Mailbox {
         limit: u32,
     ) -> Result<(Vec<TopicRow>, Option<String>), Refusal> {
         Mailbox::topics(self, tenant, cursor, limit as usize)
+    }
+
+    fn workbench(&self) -> Option<&Mailbox> {
+        Some(self)
     }
 }

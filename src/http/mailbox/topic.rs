@@ -54,7 +54,7 @@ async fn purge<M: MailboxService>(State(app): App<M>, path: Path, request: Reque
 
 impl<M: MailboxService> MailboxApp<M> {
     /// The queue and the body of a call that changes the topic.
-    async fn admin<T: DeserializeOwned>(
+    pub(super) async fn admin<T: DeserializeOwned>(
         &self,
         path: &Path,
         request: Request,

@@ -154,6 +154,7 @@ pub(super) fn envelope(payload: &'static str) -> Envelope {
             attrs: Vec::new(),
             idempotency_key: None,
             corr_id: "corr-0001".into(),
+            source_msg_id: None,
         },
     };
     let view =

@@ -30,6 +30,7 @@ mod tests;
 
 pub use invariants::Violation;
 pub use recover::Recovery;
+pub use revive::no_such_letter;
 pub use settings::{Paused, Settings, SettingsPatch, TopicChange, TopicState};
 pub use types::{
     Buried, Command, Counts, DeliveryRef, Grant, Leased, NackMode, PeekState, Peeked, PutOutcomes, Reply,
@@ -167,6 +168,8 @@ pub struct Shard {
     places: BTreeMap<Place, Slot>,
     /// The last place that was ever taken.
     tail: Place,
+    /// Who stands behind it counts in [`Counts::dead_again`] when it dies.
+    watched_from: Place,
     leased: BTreeMap<Slot, Msg>,
     delayed: BTreeMap<Slot, Msg>,
     dead: BTreeMap<Slot, Corpse>,
@@ -205,6 +208,7 @@ impl Shard {
             revived: BTreeMap::new(),
             places: BTreeMap::new(),
             tail: (Slot(0), 0),
+            watched_from: (Slot(0), 0),
             leased: BTreeMap::new(),
             delayed: BTreeMap::new(),
             dead: BTreeMap::new(),
@@ -229,6 +233,10 @@ impl Shard {
         match command {
             Command::Enqueue { count } => {
                 self.reserve(count, &mut step);
+                return step;
+            }
+            Command::Replace { slot } => {
+                self.replace(now, slot, &mut step);
                 return step;
             }
             Command::CancelRecv { waiter } => {

@@ -6,8 +6,15 @@
 use super::{Buried, Corpse, Msg, Reply, Shard, Step};
 use crate::ids::Slot;
 use crate::message::{Phase, Settled, StateOp};
+use crate::reason::{Reason, Refusal};
 use crate::time::Millis;
 use std::ops::Bound;
+
+/// What is said of an id that names no dead letter.
+#[must_use]
+pub fn no_such_letter() -> Refusal {
+    Refusal::new(Reason::NotFound, "no dead letter of this topic has this id")
+}
 
 impl Shard {
     /// Makes dead letters ready again, in the order given, as many as `max_depth` leaves room for.
@@ -42,6 +49,19 @@ impl Shard {
         purged
     }
 
+    /// One ticket for both: the room, and the end of the dead letter.
+    pub(super) fn replace(&mut self, now: Millis, slot: Slot, step: &mut Step) {
+        if !self.dead.contains_key(&slot) {
+            step.reply = Reply::Refused(no_such_letter());
+            return;
+        }
+        self.reserve(1, step);
+        if let Some(ticket) = step.ticket {
+            self.purge_dead(&[slot], step);
+            self.writes.push_back((ticket, now));
+        }
+    }
+
     /// Up to `limit` dead letters behind `after`, in slot order.
     #[must_use]
     pub fn buried(&self, after: Option<Slot>, limit: usize) -> Vec<Buried> {
@@ -55,6 +75,18 @@ impl Shard {
     #[must_use]
     pub fn buried_at(&self, slot: Slot) -> Option<Buried> {
         self.dead.get(&slot).map(|corpse| Buried { slot, enqueued: corpse.enqueued, at: corpse.at })
+    }
+
+    /// The last place that was ever taken: whoever is reprocessed from now on stands behind it.
+    #[must_use]
+    pub fn tail(&self) -> (Slot, u32) {
+        self.tail
+    }
+
+    /// From now on only reprocessed messages behind this place count in [`super::Counts::dead_again`].
+    pub fn watch_from(&mut self, place: (Slot, u32)) {
+        self.watched_from = place;
+        self.tail = self.tail.max(place);
     }
 
     fn take_dead(&mut self, slot: Slot) -> Option<Corpse> {

@@ -133,7 +133,7 @@ impl Shard {
         let letter = DeadLetter { reason: reason.to_owned(), attempts: msg.attempt, last_error, at: now };
         step.ops.push(StateOp::Dead { slot, state: msg.state(Phase::Dead), letter });
         step.counts.dead += 1;
-        step.counts.dead_again += u64::from(msg.turn > 0);
+        step.counts.dead_again += u64::from(msg.turn > 0 && (msg.after, msg.turn) > self.watched_from);
         self.file_dead(slot, Corpse::of(&msg, msg.ttl_ms()));
     }
 

@@ -119,6 +119,11 @@ pub enum Command {
         /// Which.
         slots: Vec<Slot>,
     },
+    /// Reserve room for one message that takes the place of this dead letter, which ends in the same commit.
+    Replace {
+        /// Which.
+        slot: Slot,
+    },
     /// Time has passed.
     Tick,
 }
@@ -191,7 +196,7 @@ pub struct Counts {
     pub purged: u64,
     /// Dead letters that are ready again (`reprocessed_total`).
     pub revived: u64,
-    /// Of `dead`: those that had been reprocessed before.
+    /// Of `dead`: those that had been reprocessed, as far as [`super::Shard::watch_from`] says.
     pub dead_again: u64,
 }
 

@@ -55,7 +55,7 @@ const STATES: [State; 18] = [
 /// Commands that name a delivery; each comes with the newest one and with another.
 pub(super) const AIMED: [&str; 6] = ["ack", "fail", "release", "reject", "extend", "corrupt"];
 /// Commands that name messages.
-pub(super) const NAMED: [&str; 2] = ["reprocess", "purge_dead"];
+pub(super) const NAMED: [&str; 3] = ["reprocess", "purge_dead", "replace"];
 /// Commands that meet whatever is there.
 const BROAD: [&str; 8] = ["recv", "tick", "enqueue", "cancel", "committed", "crash", "configure", "purge"];
 

@@ -21,7 +21,7 @@ const COMMANDS: u32 = 140;
 /// What the shell owes the store.
 #[derive(Debug)]
 enum Owed {
-    Put(u32),
+    Put(u32, Vec<StateOp>),
     Write(Vec<StateOp>, Option<(Settings, Paused)>),
 }
 
@@ -81,8 +81,8 @@ impl Run<'_> {
             26..66 => self.settle(),
             66..72 => self.command("tick", Command::Tick, |model, now, _| model.tick(now)),
             72..75 => self.cancel(),
-            75..77 => self.end_or_revive(),
-            77..96 => self.commit(),
+            75..79 => self.end_or_revive(),
+            79..96 => self.commit(),
             96 => self.configure(),
             97 if self.rng.chance(65) => {
                 self.command("purge", Command::Purge, |model, now, _| model.purge(now));
@@ -112,7 +112,7 @@ impl Run<'_> {
             let ticket = step.ticket.expect("a ticket for the room reserved");
             assert_eq!(step.reply, Reply::Reserved);
             self.model.puts.push((ticket, u64::from(count)));
-            self.owed.push_back((ticket, Owed::Put(count)));
+            self.owed.push_back((ticket, Owed::Put(count, Vec::new())));
         } else {
             assert!(matches!(step.reply, Reply::Refused(_)) && step.ticket.is_none(), "{step:?}");
         }
@@ -205,13 +205,20 @@ impl Run<'_> {
         let dead: Vec<Slot> = all.iter().copied().filter(is_dead).collect();
         let mut slots = Vec::new();
         let live: Vec<Slot> = self.model.live.keys().map(|&slot| Slot(slot)).collect();
-        let name = if self.rng.chance(60) { "reprocess" } else { "purge_dead" };
-        for _ in 0..=self.rng.below(3) {
+        let name = match self.rng.below(100) {
+            0..45 => "reprocess",
+            45..70 => "purge_dead",
+            _ => "replace",
+        };
+        for _ in 0..=if name == "replace" { 0 } else { self.rng.below(3) } {
             let others = if self.rng.chance(70) { &live } else { &all };
-            let dead_ones = !dead.is_empty() && self.rng.chance(if name == "reprocess" { 60 } else { 20 });
+            let dead_ones = !dead.is_empty() && self.rng.chance(if name == "reprocess" { 60 } else { 10 });
             let from = if dead_ones { &dead } else { others };
             let absent = Slot::new(self.next_chunk + 7, self.rng.below(4) as u16);
             slots.push(if from.is_empty() || self.rng.chance(5) { absent } else { self.rng.pick(from) });
+        }
+        if name == "replace" {
+            return self.replace(slots[0]);
         }
         for &slot in &slots {
             let state = self.state(slot);
@@ -223,6 +230,23 @@ impl Run<'_> {
         } else {
             self.command(name, Command::PurgeDead { slots }, |model, now, _| model.purge_dead(now, &list));
         }
+    }
+
+    fn replace(&mut self, slot: Slot) {
+        let state = self.state(slot);
+        self.coverage.meet(state, "replace", true);
+        let step = self.shard.apply(Millis(self.now), Command::Replace { slot });
+        if self.model.replace(slot) {
+            let ticket = step.ticket.expect("a ticket for the room and the end");
+            assert_eq!((step.reply, step.counts.purged), (Reply::Reserved, 1));
+            self.model.puts.push((ticket, 1));
+            assert!(self.model.close(self.now, step.ticket));
+            self.owed.push_back((ticket, Owed::Put(1, step.ops)));
+        } else {
+            assert!(matches!(step.reply, Reply::Refused(_)) && step.ticket.is_none(), "{step:?}");
+            assert!(step.ops.is_empty());
+        }
+        self.compare();
     }
 
     fn cancel(&mut self) {
@@ -319,7 +343,8 @@ impl Run<'_> {
                 ops.iter().for_each(|op| self.disk.write(op));
                 self.disk.config = config.unwrap_or(self.disk.config);
             }
-            Owed::Put(count) => {
+            Owed::Put(count, ops) => {
+                ops.iter().for_each(|op| self.disk.write(op));
                 let mut idx = self.rng.below(3) as u16;
                 for _ in 0..count {
                     outcomes.push(self.put(Slot::new(self.next_chunk, idx)));

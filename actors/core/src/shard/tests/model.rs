@@ -104,6 +104,14 @@ impl Model {
         out
     }
 
+    pub(super) fn replace(&mut self, slot: Slot) -> bool {
+        let fits = self.is_dead(&slot) && self.enqueue(1);
+        if fits {
+            self.end(slot.0);
+        }
+        fits
+    }
+
     fn is_dead(&self, slot: &Slot) -> bool {
         self.live.get(&slot.0).is_some_and(|m| m.place == Place::Dead)
     }
