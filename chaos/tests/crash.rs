@@ -115,7 +115,7 @@ fn strike(world: &mut World, fault: Fault) -> bool {
             }
         }
         world.disk.arm(None);
-        assert_eq!(world.settle_in(0).unwrap(), Outcome::Answered);
+        assert_eq!(world.settle_in().unwrap(), Outcome::Answered);
         assert!(world.cell.healthy());
         return outcome != Outcome::Answered;
     }

@@ -7,7 +7,7 @@ use super::messages::ShardMsg;
 use super::tenants::{Parts, TOPICS_FULL, TenantUse};
 use crate::kernel::admission::Admission;
 use crate::kernel::handle::{Handle, HandlePublisher};
-use crate::store::{BootCounts, TopicRow};
+use crate::store::{BootCounts, Store, TopicRow};
 use ron_core::ids::{QueueKey, ShardId, Tenant};
 use ron_core::reason::{Reason, Refusal};
 use ron_core::shard::Stats;
@@ -97,16 +97,20 @@ impl Entry {
         self.next_waiter.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Its lease clocks stand still from `now` on, unless they do already.
-    pub(crate) fn stands_still_from(&self, now: Millis) {
-        let _ = self.down_since.compare_exchange(0, now.0, Ordering::AcqRel, Ordering::Relaxed);
+    /// Its lease clocks stand still from `now` on, unless they do already. The store hears of it.
+    pub(crate) fn stands_still_from(&self, now: Millis, store: &Store) {
+        if self.down_since.compare_exchange(0, now.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            store.stands_still(self.shard, now);
+        }
     }
 
-    /// The clocks go on at `now`. Returns how long they stood still in all since that was last written down.
-    pub(crate) fn goes_on_at(&self, now: Millis) -> u64 {
+    /// The clocks go on at `now`. Returns how long they stood still in all since that was last written down;
+    /// `None` = they did not.
+    pub(crate) fn goes_on_at(&self, now: Millis) -> Option<u64> {
         let since = self.down_since.swap(0, Ordering::AcqRel);
         let ms = if since == 0 { 0 } else { now.since(Millis(since)) };
-        self.stood_still_ms.fetch_add(ms, Ordering::AcqRel) + ms
+        let unwritten = self.stood_still_ms.fetch_add(ms, Ordering::AcqRel) + ms;
+        (since > 0 || unwritten > 0).then_some(unwritten)
     }
 
     /// The moved deadlines are in the store.
@@ -151,13 +155,9 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// The directory of what a store held when it was opened, last alive at `last_alive`: nobody could ack since.
+    /// The directory of what a store held when it was opened.
     #[must_use]
-    pub fn new(
-        topics: Vec<(ShardId, TopicRow, BootCounts)>,
-        last_alive: Millis,
-        config: MailboxConfig,
-    ) -> Directory {
+    pub fn new(topics: Vec<(ShardId, TopicRow, BootCounts)>, config: MailboxConfig) -> Directory {
         let next_shard = topics.iter().map(|(shard, _, _)| u64::from(shard.0) + 1).max().unwrap_or(0);
         let mut entries = BTreeMap::new();
         let mut tenants = Tenants::default();
@@ -165,7 +165,7 @@ impl Directory {
             let entry = Entry::new(shard, key.clone(), tenants.of(&key.tenant, &config), &config);
             entry.parts.book(counts.ready + counts.delayed + counts.vis, counts.vis, true);
             entry.exists.store(true, Ordering::Release);
-            entry.stands_still_from(last_alive);
+            entry.down_since.store(counts.still_since.map_or(0, |since| since.0), Ordering::Release);
             entry.task_runs.store(counts.task_runs, Ordering::Release);
             entry.figures.set_stats(&Stats {
                 ready: counts.ready,

@@ -6,6 +6,7 @@ use super::tasks::Tasks;
 use crate::blocking::Job;
 use crate::store::{ShardEpoch, StoreError, UnitFailure, UnitResult};
 use ron_core::shard::{Command, Recovery, Shard, TopicState};
+use ron_core::time::Millis;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,8 +23,16 @@ pub struct Loaded {
     pub(super) topic: Option<TopicState>,
     /// What operators have it do.
     pub(super) tasks: Tasks,
-    /// What its lease clocks stood still; written down with the first tick.
-    pub(super) stood_still_ms: u64,
+    /// When it was loaded and how long its lease clocks had stood still, if they had: written down with the
+    /// first tick.
+    pub(super) stillness: Option<Stillness>,
+}
+
+/// Lease clocks that go on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stillness {
+    pub(super) over: Millis,
+    pub(super) lasted_ms: u64,
 }
 
 /// Where a shard's state is.
@@ -66,7 +75,7 @@ impl ShardState {
             }
             Err(error) => {
                 tracing::warn!(%error, queue = %self.args.entry.key, "a queue cannot be loaded yet");
-                self.args.entry.stands_still_from(self.now());
+                self.args.entry.stands_still_from(self.now(), &self.args.store);
                 waiting.into_iter().for_each(|message| self.command(myself, message));
                 let load = self.load;
                 let after = Duration::from_millis(self.reload_ms);
@@ -82,10 +91,13 @@ impl ShardState {
         let now = self.args.clock.now();
         self.args.entry.allow_deliveries(&mut loaded.shard, 0);
         let step = loaded.shard.apply(now, Command::Tick);
-        let (entry, ms) = (self.args.entry.clone(), std::mem::take(&mut loaded.stood_still_ms));
+        let Some(Stillness { lasted_ms, .. }) = loaded.stillness else {
+            return self.carry(myself, step, Vec::new(), None);
+        };
+        let entry = self.args.entry.clone();
         let done = move |result: UnitResult<'_>| {
             if result.is_ok() {
-                entry.stillness_written(ms);
+                entry.stillness_written(lasted_ms);
             }
         };
         self.carry(myself, step, Vec::new(), Some(Box::new(done)));
@@ -96,7 +108,7 @@ impl ShardState {
             return; // another ticket of the same failure
         }
         tracing::warn!(?failure, queue = %self.args.entry.key, "a queue lost a commit and loads itself anew");
-        self.args.entry.stands_still_from(self.now());
+        self.args.entry.stands_still_from(self.now(), &self.args.store);
         self.waiting.refuse_all(&refusal(UnitFailure::NotTried));
         self.tick += 1;
         self.tick_at = None;
@@ -108,7 +120,8 @@ impl ShardState {
 async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
     let job = args.store.load(args.entry.shard).await?;
     let now = args.clock.now();
-    let stood_still_ms = args.entry.goes_on_at(now);
+    let stillness = args.entry.goes_on_at(now).map(|lasted_ms| Stillness { over: now, lasted_ms });
+    let stood_still_ms = stillness.map_or(0, |stillness| stillness.lasted_ms);
     let configured = args.config.settings;
     let blocking = args.store.blocking().clone();
     let scan = move || {
@@ -118,7 +131,7 @@ async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
         job.run(&mut |message| recovery.push(message))?;
         let mut shard = recovery.finish();
         tasks.newest().into_iter().for_each(|task| shard.watch_from(task.from));
-        Ok(Loaded { shard, epoch, topic, tasks, stood_still_ms })
+        Ok(Loaded { shard, epoch, topic, tasks, stillness })
     };
     blocking.run(Job::Load, scan).await.unwrap_or(Err(StoreError::Reopening))
 }

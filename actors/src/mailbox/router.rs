@@ -141,13 +141,13 @@ impl RouterArgs {
             config: self.config.clone(),
             observer: self.observer.clone(),
         };
-        let (clock, stilled) = (self.clock.clone(), entry.clone());
+        let (clock, stilled, store) = (self.clock.clone(), entry.clone(), self.store.clone());
         let make = move || (ShardActor, args.clone());
         ChildSpec::actor(ChildKind::Dynamic, entry.child_name(), ServiceLabel::Shard, &entry.publisher, make)
             .on_status(Arc::new(move |status| match status {
                 // Nobody can ack while it is down: lease clocks stand still.
                 ChildStatus::Restarting { .. } | ChildStatus::Quarantined => {
-                    stilled.stands_still_from(clock.now());
+                    stilled.stands_still_from(clock.now(), &store);
                 }
                 ChildStatus::Starting | ChildStatus::Up | ChildStatus::Stopping | ChildStatus::Stopped => {}
             }))

@@ -371,10 +371,11 @@ impl ShardState {
             let changed = step.configured || !puts.is_empty() && loaded.topic.is_none();
             let state = loaded.topic.unwrap_or_default();
             let topic = changed.then(|| TopicRow { key: entry.key.clone(), state });
+            let clocks_go_on = loaded.stillness.take().map(|stillness| stillness.over);
             let task = step.ticket.and_then(|_| loaded.tasks.take_changed());
-            let work = Work { epoch: loaded.epoch, topic, puts, ops: step.ops, task };
+            let work = Work { epoch: loaded.epoch, topic, puts, ops: step.ops, task, clocks_go_on };
             let ticket = step.ticket.map(|ticket| (ticket, self.sink.clone()));
-            if ticket.is_none() && !loaded.shard.uncommitted() {
+            if ticket.is_none() && clocks_go_on.is_none() && !loaded.shard.uncommitted() {
                 // Nothing to write and nothing pending: the answer is already true.
                 if let Some(done) = done {
                     done(Ok(&[]));

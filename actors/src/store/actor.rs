@@ -13,6 +13,7 @@ use crate::blocking::{Blocking, Job};
 use crate::kernel::handle::Handle;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ron_core::ids::ShardId;
+use ron_core::time::Millis;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -170,6 +171,11 @@ impl Store {
     /// Has a unit committed. If the actor is down, the unit is told so at once.
     pub fn submit(&self, unit: Unit) {
         self.hand_in(Item::Unit(unit));
+    }
+
+    /// The lease clocks of `shard` stand still since `since`: a crash must not forget it.
+    pub(crate) fn stands_still(&self, shard: ShardId, since: Millis) {
+        self.cell.stands_still(shard, since);
     }
 
     fn hand_in(&self, item: Item) {

@@ -7,7 +7,7 @@ use super::error::{StoreError, UnitFailure};
 use super::load::LoadJob;
 use super::queue::{Counts, Queue, Turn};
 use super::read::Reader;
-use super::recover::{BootCounts, ClockFrom};
+use super::recover::{BootCounts, ClockFrom, Opening};
 use super::unit::Unit;
 use super::{ShardEpoch, StoreConfig, StoreObserver};
 use crate::blocking::{Blocking, Job};
@@ -15,7 +15,7 @@ use redb::Database;
 use ron_core::ids::ShardId;
 use ron_core::message::PutOutcome;
 use ron_core::time::{Clock, Millis};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedMutexGuard, oneshot};
@@ -78,6 +78,8 @@ pub struct EngineCell {
     identity: Identity,
     observer: Arc<dyn StoreObserver>,
     healthy: AtomicBool,
+    /// Lease clocks that have stopped since the last commit.
+    stilled: Mutex<BTreeMap<ShardId, Millis>>,
 }
 
 impl std::fmt::Debug for EngineCell {
@@ -112,7 +114,8 @@ impl EngineCell {
         observer: Arc<dyn StoreObserver>,
     ) -> Result<Opened, StoreError> {
         let reader = Reader::new(config.body_cache_bytes, config.blocking.clone());
-        let (engine, counts) = Engine::open(medium.as_ref(), &config, clock_from, entropy, &reader)?;
+        let opening = Opening::Boot { entropy };
+        let (engine, counts) = Engine::open(medium.as_ref(), &config, clock_from, opening, &reader)?;
         let clock = engine.clock.clone();
         let counts_of = |shard| counts.get(&shard).copied().unwrap_or_default();
         let topics = engine.topics().map(|(shard, row)| (shard, row.clone(), counts_of(shard))).collect();
@@ -130,6 +133,7 @@ impl EngineCell {
             identity,
             observer,
             healthy: AtomicBool::new(true),
+            stilled: Mutex::default(),
         };
         Ok(Opened { cell: Arc::new(cell), topics, last_alive, clock })
     }
@@ -217,7 +221,8 @@ impl EngineCell {
             let clock = self.clock.clone();
             let clock_from = move |_| clock.clone();
             // The identity is in the file already; in RAM the blocks outlived the engine.
-            let opened = Engine::open(self.medium.as_ref(), &self.config, &clock_from, [0; 40], &self.reader);
+            let opening = Opening::Again;
+            let opened = Engine::open(self.medium.as_ref(), &self.config, &clock_from, opening, &self.reader);
             match opened {
                 Ok((mut engine, _)) => {
                     engine.epochs = std::mem::take(&mut state.epochs);
@@ -251,10 +256,12 @@ impl EngineCell {
             }
         }
         let engine = state.engine.as_mut()?;
+        let stilled = self.tell_stilled(engine);
         #[allow(clippy::disallowed_methods, reason = "measures a duration for a metric; decides nothing")]
         let started = std::time::Instant::now();
         match engine.commit(&mut work) {
             Ok(committed) => {
+                self.stilled_written(&stilled);
                 if committed.size > 0 {
                     self.observer.committed(started.elapsed().as_secs_f64(), committed.size);
                 }
@@ -272,6 +279,28 @@ impl EngineCell {
                 drop(units); // tells everyone: indeterminate
                 None
             }
+        }
+    }
+
+    /// The lease clocks of `shard` stand still since `since`. The next commit says so: until there is one, the
+    /// store was last alive before that.
+    pub(crate) fn stands_still(&self, shard: ShardId, since: Millis) {
+        self.stilled().entry(shard).or_insert(since);
+    }
+
+    fn stilled(&self) -> std::sync::MutexGuard<'_, BTreeMap<ShardId, Millis>> {
+        self.stilled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell_stilled(&self, engine: &mut Engine) -> BTreeMap<ShardId, Millis> {
+        let stilled = self.stilled().clone();
+        stilled.iter().for_each(|(shard, since)| engine.stands_still(*shard, *since));
+        stilled
+    }
+
+    fn stilled_written(&self, written: &BTreeMap<ShardId, Millis>) {
+        if !written.is_empty() {
+            self.stilled().retain(|shard, since| written.get(shard) != Some(since));
         }
     }
 
@@ -312,8 +341,14 @@ impl EngineCell {
     pub fn idle(&self) -> bool {
         let mut state = self.lock();
         let Ok(engine) = self.engine(&mut state) else { return false };
+        let stilled = self.tell_stilled(engine);
         match engine.idle_work() {
-            Ok(more) => more,
+            Ok(more) => {
+                if more {
+                    self.stilled_written(&stilled);
+                }
+                more
+            }
             Err(error) => {
                 self.observer.failed();
                 tracing::error!(%error, "background commit failed, the store is reopened");
@@ -339,6 +374,9 @@ impl EngineCell {
     pub fn shut(&self) {
         self.queue.refuse_all();
         let mut state = self.lock();
+        if let Some(engine) = state.engine.as_mut() {
+            self.tell_stilled(engine);
+        }
         if let Some(engine) = state.engine.as_mut()
             && let Err(error) = engine.settle_for_good()
         {

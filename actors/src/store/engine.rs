@@ -4,13 +4,15 @@
 //! be dropped and opened anew. Nothing here knows actors.
 
 use super::backend::Medium;
+use super::chunks::{ChunkInfo, ShardChunks};
 use super::codec::{ChunkStates, Delta, open_value, seal_value};
 use super::cut::{CutChunk, Cutter, part_count, parts};
 use super::error::{StoreError, UnitFailure};
 use super::letters::write_letters;
 use super::read::{ChunkImage, Reader};
-use super::recover::{BootCounts, ClockFrom};
+use super::recover::{BootCounts, ClockFrom, Opening};
 use super::schema::{BODY, DEDUP, DEDUP_BUCKET_MS, DELTA, HEAD, META, STATE, TASK, TOPIC, body_key};
+use super::still::Still;
 use super::{ShardEpoch, StoreConfig};
 use redb::{Database, WriteTransaction};
 use ron_core::dedup::{Dedup, DedupRow, Verdict};
@@ -37,6 +39,9 @@ pub struct Work {
     pub ops: Vec<StateOp>,
     /// A task's row.
     pub task: Option<Box<Task>>,
+    /// When the shard was loaded, if its lease clocks had stood still: what it moved is in here, or nothing had
+    /// to be, and [`BootCounts::still_since`] of before is forgotten.
+    pub clocks_go_on: Option<Millis>,
 }
 
 impl Work {
@@ -52,42 +57,6 @@ pub struct TopicRow {
     pub key: QueueKey,
     /// What an operator set.
     pub state: TopicState,
-}
-
-/// What RAM knows of a chunk.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ChunkInfo {
-    /// Messages that still exist.
-    pub(crate) live: u16,
-    /// Records in its body, gone ones not yet rewritten away included.
-    pub(crate) kept: u16,
-    /// Bytes of its body.
-    pub(crate) body_len: u32,
-}
-
-/// The chunks that may hold messages of a shard, ascending. Chunks die without telling this list: it forgets
-/// them whenever it has doubled.
-#[derive(Debug, Default)]
-pub(crate) struct ShardChunks {
-    chunks: Vec<u64>,
-    prune_at: usize,
-}
-
-impl ShardChunks {
-    pub(crate) fn push(&mut self, chunk: u64, alive: impl Fn(u64) -> bool) {
-        if self.chunks.last() == Some(&chunk) {
-            return;
-        }
-        self.chunks.push(chunk);
-        if self.chunks.len() >= self.prune_at.max(64) {
-            self.chunks.retain(|chunk| alive(*chunk));
-            self.prune_at = self.chunks.len() * 2;
-        }
-    }
-
-    pub(crate) fn alive(&self, alive: impl Fn(u64) -> bool) -> Vec<u64> {
-        self.chunks.iter().copied().filter(|chunk| alive(*chunk)).collect()
-    }
 }
 
 /// States that differ from the chunk's `STATE` row; `None` = gone.
@@ -128,6 +97,7 @@ pub struct Engine {
     pub(crate) identity: Identity,
     pub(crate) topics: BTreeMap<ShardId, TopicRow>,
     pub(crate) tasks: BTreeMap<ShardId, BTreeMap<u64, Task>>,
+    pub(crate) still: Still,
     pub(crate) epochs: HashMap<ShardId, ShardEpoch>,
     pub(crate) chunks: HashMap<u64, ChunkInfo>,
     pub(crate) by_shard: HashMap<ShardId, ShardChunks>,
@@ -169,10 +139,10 @@ impl Engine {
         medium: &dyn Medium,
         config: &StoreConfig,
         clock_from: ClockFrom<'_>,
-        entropy: [u8; 40],
+        opening: Opening,
         reader: &Reader,
     ) -> Result<(Engine, HashMap<ShardId, BootCounts>), StoreError> {
-        super::recover::open(medium, config, clock_from, entropy, reader)
+        super::recover::open(medium, config, clock_from, opening, reader)
     }
 
     /// The facts that receipts and ids need.
@@ -204,6 +174,11 @@ impl Engine {
         self.durable
     }
 
+    /// The lease clocks of a shard stand still since `since`: the next commit says so.
+    pub(crate) fn stands_still(&mut self, shard: ShardId, since: Millis) {
+        self.still.stands(shard, since);
+    }
+
     /// Live idempotency keys of a topic.
     #[must_use]
     pub fn dedup_keys(&self, shard: ShardId) -> u64 {
@@ -226,7 +201,10 @@ impl Engine {
         }
         let busy =
             |(index, (_, work)): &(usize, &(ShardId, Work))| results[*index].is_ok() && !work.is_empty();
-        if !work.iter().enumerate().any(|item| busy(&item)) {
+        for ((shard, work), _) in work.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
+            work.clocks_go_on.into_iter().for_each(|loaded| self.still.goes_on(*shard, loaded));
+        }
+        if !self.still.is_changed() && !work.iter().enumerate().any(|item| busy(&item)) {
             return Ok(Committed { results, size: 0 });
         }
         self.poisoned = true; // until the transaction is through
@@ -335,6 +313,7 @@ impl Engine {
                 }
             }
         }
+        self.still.save(&txn)?;
         write_chunks(&txn, &batch.chunks)?;
         if !batch.keys.is_empty() {
             let mut table = txn.open_table(DEDUP)?;

@@ -63,15 +63,15 @@ impl Engine {
         }
         if self.folding.is_empty() {
             txn.open_table(DELTA)?.retain_in(..self.folding_upto, |_, _| false)?;
-            self.save_marks(txn)?;
+            self.save_marks(txn, self.last_commit)?;
         }
         Ok(())
     }
 
     /// Saves what is otherwise proven only by rows that may vanish.
-    pub(crate) fn save_marks(&self, txn: &WriteTransaction) -> Result<(), StoreError> {
+    pub(crate) fn save_marks(&self, txn: &WriteTransaction, alive: Millis) -> Result<(), StoreError> {
         write_meta(txn, "next_chunk", &self.next_chunk)?;
-        write_meta(txn, "node_time", &self.last_commit)
+        write_meta(txn, "node_time", &alive)
     }
 
     /// One commit of background work, if any is due. Returns whether there was some: then ask again.
@@ -102,7 +102,8 @@ impl Engine {
         if sweep {
             self.sweep_dedup(&txn, now)?;
         }
-        self.save_marks(&txn)?;
+        self.still.save(&txn)?;
+        self.save_marks(&txn, self.last_commit)?;
         txn.commit()?;
         self.reader.forget(rewritten);
         self.poisoned = false;
@@ -120,7 +121,8 @@ impl Engine {
         while !(self.dirty.is_empty() && self.folding.is_empty()) {
             self.fold_slice(&txn)?;
         }
-        self.save_marks(&txn)?;
+        self.still.save(&txn)?;
+        self.save_marks(&txn, self.last_commit)?;
         txn.commit()?;
         self.poisoned = false;
         Ok(())

@@ -5,6 +5,7 @@
 pub mod actor;
 pub mod backend;
 pub mod cell;
+mod chunks;
 mod codec;
 mod cut;
 mod engine;
@@ -17,6 +18,7 @@ mod read;
 mod recover;
 mod renew;
 mod schema;
+mod still;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -30,7 +32,7 @@ pub use engine::{Engine, Identity, StoreFigures, TopicRow, Work};
 pub use error::{StoreError, UnitFailure};
 pub use load::LoadJob;
 pub use read::{ReadFailure, Reader};
-pub use recover::{BootCounts, ClockFrom};
+pub use recover::{BootCounts, ClockFrom, Opening};
 pub use renew::{Place, Renewing};
 pub use unit::{OnDone, ShardSink, Unit, UnitResult};
 

@@ -3,12 +3,14 @@
 
 use super::StoreConfig;
 use super::backend::Medium;
+use super::chunks::{ChunkInfo, ShardChunks};
 use super::codec::{ChunkStates, Delta, Head, open_value};
-use super::engine::{ChunkInfo, Dirty, Engine, Identity, ShardChunks, TopicRow, chunk_states, write_meta};
+use super::engine::{Dirty, Engine, Identity, TopicRow, chunk_states, write_meta};
 use super::error::StoreError;
 use super::fold::by_place;
 use super::read::Reader;
-use super::schema::{BODY, DEDUP, DELTA, DLQ, FORMAT, HEAD, META, NOTE, STATE, TASK, TOPIC};
+use super::schema::{BODY, DEDUP, DELTA, DLQ, FORMAT, HEAD, META, NOTE, STATE, STILL, TASK, TOPIC};
+use super::still::Still;
 use redb::{Database, ReadableTable, WriteTransaction};
 use ron_core::dedup::{Dedup, DedupRow};
 use ron_core::ids::{Incarnation, ShardId};
@@ -39,6 +41,20 @@ pub struct BootCounts {
     pub oldest_dead: Option<Millis>,
     /// Whether a task of it runs.
     pub task_runs: bool,
+    /// Since when its lease clocks stand still.
+    pub still_since: Option<Millis>,
+}
+
+/// Why a store is opened.
+#[derive(Debug, Clone, Copy)]
+pub enum Opening {
+    /// A node boots: nobody could settle a lease since the store was last alive.
+    Boot {
+        /// For the identity of a store that does not exist yet.
+        entropy: [u8; 40],
+    },
+    /// It was open in this life and had failed.
+    Again,
 }
 
 /// Where the clock of a store comes from: the argument is the node time it was last alive.
@@ -48,7 +64,7 @@ pub(crate) fn open(
     medium: &dyn Medium,
     config: &StoreConfig,
     clock_from: ClockFrom<'_>,
-    entropy: [u8; 40],
+    opening: Opening,
     reader: &Reader,
 ) -> Result<(Engine, HashMap<ShardId, BootCounts>), StoreError> {
     let mut builder = Database::builder();
@@ -58,7 +74,7 @@ pub(crate) fn open(
         .unwrap_or_else(|_| Err(StoreError::damaged("file", "-", "the engine panicked while opening it")))?;
     let mut txn = db.begin_write()?;
     txn.set_two_phase_commit(medium.durable() && config.two_phase_commit);
-    let identity = create_tables(&txn, entropy)?;
+    let identity = create_tables(&txn, opening)?;
     let mut found = Found::default();
     found.read_deltas(&txn)?;
     found.read_heads(&txn)?;
@@ -69,6 +85,7 @@ pub(crate) fn open(
     for (shard, _) in tasks.iter().filter(|(_, tasks)| tasks.values().any(Task::runs)) {
         found.counts.entry(*shard).or_default().task_runs = true;
     }
+    let still = found.lease_clocks(&txn, opening, last_alive)?;
     let clock = clock_from(last_alive);
     let now = clock.now().max(last_alive);
     let mut engine = Engine {
@@ -80,6 +97,7 @@ pub(crate) fn open(
         identity,
         topics,
         tasks,
+        still,
         epochs: HashMap::new(),
         chunks: found.chunks,
         by_shard: found.by_shard,
@@ -106,14 +124,16 @@ pub(crate) fn open(
     while !(engine.dirty.is_empty() && engine.folding.is_empty()) {
         engine.fold_slice(&txn)?;
     }
-    engine.save_marks(&txn)?;
+    engine.still.save(&txn)?;
+    // What is proven, not what time it is: nothing has been answered by the new life yet.
+    engine.save_marks(&txn, last_alive)?;
     txn.commit()?;
     reader.clear();
     reader.attach(Some(engine.db.clone()));
     Ok((engine, found.counts))
 }
 
-fn create_tables(txn: &WriteTransaction, entropy: [u8; 40]) -> Result<Identity, StoreError> {
+fn create_tables(txn: &WriteTransaction, opening: Opening) -> Result<Identity, StoreError> {
     txn.open_table(HEAD)?;
     txn.open_table(BODY)?;
     txn.open_table(DELTA)?;
@@ -123,9 +143,13 @@ fn create_tables(txn: &WriteTransaction, entropy: [u8; 40]) -> Result<Identity, 
     txn.open_table(DEDUP)?;
     txn.open_table(TOPIC)?;
     txn.open_table(TASK)?;
+    txn.open_table(STILL)?;
     let format: Option<u32> = read_meta(txn, "format")?;
     match format {
         None => {
+            let Opening::Boot { entropy } = opening else {
+                return Err(StoreError::damaged("meta", "format", "missing"));
+            };
             let (incarnation, key) = entropy.split_at(8);
             let incarnation: [u8; 8] = incarnation.try_into().unwrap_or_default();
             let key: [u8; 32] = key.try_into().unwrap_or_default();
@@ -244,6 +268,22 @@ impl Found {
         // Deltas of chunks that have gone since.
         self.dirty.retain(|chunk, _| self.chunks.contains_key(chunk));
         Ok(())
+    }
+
+    /// The lease clocks that stand still.
+    fn lease_clocks(
+        &mut self,
+        txn: &WriteTransaction,
+        opening: Opening,
+        last_alive: Millis,
+    ) -> Result<Still, StoreError> {
+        let mut still = Still::read(txn)?;
+        if let Opening::Boot { .. } = opening {
+            let leased = self.counts.iter().filter(|(_, counts)| counts.vis > 0).map(|(shard, _)| *shard);
+            still.boot(&leased.collect(), last_alive);
+        }
+        self.counts.iter_mut().for_each(|(shard, counts)| counts.still_since = still.since(*shard));
+        Ok(still)
     }
 
     fn take_chunk(&mut self, chunk: u64, head: &Head, fate: &Dirty) {

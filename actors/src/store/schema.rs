@@ -27,6 +27,9 @@ pub(crate) const DEDUP: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition
 /// redb allocates a value in 2^k × 4 KiB: 61,000 bytes cost 1.24×, 65,536 cost 2.25×. Chunks are cut below.
 pub(crate) const BODY_PART_BYTES_MAX: usize = 61_000;
 
+/// shard → node time since when its lease clocks stand still. Gone when a later load has written its leases.
+pub(crate) const STILL: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("still");
+
 /// Width of an expiry bucket of `DEDUP`, ms.
 pub(crate) const DEDUP_BUCKET_MS: u64 = 600_000;
 

@@ -5,6 +5,7 @@ use super::codec::seal;
 use super::engine::{Engine, TopicRow, Work};
 use super::error::{StoreError, UnitFailure};
 use super::read::{ReadFailure, Reader};
+use super::recover::{BootCounts, Opening};
 use super::schema::{BODY, DELTA, HEAD, STATE};
 use super::{ShardEpoch, StoreConfig};
 use crate::kernel::clock::ManualClock;
@@ -36,11 +37,17 @@ impl Bench {
         Bench { medium: RamMedium::default(), clock, config: StoreConfig::default() }
     }
 
-    fn try_open(&self) -> Result<(Engine, Reader), StoreError> {
+    fn boot(&self) -> Result<(Engine, BootCounts, Reader), StoreError> {
         let reader = Reader::new(1 << 20, crate::blocking::Blocking::default());
         let clock = self.clock.clone();
         let clock_from = move |_| Arc::new(clock.clone()) as Arc<dyn Clock>;
-        Ok((Engine::open(&self.medium, &self.config, &clock_from, [3; 40], &reader)?.0, reader))
+        let opening = Opening::Boot { entropy: [3; 40] };
+        let (engine, counts) = Engine::open(&self.medium, &self.config, &clock_from, opening, &reader)?;
+        Ok((engine, counts.get(&SHARD).copied().unwrap_or_default(), reader))
+    }
+
+    fn try_open(&self) -> Result<(Engine, Reader), StoreError> {
+        self.boot().map(|(engine, _, reader)| (engine, reader))
     }
 
     fn open(&self) -> (Engine, Reader) {
@@ -96,8 +103,13 @@ fn commit(
     puts: Vec<NewMessage>,
     ops: Vec<StateOp>,
 ) -> Vec<PutOutcome> {
-    let work =
-        Work { epoch, topic: Some(TopicRow { key: queue(), state: TopicState::default() }), puts, ops };
+    let work = Work {
+        epoch,
+        topic: Some(TopicRow { key: queue(), state: TopicState::default() }),
+        puts,
+        ops,
+        ..Work::default()
+    };
     engine.commit(&mut [(SHARD, work)]).unwrap().results.remove(0).unwrap()
 }
 
@@ -163,8 +175,8 @@ fn a_ghost_writes_nothing() {
     let (mut engine, _) = bench.open();
     let (old, _) = load(&mut engine);
     let (new, _) = load(&mut engine);
-    let ghost = Work { epoch: old, topic: None, puts: vec![message("ghost")], ops: Vec::new() };
-    let live = Work { epoch: new, topic: None, puts: vec![message("live")], ops: Vec::new() };
+    let ghost = Work { epoch: old, topic: None, puts: vec![message("ghost")], ..Work::default() };
+    let live = Work { epoch: new, topic: None, puts: vec![message("live")], ..Work::default() };
     let committed = engine.commit(&mut [(SHARD, ghost), (SHARD, live)]).unwrap();
     assert_eq!(committed.results[0], Err(UnitFailure::StaleEpoch));
     assert!(committed.results[1].is_ok());
@@ -292,4 +304,73 @@ fn a_rotted_body_is_damaged_and_a_rotted_head_delta_or_state_stops_the_boot() {
         txn.commit().unwrap();
     }
     bench.open();
+}
+
+fn leased(slot: Slot, at: u64) -> StateOp {
+    StateOp::Set { slot, state: state(Phase::Leased, at), note: None }
+}
+
+/// A store with one lease, which was last alive at 1,000,000.
+fn with_a_lease(deadline: u64) -> (Bench, Slot) {
+    let bench = Bench::new();
+    let (mut engine, _) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let slot = slots(&commit(&mut engine, epoch, vec![message("a")], Vec::new()))[0];
+    commit(&mut engine, epoch, Vec::new(), vec![leased(slot, deadline)]);
+    (bench, slot)
+}
+
+/// Boots 100 s later: since when the shard's lease clocks stand still.
+fn still_since(bench: &Bench) -> Option<Millis> {
+    bench.clock.advance(100_000);
+    bench.boot().unwrap().1.still_since
+}
+
+#[test]
+fn a_crash_before_the_moved_leases_are_written_does_not_forget_how_long_their_clocks_stood() {
+    let (bench, _) = with_a_lease(1_030_000);
+    assert_eq!(still_since(&bench), Some(Millis(1_000_000)));
+    // others send meanwhile, and so the store is known to have been alive
+    bench.clock.advance(100_000);
+    let (mut engine, counts, _) = bench.boot().unwrap();
+    assert_eq!(counts.still_since, Some(Millis(1_000_000)));
+    let mut other = [(ShardId(8), Work { puts: vec![message("b")], ..Work::default() })];
+    other[0].1.epoch = engine.snapshot(ShardId(8)).unwrap().epoch;
+    assert_eq!(engine.commit(&mut other).unwrap().size, 1);
+    drop(engine);
+    assert_eq!(still_since(&bench), Some(Millis(1_000_000)));
+}
+
+#[test]
+fn clocks_go_on_with_the_commit_of_what_they_moved_and_stop_again_at_the_next_crash() {
+    let (bench, slot) = with_a_lease(1_030_000);
+    bench.clock.advance(100_000);
+    let (mut engine, _) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let over = Some(Millis(1_100_000));
+    let moved = Work { epoch, ops: vec![leased(slot, 1_130_000)], clocks_go_on: over, ..Work::default() };
+    engine.commit(&mut [(SHARD, moved)]).unwrap();
+    drop(engine);
+    assert_eq!(still_since(&bench), Some(Millis(1_100_000)));
+}
+
+#[test]
+fn what_stops_the_clocks_after_a_load_is_not_over_with_it() {
+    let (bench, slot) = with_a_lease(9_000_000);
+    let (mut engine, _) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    bench.clock.advance(100_000);
+    engine.stands_still(SHARD, Millis(1_100_000)); // its actor has failed
+    let late = Work { epoch, clocks_go_on: Some(Millis(1_050_000)), ..Work::default() };
+    engine.commit(&mut [(SHARD, late)]).unwrap();
+    drop(engine);
+    assert_eq!(still_since(&bench), Some(Millis(1_100_000)), "quarantined when the node ended");
+    bench.clock.advance(100_000);
+    let (mut engine, _) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let over = Some(Millis(1_300_000));
+    let gone = vec![StateOp::Gone { slot, noted: false }];
+    engine.commit(&mut [(SHARD, Work { epoch, ops: gone, clocks_go_on: over, ..Work::default() })]).unwrap();
+    drop(engine);
+    assert_eq!(still_since(&bench), None, "nothing in flight, nothing to stand still");
 }

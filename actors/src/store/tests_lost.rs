@@ -3,7 +3,7 @@
 use super::*;
 use crate::kernel::clock::ManualClock;
 use ron_core::ids::{ContentHash, QueueKey, ShardId, Tenant, Topic};
-use ron_core::message::{MessageMeta, NewMessage};
+use ron_core::message::{MessageMeta, MsgState, NewMessage, Phase, Settled, StateOp};
 use ron_core::shard::TopicState;
 use ron_core::time::Millis;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,7 +51,7 @@ fn unit(epoch: ShardEpoch) -> (Unit, Answer) {
         epoch,
         topic: Some(TopicRow { key, state: TopicState::default() }),
         puts: vec![message()],
-        ops: Vec::new(),
+        ..Work::default()
     };
     let answer = Answer::default();
     let slot = answer.clone();
@@ -103,6 +103,51 @@ fn a_panic_inside_a_commit_makes_every_shard_load_anew_and_the_store_goes_on() {
 }
 
 #[test]
+fn clocks_that_stopped_while_others_went_on_are_known_after_a_crash() {
+    let medium = Arc::new(RamMedium::default());
+    let at = |ms| -> Arc<EngineCell> {
+        let clock = move |_| -> Arc<dyn ron_core::time::Clock> { Arc::new(ManualClock::new(Millis(ms))) };
+        let (config, observer) = (StoreConfig::default(), Arc::new(Observer::default()));
+        EngineCell::open(medium.clone(), config, &clock, [7; 40], observer).unwrap().cell
+    };
+    let cell = at(1_000);
+    let epoch = cell.load(SHARD).unwrap().epoch;
+    assert_eq!(commit(&cell, epoch), Ok(1));
+    let mut found = Vec::new();
+    cell.load(SHARD).unwrap().run(&mut |message| found.push(message)).unwrap();
+    let state = MsgState {
+        phase: Phase::Leased,
+        at: Millis(500_000),
+        attempt: 1,
+        delivery: 1,
+        settled: Settled::No,
+        noted: false,
+    };
+    let lease = StateOp::Set { slot: found[0].stored.slot, state, note: None };
+    let epoch = cell.load(SHARD).unwrap().epoch;
+    let work = Work { epoch, ops: vec![lease], ..Work::default() };
+    cell.run(vec![Unit::new(SHARD, work, None, None)]);
+    drop(cell);
+
+    let cell = at(2_000);
+    let epoch = cell.load(SHARD).unwrap().epoch;
+    let over = Work { epoch, clocks_go_on: Some(Millis(2_000)), ..Work::default() };
+    cell.run(vec![Unit::new(SHARD, over, None, None)]);
+    cell.stands_still(SHARD, Millis(2_500)); // its actor failed for the last time
+    let other = ShardId(2);
+    let epoch = cell.load(other).unwrap().epoch;
+    let work = Work { epoch, puts: vec![message()], ..Work::default() };
+    cell.run(vec![Unit::new(other, work, None, None)]);
+    drop(cell);
+
+    let clock = |_| -> Arc<dyn ron_core::time::Clock> { Arc::new(ManualClock::new(Millis(9_000))) };
+    let (config, observer) = (StoreConfig::default(), Arc::new(Observer::default()));
+    let opened = EngineCell::open(medium, config, &clock, [7; 40], observer).unwrap();
+    let (_, _, counts) = &opened.topics[0];
+    assert_eq!((counts.vis, counts.still_since), (1, Some(Millis(2_500))));
+}
+
+#[test]
 fn a_store_file_appears_whole_and_is_locked() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.redb");
@@ -114,7 +159,7 @@ fn a_store_file_appears_whole_and_is_locked() {
         &FileMedium::new(&path),
         &StoreConfig::default(),
         &|_| Arc::new(ManualClock::new(Millis(1_000))),
-        [7; 40],
+        Opening::Boot { entropy: [7; 40] },
         &Reader::new(1 << 20, Blocking::default()),
     );
     assert!(matches!(second, Err(StoreError::Locked)), "{second:?}");

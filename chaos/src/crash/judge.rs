@@ -5,7 +5,6 @@ use super::rng::Rng;
 use super::world::{Mark, Outcome, World};
 use super::{Broken, Violation};
 use crate::disk::LyingDisk;
-use ron_core::time::Millis;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// A disk after a power failure.
@@ -64,12 +63,11 @@ fn judge_inner(case: Case<'_>) -> Result<Judged, Violation> {
     let latest = case.marks.iter().map(|mark| mark.now).max().unwrap_or_default();
     let image = case.image;
     let disk = LyingDisk::holding(image.clone());
-    let (mut world, seen, stood_still_ms) = World::boot(disk, latest.plus(down_ms), case.seed)?;
+    let (mut world, seen, last_alive) = World::boot(disk, latest.plus(down_ms), case.seed)?;
     let mut judged = Judged { images: 1, ..Judged::default() };
 
     let differences: Vec<Option<String>> = case.marks.iter().map(|mark| seen.differs(&mark.model)).collect();
     // A commit of background work changes no more than the time: then the later mark is the one that landed.
-    let last_alive = Millis(world.now().0.saturating_sub(stood_still_ms));
     let landed = |(at, difference): (usize, &Option<String>)| {
         difference.is_none() && (last_alive <= case.marks[at].now || at + 1 == case.marks.len())
     };
@@ -83,12 +81,18 @@ fn judge_inner(case: Case<'_>) -> Result<Judged, Violation> {
         return Err(Violation::state("another incarnation: every receipt has become stale".to_owned()));
     }
     if last_alive > mark.now {
-        let text = format!("lease clocks stood still for {stood_still_ms} ms only, {:?}", mark.now);
+        let text = format!("alive at {last_alive:?}, but the last commit was at {:?}", mark.now);
         return Err(Violation::state(text));
     }
-    world.adopt((*mark.model).clone());
+    let mut model = (*mark.model).clone();
+    let still = model.power_fails(last_alive);
+    if *still != world.still {
+        let text = format!("lease clocks stand still since {:?}, expected {still:?}", world.still);
+        return Err(Violation::state(text));
+    }
+    world.adopt(model);
     judged.messages += (1..=super::world::SHARDS).map(|shard| world.model.live(shard) as u64).sum::<u64>();
-    answered(world.settle_in(stood_still_ms)?)?;
+    answered(world.settle_in()?)?;
     let recovered = world.disk.ops();
     answered(world.probe_keys()?)?;
     if rng.chance(10) {

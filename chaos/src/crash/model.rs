@@ -117,6 +117,8 @@ pub struct Model {
     pub tally: Tally,
     pub(super) shards: BTreeMap<u32, BTreeMap<Slot, Arc<Msg>>>,
     pub(super) keys: BTreeMap<(u32, String), Known>,
+    /// Shards whose lease clocks stand still, and since when.
+    still: BTreeMap<u32, Millis>,
     top: Slot0,
     floor: Slot0,
 }
@@ -323,10 +325,22 @@ impl Model {
         });
     }
 
-    /// Lease clocks stood still for `ms` until now: what that does to the leases that were running.
-    pub fn recover(&mut self, now: Millis, ms: u64) {
-        let went_down = Millis(now.0.saturating_sub(ms));
+    /// The power failed, and nobody can settle anything since `last_alive`: the lease clocks stand still, those
+    /// that already do since they began to. Returns them.
+    pub fn power_fails(&mut self, last_alive: Millis) -> &BTreeMap<u32, Millis> {
+        let leased = |msg: &Arc<Msg>| matches!(msg.place, Place::Leased(_));
+        let with_leases = self.shards.iter().filter(|(_, all)| all.values().any(leased));
+        let since = |shard: &u32| self.still.get(shard).copied().unwrap_or(last_alive);
+        self.still = with_leases.map(|(shard, _)| (*shard, since(shard))).collect();
+        &self.still
+    }
+
+    /// The clocks go on at `now`: what that does to the leases that were running when they stopped.
+    pub fn recover(&mut self, now: Millis) {
+        let still = std::mem::take(&mut self.still);
         for (shard, all) in &mut self.shards {
+            let Some(went_down) = still.get(shard).copied() else { continue };
+            let ms = now.since(went_down);
             let least = settings_of(*shard).visibility_ms.min(5_000);
             for msg in all.values_mut() {
                 if let Place::Leased(at) = msg.place

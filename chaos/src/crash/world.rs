@@ -127,6 +127,8 @@ pub struct World {
     next_waiter: u64,
     /// Commits of background work.
     pub tidied: u64,
+    /// Shards whose lease clocks stood still when the node booted, and since when.
+    pub(super) still: BTreeMap<u32, Millis>,
     /// Live messages of a topic beyond which nothing is sent to it. Every third workload is drained as
     /// soon as it is filled: then the rows that prove what has been used vanish.
     pub(super) live_max: usize,
@@ -150,11 +152,11 @@ fn queue_key(shard: u32) -> Result<QueueKey, Violation> {
 
 impl World {
     /// Boots a node on `disk` at `now`, up to where its shards are rebuilt. Also says what its tables hold
-    /// and how long its lease clocks stood still, ms.
+    /// and since when the node was not alive.
     ///
     /// # Errors
     /// The store refuses to open, or a shard to load.
-    pub fn boot(disk: LyingDisk, now: Millis, seed: u64) -> Result<(World, Seen, u64), Violation> {
+    pub fn boot(disk: LyingDisk, now: Millis, seed: u64) -> Result<(World, Seen, Millis), Violation> {
         let mut rng = Rng::new(seed, 1);
         let clock = ManualClock::new(now);
         let given = clock.clone();
@@ -166,7 +168,8 @@ impl World {
         let opened = EngineCell::open(Arc::new(disk.medium()), config, &clock_from, entropy, Arc::new(Quiet))
             .map_err(|error| Violation::refused(format!("the store does not open: {error}")))?;
         let Opened { cell, topics, last_alive, .. } = opened;
-        let stood_still_ms = clock.now().since(last_alive);
+        let still = topics.iter().filter_map(|(shard, _, counts)| Some((shard.0, counts.still_since?)));
+        let still = still.collect();
         let mut world = World {
             disk,
             cell,
@@ -179,6 +182,7 @@ impl World {
             failed: Vec::new(),
             next_waiter: 0,
             tidied: 0,
+            still,
             spread: seed % 3 == 1,
             live_max: if seed.is_multiple_of(3) { 2 } else { 60 },
         };
@@ -190,9 +194,9 @@ impl World {
             let (receipts, waiting) = (Vec::new(), BTreeMap::new());
             world.seats.push(Seat { id, key, shard, epoch, exists: false, inbox, receipts, waiting });
         }
-        let mut seen = world.load(stood_still_ms)?;
+        let mut seen = world.load()?;
         seen.topics = topics.into_iter().map(|(shard, row, counts)| (shard.0, (row.key, counts))).collect();
-        Ok((world, seen, stood_still_ms))
+        Ok((world, seen, last_alive))
     }
 
     /// Node time.
@@ -202,13 +206,14 @@ impl World {
     }
 
     /// Loads every shard, as after a boot or a failure.
-    fn load(&mut self, stood_still_ms: u64) -> Result<Seen, Violation> {
+    fn load(&mut self) -> Result<Seen, Violation> {
         let (now, mut seen) = (self.now(), Seen::default());
         for seat in &mut self.seats {
             let refused = |error| Violation::refused(format!("shard {} does not load: {error}", seat.id));
             let job = self.cell.load(ShardId(seat.id)).map_err(refused)?;
             seat.epoch = job.epoch;
             seat.exists = job.topic.is_some();
+            let stood_still_ms = self.still.get(&seat.id).map_or(0, |since| now.since(*since));
             let mut recovery = Recovery::new(settings_of(seat.id), Paused::default(), now, stood_still_ms);
             let mut rows = Vec::new();
             job.run(&mut |row| {
@@ -240,14 +245,16 @@ impl World {
         self.marks.push(mark);
     }
 
-    /// Writes down what recovery did to the leases, after `stood_still_ms`.
+    /// Writes down what recovery did to the leases.
     ///
     /// # Errors
     /// What is not as it must be.
-    pub fn settle_in(&mut self, stood_still_ms: u64) -> Result<Outcome, Violation> {
+    pub fn settle_in(&mut self) -> Result<Outcome, Violation> {
         let now = self.now();
-        self.model.recover(now, stood_still_ms);
+        self.still.clear();
+        self.model.recover(now);
         (0..self.seats.len()).for_each(|seat| self.command(seat, Command::Tick));
+        self.owed.iter_mut().for_each(|owed| owed.work.clocks_go_on = Some(now));
         let outcome = self.commit_all()?;
         for seat in &self.seats {
             let (stats, right) = (seat.shard.stats(), self.model.stats(seat.id, now));
@@ -336,7 +343,7 @@ impl World {
         let state = TopicState::default();
         let topic = (!effect.puts.is_empty() && !at.exists).then(|| TopicRow { key: at.key.clone(), state });
         let puts = effect.puts.iter().map(|draft| draft.message()).collect();
-        let work = Work { epoch: at.epoch, topic, puts, ops: step.ops };
+        let work = Work { epoch: at.epoch, topic, puts, ops: step.ops, task: None, clocks_go_on: None };
         self.owed.push(Owed { seat, ticket: step.ticket, work, effect });
     }
 
@@ -439,7 +446,7 @@ impl World {
     pub fn reload(&mut self) -> Result<bool, Violation> {
         self.owed.clear();
         let now = self.now();
-        let seen = match self.load(0) {
+        let seen = match self.load() {
             Ok(seen) => seen,
             Err(violation) if violation.is_refusal() => return Ok(false),
             Err(violation) => return Err(violation),
@@ -459,6 +466,7 @@ impl World {
             return Err(Violation::state(format!("neither before nor after the failed commit: {text}")));
         }
         self.adopt(before);
+        self.model.power_fails(now); // for no time at all, but nobody could settle anything
         Ok(true)
     }
 }
