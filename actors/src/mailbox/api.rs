@@ -1,6 +1,7 @@
 //! What the network side asks of the mailbox: plain async calls that hide actors, admission and commits.
 
 use super::MailboxObserver;
+use super::closing::deleted;
 use super::cursor::{read_cursor, write_cursor};
 pub use super::delivery::Delivery;
 use super::delivery::Granted;
@@ -397,6 +398,9 @@ impl Mailbox {
             Err(CastError::Quarantined(_)) => return Err(quarantined()),
             Err(CastError::Down(message)) => message,
         };
+        if entry.is_gone() {
+            return Err(deleted());
+        }
         // It was never started, or is being restarted: the router finds out which.
         let (reply, up) = oneshot::channel();
         let router = self.inner.router.wait_up(UP_WITHIN).await.map_err(|_| restarting())?;

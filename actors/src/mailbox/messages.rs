@@ -1,5 +1,6 @@
 //! What a shard's actor is told, and how it says no.
 
+use super::closing::DeleteReply;
 use super::loading::Loaded;
 use super::tasks::DlqMsg;
 use super::waiting::RecvReply;
@@ -68,6 +69,10 @@ pub enum ShardMsg {
     Purge(PurgeReply, Permit),
     /// Something about its dead letters.
     Dlq(DlqMsg),
+    /// Delete the topic.
+    Delete(DeleteReply, Permit),
+    /// The deletion's commit is done.
+    Closed(Result<u64, UnitFailure>),
     /// Time has something to do here: be in memory.
     Wake,
     /// A record that failed its checksum.
@@ -104,6 +109,7 @@ pub(super) fn refuse(message: ShardMsg, refusal: &Refusal) {
         ShardMsg::Settle(_, reply, _) => drop(reply.send(Err(refusal))),
         ShardMsg::Configure(_, reply, _) => drop(reply.send(Err(refusal))),
         ShardMsg::Purge(reply, _) => drop(reply.send(Err(refusal))),
+        ShardMsg::Delete(reply, _) => drop(reply.send(Err(refusal))),
         ShardMsg::Stat(reply) => drop(reply.send(Err(refusal))),
         ShardMsg::Peek(_, _, _, reply) => drop(reply.send(Err(refusal))),
         ShardMsg::Dlq(message) => message.refuse(refusal),
@@ -111,6 +117,7 @@ pub(super) fn refuse(message: ShardMsg, refusal: &Refusal) {
         | ShardMsg::Check(_)
         | ShardMsg::Unwanted { .. }
         | ShardMsg::Corrupt(_)
+        | ShardMsg::Closed(_)
         | ShardMsg::Committed(..)
         | ShardMsg::Failed(_)
         | ShardMsg::Loaded(..)

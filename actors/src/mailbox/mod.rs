@@ -4,6 +4,7 @@
 //! [`Mailbox`].
 
 pub mod api;
+pub mod closing;
 mod cursor;
 mod delivery;
 pub mod directory;

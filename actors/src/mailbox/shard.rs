@@ -2,7 +2,8 @@
 //! the callers. Loads itself through the store, drops everything when a commit fails, and gives its memory back
 //! when idle.
 
-use super::directory::Entry;
+use super::closing::{Closing, deleted};
+use super::directory::{Directory, Entry};
 use super::loading::{Phase, RELOAD_AFTER_MS};
 use super::messages::{
     ConfigureReply, EnqueueReply, PeekReply, PurgeReply, SettleReply, ShardMsg, StatReply, TopicInForce,
@@ -34,6 +35,8 @@ const STARVING_LOOKS_EVERY_MS: u64 = 50;
 pub struct ShardArgs {
     /// Its place in the directory.
     pub entry: Arc<Entry>,
+    /// Where that is.
+    pub directory: Arc<Directory>,
     /// Where it commits.
     pub store: Store,
     /// Node time.
@@ -49,6 +52,7 @@ pub struct ShardState {
     pub(super) args: ShardArgs,
     pub(super) phase: Phase,
     pub(super) waiting: Waiting,
+    pub(super) closing: Option<Closing>,
     pub(super) sink: Arc<dyn ShardSink>,
     pub(super) load: u64,
     pub(super) reload_ms: u64,
@@ -88,6 +92,7 @@ impl Actor for ShardActor {
             args,
             phase: Phase::Parked,
             waiting: Waiting::default(),
+            closing: None,
             sink,
             load: 0,
             reload_ms: RELOAD_AFTER_MS,
@@ -122,6 +127,7 @@ impl Actor for ShardActor {
                 state.on_tick(&myself);
             }
             ShardMsg::Tick(_) => {}
+            ShardMsg::Closed(result) => state.closed(&myself, result),
             // Of the shard before this load, which has seen that commit: its ticket is another's by now.
             ShardMsg::Committed(..) if !matches!(state.phase, Phase::Ready(_)) => {}
             command => state.command(&myself, command),
@@ -138,6 +144,7 @@ impl ShardState {
     // --- commands ---
 
     pub(super) fn command(&mut self, myself: &ShardRef, message: ShardMsg) {
+        let Some(message) = self.hold(message) else { return };
         match &mut self.phase {
             Phase::Ready(_) => self.on_ready(myself, message),
             // Of a ticket of the shard before: the snapshot has it, and the new shard counts its own from 1.
@@ -148,6 +155,7 @@ impl ShardState {
                 if matches!(message, ShardMsg::CancelRecv(_) | ShardMsg::Check(_) | ShardMsg::EndWaits) => {}
             Phase::Parked => self.load_behind(myself, VecDeque::from([message])),
             Phase::Recovering => refuse(message, &refusal(UnitFailure::NotTried)),
+            Phase::Gone => refuse(message, &deleted()),
         }
     }
 
@@ -182,6 +190,7 @@ impl ShardState {
             ShardMsg::Configure(change, reply, permit) => self.configure(myself, &change, reply, permit),
             ShardMsg::Purge(reply, permit) => self.purge(myself, reply, permit),
             ShardMsg::Dlq(message) => self.dlq(myself, message),
+            ShardMsg::Delete(reply, permit) => self.close(myself, reply, permit),
             ShardMsg::Stat(reply) => self.stat(reply),
             ShardMsg::Check(reply) => {
                 let Phase::Ready(loaded) = &self.phase else { return };
@@ -189,18 +198,22 @@ impl ShardState {
             }
             ShardMsg::Peek(peek, after, limit, reply) => self.peek(peek, after, limit, reply),
             ShardMsg::Committed(ticket, outcomes) => self.committed(myself, ticket, &outcomes),
-            ShardMsg::EndWaits => {
-                for waiter in self.waiting.all() {
-                    self.waiting.answer_empty(&[waiter]);
-                    self.apply_and_carry(myself, Command::CancelRecv { waiter });
-                }
-            }
+            ShardMsg::EndWaits => self.end_waits(myself),
             ShardMsg::Failed(_)
             | ShardMsg::Loaded(..)
             | ShardMsg::Reload(_)
             | ShardMsg::Tick(_)
             | ShardMsg::Wake
+            | ShardMsg::Closed(_)
             | ShardMsg::Crash => {}
+        }
+    }
+
+    /// Answers the receives that wait, empty.
+    pub(super) fn end_waits(&mut self, myself: &ShardRef) {
+        for waiter in self.waiting.all() {
+            self.waiting.answer_empty(&[waiter]);
+            self.apply_and_carry(myself, Command::CancelRecv { waiter });
         }
     }
 
@@ -216,7 +229,7 @@ impl ShardState {
                 self.args.entry.allow_deliveries(&mut loaded.shard, wanted);
                 Some(loaded.shard.apply(now, command))
             }
-            Phase::Parked | Phase::Loading(_) | Phase::Recovering => None,
+            Phase::Parked | Phase::Loading(_) | Phase::Recovering | Phase::Gone => None,
         }
     }
 
@@ -351,6 +364,7 @@ impl ShardState {
         self.args.entry.allow_deliveries(&mut loaded.shard, 0);
         let step = loaded.shard.committed(self.used, ticket, outcomes);
         self.carry(myself, step, Vec::new(), None);
+        self.close_if_quiet(myself);
     }
 
     /// Brings a step's consequences where they belong.
@@ -372,10 +386,11 @@ impl ShardState {
             let state = loaded.topic.unwrap_or_default();
             let topic = changed.then(|| TopicRow { key: entry.key.clone(), state });
             let clocks_go_on = loaded.stillness.take().map(|stillness| stillness.over);
+            let delete = std::mem::take(&mut loaded.deletes);
             let task = step.ticket.and_then(|_| loaded.tasks.take_changed());
-            let work = Work { epoch: loaded.epoch, topic, puts, ops: step.ops, task, clocks_go_on };
+            let work = Work { epoch: loaded.epoch, topic, puts, ops: step.ops, task, delete, clocks_go_on };
             let ticket = step.ticket.map(|ticket| (ticket, self.sink.clone()));
-            if ticket.is_none() && clocks_go_on.is_none() && !loaded.shard.uncommitted() {
+            if ticket.is_none() && !delete && clocks_go_on.is_none() && !loaded.shard.uncommitted() {
                 // Nothing to write and nothing pending: the answer is already true.
                 if let Some(done) = done {
                     done(Ok(&[]));

@@ -15,6 +15,7 @@ use redb::Database;
 use ron_core::ids::ShardId;
 use ron_core::message::PutOutcome;
 use ron_core::time::{Clock, Millis};
+use std::collections::BTreeSet;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,6 +39,8 @@ struct State {
     engine: Option<Engine>,
     /// While there is no engine: its epochs, so that a ghost's is never given again.
     epochs: HashMap<ShardId, ShardEpoch>,
+    /// The same of the topics it deleted, or may have.
+    deleted: BTreeSet<ShardId>,
     /// The number of the last unit taken from each shard's newest load.
     taken: Counts,
 }
@@ -95,6 +98,8 @@ pub struct Opened {
     pub cell: Arc<EngineCell>,
     /// Every topic and what it holds.
     pub topics: Vec<(ShardId, TopicRow, BootCounts)>,
+    /// Above the number of every topic that was ever deleted.
+    pub next_shard: u32,
     /// The last sign of life before: lease clocks stand still since.
     pub last_alive: Millis,
     /// The clock to use, floored at what the store had seen.
@@ -119,11 +124,11 @@ impl EngineCell {
         let clock = engine.clock.clone();
         let counts_of = |shard| counts.get(&shard).copied().unwrap_or_default();
         let topics = engine.topics().map(|(shard, row)| (shard, row.clone(), counts_of(shard))).collect();
-        let last_alive = engine.last_alive;
+        let (last_alive, next_shard) = (engine.last_alive, engine.next_shard);
         let identity = engine.identity().clone();
         let (epochs, taken) = (HashMap::new(), Counts::default());
         let cell = EngineCell {
-            state: Mutex::new(State { engine: Some(engine), epochs, taken }),
+            state: Mutex::new(State { engine: Some(engine), epochs, deleted: BTreeSet::new(), taken }),
             queue: Queue::default(),
             medium,
             config,
@@ -135,7 +140,7 @@ impl EngineCell {
             healthy: AtomicBool::new(true),
             stilled: Mutex::default(),
         };
-        Ok(Opened { cell: Arc::new(cell), topics, last_alive, clock })
+        Ok(Opened { cell: Arc::new(cell), topics, next_shard, last_alive, clock })
     }
 
     /// Facts that receipts and ids need.
@@ -226,6 +231,7 @@ impl EngineCell {
             match opened {
                 Ok((mut engine, _)) => {
                     engine.epochs = std::mem::take(&mut state.epochs);
+                    engine.deleted = std::mem::take(&mut state.deleted);
                     tracing::info!("store reopened");
                     self.healthy.store(true, Ordering::Relaxed);
                     state.engine = Some(engine);
@@ -311,6 +317,7 @@ impl EngineCell {
         self.reader.clear();
         if let Some(engine) = state.engine.take() {
             state.epochs = engine.epochs;
+            state.deleted = engine.deleted;
             let mut db: Arc<Database> = engine.db;
             // Readers hold the database for one short transaction.
             loop {

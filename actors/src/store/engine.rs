@@ -39,6 +39,8 @@ pub struct Work {
     pub ops: Vec<StateOp>,
     /// A task's row.
     pub task: Option<Box<Task>>,
+    /// The topic is gone: its messages by the ops, all else by this.
+    pub delete: bool,
     /// When the shard was loaded, if its lease clocks had stood still: what it moved is in here, or nothing had
     /// to be, and [`BootCounts::still_since`] of before is forgotten.
     pub clocks_go_on: Option<Millis>,
@@ -46,7 +48,11 @@ pub struct Work {
 
 impl Work {
     fn is_empty(&self) -> bool {
-        self.puts.is_empty() && self.ops.is_empty() && self.topic.is_none() && self.task.is_none()
+        self.puts.is_empty()
+            && self.ops.is_empty()
+            && self.topic.is_none()
+            && self.task.is_none()
+            && !self.delete
     }
 }
 
@@ -96,6 +102,10 @@ pub struct Engine {
     pub(crate) durable: bool,
     pub(crate) identity: Identity,
     pub(crate) topics: BTreeMap<ShardId, TopicRow>,
+    /// Topics deleted since the store was opened. Their numbers are not used again.
+    pub(crate) deleted: BTreeSet<ShardId>,
+    /// Above the number of every topic that was ever deleted.
+    pub(crate) next_shard: u32,
     pub(crate) tasks: BTreeMap<ShardId, BTreeMap<u64, Task>>,
     pub(crate) still: Still,
     pub(crate) epochs: HashMap<ShardId, ShardEpoch>,
@@ -234,7 +244,9 @@ impl Engine {
             let outcomes =
                 work.puts.iter().map(|message| self.put(&mut cutter, &mut keys, now, *shard, message));
             let outcomes: Vec<PutOutcome> = outcomes.collect();
-            let rows = usize::from(work.topic.is_some()) + usize::from(work.task.is_some());
+            let rows = usize::from(work.topic.is_some())
+                + usize::from(work.task.is_some())
+                + usize::from(work.delete);
             size += outcomes.len() + work.ops.len() + rows;
             results[i] = Ok(outcomes);
         }
@@ -300,6 +312,9 @@ impl Engine {
                 txn.open_table(TOPIC)?.insert(shard.0, seal_value(row).as_slice())?;
                 self.topics.insert(*shard, row.clone());
             }
+            if work.delete {
+                self.forget_topic(&txn, *shard)?;
+            }
             if let Some(task) = &work.task {
                 let mut table = txn.open_table(TASK)?;
                 table.insert((shard.0, task.number), seal_value(task.as_ref()).as_slice())?;
@@ -337,6 +352,22 @@ impl Engine {
             self.fold_slice(&txn)?;
         }
         txn.commit()?;
+        Ok(())
+    }
+
+    /// Removes what is left of a topic beside its messages.
+    fn forget_topic(&mut self, txn: &WriteTransaction, shard: ShardId) -> Result<(), StoreError> {
+        txn.open_table(TOPIC)?.remove(shard.0)?;
+        txn.open_table(TASK)?.retain_in((shard.0, 0)..=(shard.0, u64::MAX), |_, _| false)?;
+        self.next_shard = self.next_shard.max(shard.0.saturating_add(1));
+        write_meta(txn, "next_shard", &self.next_shard)?;
+        self.topics.remove(&shard);
+        self.tasks.remove(&shard);
+        self.by_shard.remove(&shard);
+        // Their rows stay until they expire; nothing reads those of a topic that is not there.
+        self.dedup.remove_shard(shard);
+        self.still.forget(shard);
+        self.deleted.insert(shard);
         Ok(())
     }
 

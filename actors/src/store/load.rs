@@ -29,6 +29,8 @@ pub struct LoadJob {
     pub dedup_keys: u64,
     /// What an operator set for the topic; `None` = it does not exist yet.
     pub topic: Option<TopicState>,
+    /// Whether the topic was deleted: it comes back under another number, if at all.
+    pub deleted: bool,
     /// Its tasks, by number.
     pub tasks: BTreeMap<u64, Task>,
 }
@@ -48,8 +50,9 @@ impl Engine {
         let txn = self.db.begin_read()?;
         let dedup_keys = self.dedup.live(shard);
         let topic = self.topics.get(&shard).map(|row| row.state);
+        let deleted = self.deleted.contains(&shard) && topic.is_none();
         let tasks = self.tasks.get(&shard).cloned().unwrap_or_default();
-        Ok(LoadJob { txn, shard, epoch, chunks, dedup_keys, topic, tasks })
+        Ok(LoadJob { txn, shard, epoch, chunks, dedup_keys, topic, deleted, tasks })
     }
 }
 

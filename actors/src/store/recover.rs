@@ -82,6 +82,7 @@ pub(crate) fn open(
     let last_alive = read_meta::<Millis>(&txn, "node_time")?.unwrap_or_default().max(found.last_alive);
     let topics = read_topics(&txn)?;
     let tasks = read_tasks(&txn)?;
+    let next_shard = read_meta(&txn, "next_shard")?.unwrap_or(0);
     for (shard, _) in tasks.iter().filter(|(_, tasks)| tasks.values().any(Task::runs)) {
         found.counts.entry(*shard).or_default().task_runs = true;
     }
@@ -97,6 +98,8 @@ pub(crate) fn open(
         identity,
         topics,
         tasks,
+        deleted: BTreeSet::new(),
+        next_shard,
         still,
         epochs: HashMap::new(),
         chunks: found.chunks,
@@ -208,7 +211,8 @@ impl Engine {
             let (key, value) = row?;
             let damaged = |why| StoreError::damaged("dedup", format!("{:?}", key.value()), why);
             let rows: Vec<DedupRow> = open_value(value.value()).map_err(damaged)?;
-            rows.into_iter().filter(|row| row.expires > now).for_each(|row| self.dedup.restore(row));
+            let lives = |row: &DedupRow| row.expires > now && self.topics.contains_key(&row.shard);
+            rows.into_iter().filter(lives).for_each(|row| self.dedup.restore(row));
         }
         Ok(())
     }

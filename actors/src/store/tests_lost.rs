@@ -122,6 +122,7 @@ fn clocks_that_stopped_while_others_went_on_are_known_after_a_crash() {
         delivery: 1,
         settled: Settled::No,
         noted: false,
+        revived: None,
     };
     let lease = StateOp::Set { slot: found[0].stored.slot, state, note: None };
     let epoch = cell.load(SHARD).unwrap().epoch;

@@ -343,7 +343,15 @@ impl World {
         let state = TopicState::default();
         let topic = (!effect.puts.is_empty() && !at.exists).then(|| TopicRow { key: at.key.clone(), state });
         let puts = effect.puts.iter().map(|draft| draft.message()).collect();
-        let work = Work { epoch: at.epoch, topic, puts, ops: step.ops, task: None, clocks_go_on: None };
+        let work = Work {
+            epoch: at.epoch,
+            topic,
+            puts,
+            ops: step.ops,
+            task: None,
+            delete: false,
+            clocks_go_on: None,
+        };
         self.owed.push(Owed { seat, ticket: step.ticket, work, effect });
     }
 

@@ -73,6 +73,8 @@ pub trait MailboxService: Send + Sync + 'static {
 
     fn purge(&self, queue: &QueueKey) -> impl Future<Output = Result<u64, Refusal>> + Send;
 
+    fn delete(&self, queue: &QueueKey) -> impl Future<Output = Result<u64, Refusal>> + Send;
+
     fn topics(
         &self,
         tenant: &Tenant,
@@ -139,6 +141,10 @@ impl MailboxService for Mailbox {
 
     async fn purge(&self, queue: &QueueKey) -> Result<u64, Refusal> {
         Mailbox::purge(self, queue).await
+    }
+
+    async fn delete(&self, queue: &QueueKey) -> Result<u64, Refusal> {
+        Mailbox::delete(self, queue).await
     }
 
     async fn topics(

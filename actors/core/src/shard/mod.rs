@@ -285,6 +285,12 @@ impl Shard {
                 step.reply = Reply::Purged(self.purge_dead(&slots, &mut step));
                 self.advance(now, &mut step);
             }
+            Command::Delete => {
+                let dead: Vec<Slot> = self.dead.keys().copied().collect();
+                step.reply = Reply::Purged(self.purge(&mut step) + self.purge_dead(&dead, &mut step));
+                self.waiters.give_up(Millis::NEVER, &mut step.empty_handed);
+                self.advance(now, &mut step);
+            }
             Command::Tick => self.advance(now, &mut step),
         }
         self.owe(now, &mut step);

@@ -124,6 +124,9 @@ pub enum Command {
         /// Which.
         slot: Slot,
     },
+    /// End everything that is here, dead letters and receives that wait included. The caller sees to it that no
+    /// commit is owed, and that nothing comes after.
+    Delete,
     /// Time has passed.
     Tick,
 }

@@ -57,7 +57,8 @@ pub(super) const AIMED: [&str; 6] = ["ack", "fail", "release", "reject", "extend
 /// Commands that name messages.
 pub(super) const NAMED: [&str; 3] = ["reprocess", "purge_dead", "replace"];
 /// Commands that meet whatever is there.
-const BROAD: [&str; 8] = ["recv", "tick", "enqueue", "cancel", "committed", "crash", "configure", "purge"];
+const BROAD: [&str; 9] =
+    ["recv", "tick", "enqueue", "cancel", "committed", "crash", "configure", "purge", "delete"];
 
 impl State {
     pub(super) fn of(m: &M, now: u64, uncommitted: bool) -> State {

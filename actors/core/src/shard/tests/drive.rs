@@ -88,6 +88,9 @@ impl Run<'_> {
                 self.command("purge", Command::Purge, |model, now, _| model.purge(now));
             }
             97 => self.configure(),
+            98 if self.rng.chance(70) => {
+                self.command("delete", Command::Delete, |model, now, _| model.delete(now));
+            }
             _ => self.crash(),
         }
     }

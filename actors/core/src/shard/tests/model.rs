@@ -258,6 +258,19 @@ impl Model {
         out
     }
 
+    pub(super) fn delete(&mut self, now: u64) -> Expect {
+        let mut out = Expect::default();
+        for slot in self.live.keys().copied().collect::<Vec<_>>() {
+            self.end(slot);
+            out.counts.purged += 1;
+        }
+        self.moved.clear();
+        out.purged = Some(out.counts.purged);
+        out.empty = self.waiting.drain(..).map(|w| w.0).collect();
+        self.pass_time(now, &mut out);
+        out
+    }
+
     pub(super) fn tick(&mut self, now: u64) -> Expect {
         let mut out = Expect::default();
         self.pass_time(now, &mut out);
