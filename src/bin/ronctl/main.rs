@@ -12,6 +12,7 @@ mod client;
 mod config;
 mod control;
 mod demo;
+mod dlq;
 mod failure;
 mod key;
 mod locate;
@@ -68,6 +69,9 @@ enum Command {
     /// Look at topics, send, receive and ack single messages
     #[command(subcommand)]
     Topic(topic::TopicCommand),
+    /// Look at dead letters, bring them back, send them again, end them
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Measure a node: rate and latency of durable sends and of whole cycles
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -118,6 +122,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Status => status::run(node()?, out).await,
         Command::Policy(command) => policy::run(command, node, out).await,
         Command::Topic(command) => topic::run(command, node()?, out).await,
+        Command::Dlq(command) => dlq::run(command, node()?, out).await,
         Command::Bench(command) => bench::run(command, node, out).await,
         Command::Demo(args) => demo::run(args, out).await,
     }
