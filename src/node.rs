@@ -329,7 +329,7 @@ async fn raise(
 pub fn medium_of(config: &Config) -> Arc<dyn Medium> {
     match config.node.amnesia {
         true => Arc::new(RamMedium::default()),
-        false => Arc::new(FileMedium::new(config.node.data_dir.join(STORE_FILE))),
+        false => Arc::new(FileMedium::new(config.node.data_dir.join(STORE_FILE), config.store.ballast.0)),
     }
 }
 

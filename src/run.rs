@@ -1,12 +1,14 @@
 //! What a node does while it lives: signals, reloads, and the small duties of every second.
 
 use crate::config::{Config, DevSecret, Sources};
+use crate::http::readiness::Part;
 use crate::node::Node;
 use crate::schemes::Catalogue;
 use crate::telemetry::LogLevel;
 use ron_actors::kernel::bus::LagCount;
 use ron_actors::kernel::event::Event;
 use ron_actors::kernel::supervisor::RootEnd;
+use ron_core::disk::DiskGauge;
 use ron_core::scheme::ToSign;
 use secrecy::ExposeSecret;
 use std::collections::HashMap;
@@ -84,7 +86,7 @@ pub fn say_ready(node: &Node) {
 
 /// Serves until a signal or the root's failure ends it; the process's exit code.
 pub async fn serve(mut node: Node, mut signals: Signals, sources: Sources, log: LogLevel) -> u8 {
-    let mut duties = Duties::default();
+    let mut duties = Duties::of(node.config.store.reserve.0);
     let mut timer = tokio::time::interval(EVERY);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut version = 1;
@@ -117,7 +119,7 @@ pub async fn serve(mut node: Node, mut signals: Signals, sources: Sources, log: 
 /// Does the small duties of every second until it is dropped: [`serve`] without signals, for drills that run a
 /// node inside themselves.
 pub async fn look_after(node: &Node) {
-    let mut duties = Duties::default();
+    let mut duties = Duties::of(node.config.store.reserve.0);
     let mut timer = tokio::time::interval(EVERY);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -159,15 +161,18 @@ fn reload(node: &mut Node, sources: &Sources, log: &LogLevel, version: u64) {
     );
 }
 
-#[derive(Default)]
 struct Duties {
     ticks: u64,
+    disk: DiskGauge,
     lag: HashMap<(String, String), u64>,
 }
 
 impl Duties {
+    fn of(reserve: u64) -> Duties {
+        Duties { ticks: 0, disk: DiskGauge::new(reserve), lag: HashMap::new() }
+    }
+
     async fn do_them(&mut self, node: &Node) {
-        use crate::http::readiness::Part;
         self.ticks += 1;
         node.readiness.set(Part::Store, node.tree.store.healthy());
         node.readiness.set(Part::Passport, node.passport.is_up());
@@ -181,9 +186,7 @@ impl Duties {
         }
         self.count_lag(node);
         node.policy.expire();
-        if self.ticks.is_multiple_of(4) {
-            measure_disk(node);
-        }
+        self.look_at_disk(node).await;
         if self.ticks.is_multiple_of(4)
             && let Ok(figures) = node.tree.store.ask(|engine| engine.figures()).await
         {
@@ -191,6 +194,29 @@ impl Duties {
         }
         if self.ticks.is_multiple_of(UPKEEP_TICKS) {
             node.metrics.run_upkeep();
+        }
+    }
+
+    /// Sheds new messages while the disk is too full for them; nothing to look at in amnesia.
+    async fn look_at_disk(&mut self, node: &Node) {
+        if node.config.node.amnesia {
+            return;
+        }
+        let dir = node.config.node.data_dir.clone();
+        let looked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&dir)).await;
+        // A disk that cannot be looked at is the store's to complain of.
+        let Ok(Ok(disk)) = looked else { return };
+        let free = disk.f_bavail * disk.f_frsize;
+        node.metrics.mailbox.store_free_bytes.set(free as f64);
+        let whole = node.tree.store.make_room().await;
+        let (shed, sheds) = (self.disk.sheds(), self.disk.look(free, whole));
+        node.readiness.set(Part::Disk, !sheds);
+        match (shed, sheds) {
+            (false, true) => {
+                tracing::warn!(free, "the disk is too full: new messages are refused (store.reserve)")
+            }
+            (true, false) => tracing::info!(free, "the disk has room again: new messages are accepted"),
+            (true, true) | (false, false) => {}
         }
     }
 
@@ -203,16 +229,6 @@ impl Duties {
                 *seen = lagged;
             }
         }
-    }
-}
-
-/// What the store may still fill; nothing to tell in amnesia.
-fn measure_disk(node: &Node) {
-    if node.config.node.amnesia {
-        return;
-    }
-    if let Ok(disk) = rustix::fs::statvfs(&node.config.node.data_dir) {
-        node.metrics.mailbox.store_free_bytes.set((disk.f_bavail * disk.f_frsize) as f64);
     }
 }
 

@@ -14,6 +14,8 @@ pub struct StoreConfig {
     pub two_phase_commit: bool,
     /// Free space below which sends are refused.
     pub reserve: ByteSize,
+    /// Kept allocated in the store's file ahead of what is written, so that settling goes on when the disk is full.
+    pub ballast: ByteSize,
     /// Most live idempotency keys of the node.
     pub max_dedup_keys: u64,
     /// Where snapshots go; `None` = below the data directory.
@@ -37,6 +39,7 @@ impl StoreConfig {
             cache: s.size("cache", 1 << 20..=1 << 40),
             two_phase_commit: s.boolean("two_phase_commit"),
             reserve: s.size("reserve", 0..=1 << 50),
+            ballast: s.size("ballast", 0..=1 << 40),
             max_dedup_keys: s.integer("max_dedup_keys", 1..=1_000_000_000),
             snapshot_dir,
             snapshot_every: s.duration("snapshot_every", minute..=year),

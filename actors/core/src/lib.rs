@@ -7,6 +7,7 @@
 
 pub mod capability;
 pub mod dedup;
+pub mod disk;
 pub mod drr;
 pub mod envelope;
 pub mod ids;

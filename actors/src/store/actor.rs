@@ -178,6 +178,12 @@ impl Store {
         self.cell.stands_still(shard, since);
     }
 
+    /// Makes good the room held ready for what must not fail, if the disk has it. Whether it is whole.
+    pub async fn make_room(&self) -> bool {
+        let cell = self.cell.clone();
+        self.cell.blocking().run(Job::Read, move || cell.make_room()).await.unwrap_or(false)
+    }
+
     fn hand_in(&self, item: Item) {
         let queue = self.cell.queue();
         if queue.push(item) && self.handle.cast(StoreMsg::Begin).is_err() {

@@ -1,9 +1,9 @@
 //! Where redb keeps its bytes: a file, RAM blocks of our own, or whatever a test brings. This is the seam that
 //! the simulator and the fault-injecting backends use.
 
+use super::ballast::{Ballast, Ballasted};
 use super::error::StoreError;
 use super::renew::{Place, Renewing};
-use redb::backends::FileBackend;
 use redb::{Builder, Database, StorageBackend};
 use std::fmt;
 use std::io;
@@ -21,6 +21,11 @@ pub trait Medium: Send + Sync + fmt::Debug {
 
     /// Whether a commit survives the end of the process.
     fn durable(&self) -> bool;
+
+    /// Makes good the room that is held ready for what must not fail, if some was taken. Whether it is whole. Blocks.
+    fn make_room(&self) -> bool {
+        true
+    }
 }
 
 /// A file on disk, mode 0600.
@@ -28,8 +33,9 @@ pub type FileMedium = Renewing<FilePlace>;
 
 impl FileMedium {
     /// The store in `path`; its directory must exist. While it is made anew there is `<path>.new` beside it.
-    pub fn new(path: impl Into<PathBuf>) -> FileMedium {
-        Renewing::over(FilePlace::at(path))
+    /// `ballast` bytes are kept allocated ahead of what is written.
+    pub fn new(path: impl Into<PathBuf>, ballast: u64) -> FileMedium {
+        Renewing::over(FilePlace::at(path, ballast))
     }
 }
 
@@ -38,15 +44,16 @@ impl FileMedium {
 pub struct FilePlace {
     path: PathBuf,
     new: PathBuf,
+    ballast: Ballast,
 }
 
 impl FilePlace {
-    /// The file `path`, and `<path>.new` while it is made.
-    pub fn at(path: impl Into<PathBuf>) -> FilePlace {
+    /// The file `path`, and `<path>.new` while it is made, with `ballast` bytes allocated ahead.
+    pub fn at(path: impl Into<PathBuf>, ballast: u64) -> FilePlace {
         let path = path.into();
         let mut new = path.clone().into_os_string();
         new.push(".new");
-        FilePlace { path, new: new.into() }
+        FilePlace { path, new: new.into(), ballast: Ballast::of(ballast) }
     }
 
     /// Opens a file and locks it, so that a second node finds it in use before it can harm it.
@@ -72,16 +79,18 @@ impl FilePlace {
 }
 
 impl Place for FilePlace {
-    type File = FileBackend;
+    type File = Ballasted;
 
-    fn current(&self) -> Result<Option<FileBackend>, StoreError> {
-        Ok(FilePlace::open(&self.path, false)?.map(FileBackend::new).transpose()?)
+    fn current(&self) -> Result<Option<Ballasted>, StoreError> {
+        let Some(file) = FilePlace::open(&self.path, false)? else { return Ok(None) };
+        let loaded = self.ballast.load(file).map_err(|error| FilePlace::io_error(&self.path, error))?;
+        Ok(Some(loaded))
     }
 
-    fn fresh(&self) -> Result<FileBackend, StoreError> {
+    fn fresh(&self) -> Result<Ballasted, StoreError> {
         let file = FilePlace::open(&self.new, true)?.ok_or(StoreError::Locked)?;
         file.set_len(0).map_err(|error| FilePlace::io_error(&self.new, error))?;
-        Ok(FileBackend::new(file)?)
+        self.ballast.load(file).map_err(|error| FilePlace::io_error(&self.new, error))
     }
 
     fn switch(&self, replace: bool) -> Result<(), StoreError> {
@@ -94,6 +103,10 @@ impl Place for FilePlace {
         std::fs::File::open(dir)
             .and_then(|handle| handle.sync_all())
             .map_err(|error| FilePlace::io_error(dir, error))
+    }
+
+    fn make_room(&self) -> bool {
+        self.ballast.make_good()
     }
 }
 

@@ -167,6 +167,11 @@ impl EngineCell {
         self.healthy.load(Ordering::Relaxed)
     }
 
+    /// See [`Medium::make_room`]. Blocks.
+    pub(crate) fn make_room(&self) -> bool {
+        self.medium.make_room()
+    }
+
     pub(crate) fn blocking(&self) -> &Blocking {
         &self.config.blocking
     }

@@ -4,6 +4,7 @@
 
 pub mod actor;
 pub mod backend;
+mod ballast;
 pub mod cell;
 mod chunks;
 mod codec;
@@ -27,6 +28,7 @@ pub mod unit;
 
 pub use actor::{Store, StoreActor, StoreArgs};
 pub use backend::{FileMedium, FilePlace, Medium, RamBackend, RamMedium};
+pub use ballast::Ballasted;
 pub use cell::{EngineCell, Opened};
 pub use engine::{Engine, Identity, StoreFigures, TopicRow, Work};
 pub use error::{StoreError, UnitFailure};

@@ -37,6 +37,11 @@ pub trait Place: Send + Sync + fmt::Debug {
     /// # Errors
     /// The device's; the place is then as before, or as after.
     fn switch(&self, replace: bool) -> Result<(), StoreError>;
+
+    /// See [`Medium::make_room`].
+    fn make_room(&self) -> bool {
+        true
+    }
 }
 
 /// The durable [`Medium`] over a [`Place`].
@@ -87,6 +92,10 @@ impl<P: Place> Medium for Renewing<P> {
 
     fn durable(&self) -> bool {
         true
+    }
+
+    fn make_room(&self) -> bool {
+        self.place.make_room()
     }
 }
 

@@ -154,10 +154,10 @@ fn a_store_file_appears_whole_and_is_locked() {
     let path = dir.path().join("store.redb");
     // what a crash during an earlier creation left
     std::fs::write(dir.path().join("store.redb.new"), [1; 5_000]).unwrap();
-    let (cell, _) = open(Arc::new(FileMedium::new(&path)));
+    let (cell, _) = open(Arc::new(FileMedium::new(&path, 1 << 20)));
     assert!(path.exists() && !dir.path().join("store.redb.new").exists());
     let second = Engine::open(
-        &FileMedium::new(&path),
+        &FileMedium::new(&path, 1 << 20),
         &StoreConfig::default(),
         &|_| Arc::new(ManualClock::new(Millis(1_000))),
         Opening::Boot { entropy: [7; 40] },
@@ -168,7 +168,7 @@ fn a_store_file_appears_whole_and_is_locked() {
     assert_eq!(commit(&cell, epoch), Ok(1));
     cell.shut();
     drop(cell);
-    let (cell, _) = open(Arc::new(FileMedium::new(&path)));
+    let (cell, _) = open(Arc::new(FileMedium::new(&path, 1 << 20)));
     let mut found = 0;
     cell.load(SHARD).unwrap().run(&mut |_| found += 1).unwrap();
     assert_eq!(found, 1);

@@ -41,7 +41,7 @@ pub struct Manner {
 /// A store in `path` on such a disk, with names, locks and directory the product's.
 #[must_use]
 pub fn medium(path: PathBuf, manner: Manner) -> Arc<dyn Medium> {
-    Arc::new(Renewing::over(VolatilePlace::over(FilePlace::at(path), manner)))
+    Arc::new(Renewing::over(VolatilePlace::over(FilePlace::at(path, 0), manner)))
 }
 
 /// Files behind a volatile write cache, which outlives their closing and not the process.
