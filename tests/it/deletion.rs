@@ -124,7 +124,8 @@ fn receives_that_wait_end_and_a_running_task_too() {
 fn a_tenant_may_use_the_place_again() {
     let setup = Setup::new();
     let policy = setup.dir().join("policy.toml");
-    let rules = "version = 1\ndefault = \"deny\"\n[[rule]]\naction = \"allow\"\n[tenant.acme]\nmax_topics = 2\n";
+    let rules =
+        "version = 1\ndefault = \"deny\"\n[[rule]]\naction = \"allow\"\n[tenant.acme]\nmax_topics = 2\n";
     std::fs::write(&policy, rules).unwrap();
     let node = setup.toml(&format!("[policy]\nfile = \"{}\"\n", policy.display())).start();
     let client = node.operator();
