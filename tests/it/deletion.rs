@@ -190,3 +190,33 @@ fn ronctl_deletes_topics_and_works_on_dead_letters() {
     assert_eq!(node.ronctl_json(&["topic", "delete", "acme/c", "--yes"])["purged"], 5);
     client.get("/v1/acme/c").refused(404, "NOT_FOUND");
 }
+
+#[test]
+fn a_sigkill_during_a_deletion_leaves_all_or_nothing() {
+    const N: u64 = 1_000;
+    let (mut node, mut client) = node();
+    for round in 0..6 {
+        let topic = format!("k{round}");
+        let messages: Vec<Value> = (0..250).map(|n| json!({"payload": n.to_string()})).collect();
+        for _ in 0..N / 250 {
+            client.post(&format!("/v1/acme/{topic}/enqueue/batch"), &json!({"messages": messages})).json(200);
+        }
+        let body = json!({"confirm": topic}).to_string();
+        let json_type: [(&str, &[u8]); 1] = [("Content-Type", b"application/json")];
+        let request = client.request("DELETE", &format!("/v1/acme/{topic}"), &json_type, body.as_bytes());
+        let _under_way = client.begin(&request);
+        // a little further in each round
+        for _ in 0..round {
+            client.get("/v1/acme").json(200);
+        }
+        node = node.kill_and_restart();
+        client = node.operator();
+        let answer = client.get(&format!("/v1/acme/{topic}"));
+        if answer.status == 200 {
+            assert_eq!(depths(&client, &topic), [N, 0, 0, 0], "nothing was ended");
+            assert_eq!(delete(&client, &topic, &topic).json(200)["purged"], N);
+        }
+        client.get(&format!("/v1/acme/{topic}")).refused(404, "NOT_FOUND");
+        assert_eq!(recv(&client, &topic, &json!({})), Vec::<Value>::new());
+    }
+}

@@ -81,11 +81,8 @@ pub(crate) fn open(
     let next_chunk = read_meta(&txn, "next_chunk")?.unwrap_or(0).max(found.next_chunk);
     let last_alive = read_meta::<Millis>(&txn, "node_time")?.unwrap_or_default().max(found.last_alive);
     let topics = read_topics(&txn)?;
-    let tasks = read_tasks(&txn)?;
+    let tasks = found.tasks(&txn)?;
     let next_shard = read_meta(&txn, "next_shard")?.unwrap_or(0);
-    for (shard, _) in tasks.iter().filter(|(_, tasks)| tasks.values().any(Task::runs)) {
-        found.counts.entry(*shard).or_default().task_runs = true;
-    }
     let still = found.lease_clocks(&txn, opening, last_alive)?;
     let clock = clock_from(last_alive);
     let now = clock.now().max(last_alive);
@@ -121,18 +118,7 @@ pub(crate) fn open(
         commits: 0,
         poisoned: false,
     };
-    engine.sweep_dedup(&txn, now)?;
-    engine.read_dedup(&txn, now)?;
-    // Everything folded: each shard's load then replays nothing.
-    while !(engine.dirty.is_empty() && engine.folding.is_empty()) {
-        engine.fold_slice(&txn)?;
-    }
-    engine.still.save(&txn)?;
-    // What is proven, not what time it is: nothing has been answered by the new life yet.
-    engine.save_marks(&txn, last_alive)?;
-    txn.commit()?;
-    reader.clear();
-    reader.attach(Some(engine.db.clone()));
+    engine.tidy_up(txn, now)?;
     Ok((engine, found.counts))
 }
 
@@ -206,6 +192,23 @@ fn read_tasks(txn: &WriteTransaction) -> Result<BTreeMap<ShardId, BTreeMap<u64, 
 }
 
 impl Engine {
+    /// The first commit: what has expired is dropped, and everything folded, so that a shard's load replays nothing.
+    fn tidy_up(&mut self, txn: WriteTransaction, now: Millis) -> Result<(), StoreError> {
+        self.sweep_dedup(&txn, now)?;
+        self.read_dedup(&txn, now)?;
+        // Everything folded: each shard's load then replays nothing.
+        while !(self.dirty.is_empty() && self.folding.is_empty()) {
+            self.fold_slice(&txn)?;
+        }
+        self.still.save(&txn)?;
+        // What is proven, not what time it is: nothing has been answered by the new life yet.
+        self.save_marks(&txn, self.last_alive)?;
+        txn.commit()?;
+        self.reader.clear();
+        self.reader.attach(Some(self.db.clone()));
+        Ok(())
+    }
+
     fn read_dedup(&mut self, txn: &WriteTransaction, now: Millis) -> Result<(), StoreError> {
         for row in txn.open_table(DEDUP)?.iter()? {
             let (key, value) = row?;
@@ -233,6 +236,18 @@ struct Found {
 }
 
 impl Found {
+    /// The tasks of all topics.
+    fn tasks(
+        &mut self,
+        txn: &WriteTransaction,
+    ) -> Result<BTreeMap<ShardId, BTreeMap<u64, Task>>, StoreError> {
+        let tasks = read_tasks(txn)?;
+        for (shard, _) in tasks.iter().filter(|(_, tasks)| tasks.values().any(Task::runs)) {
+            self.counts.entry(*shard).or_default().task_runs = true;
+        }
+        Ok(tasks)
+    }
+
     fn read_deltas(&mut self, txn: &WriteTransaction) -> Result<(), StoreError> {
         for row in txn.open_table(DELTA)?.iter()? {
             let (key, value) = row?;

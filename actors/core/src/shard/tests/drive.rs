@@ -6,11 +6,12 @@ use super::disk::Disk;
 use super::model::{Expect, Model, NackArgs};
 use super::msg::{M, Place};
 use super::rng::Rng;
+use super::seen::{drawn, walk};
 use crate::ids::Slot;
 use crate::message::{MsgState, Phase, PutOutcome, Recovered, StateOp, StoredAt};
 use crate::shard::{
-    Command, DeliveryRef, NackMode, Paused, PeekState, Peeked, Recovery, Reply, Settings, Shard, Step,
-    Ticket, WaiterId, Want,
+    Command, DeliveryRef, NackMode, Paused, PeekState, Recovery, Reply, Settings, Shard, Step, Ticket,
+    WaiterId, Want,
 };
 use crate::time::Millis;
 use std::collections::{BTreeMap, VecDeque};
@@ -490,31 +491,4 @@ impl Run<'_> {
             assert_eq!(state, MsgState { phase, at, attempt, delivery, settled, noted, revived });
         }
     }
-}
-
-fn walk(shard: &Shard, state: PeekState, limit: usize) -> Vec<Peeked> {
-    let mut all: Vec<Peeked> = Vec::new();
-    loop {
-        let page = shard.peek(state, all.last().map(|last| last.sort_key), limit);
-        if page.is_empty() {
-            return all;
-        }
-        assert!(
-            page.len() <= limit && page[0].sort_key > all.last().map_or((0, Slot(0)), |last| last.sort_key)
-        );
-        all.extend(page);
-    }
-}
-
-/// The ends of the delays that a nack drew.
-fn drawn(step: &Step) -> BTreeMap<u64, u64> {
-    let mut ends = BTreeMap::new();
-    for op in &step.ops {
-        if let StateOp::Set { slot, state, .. } = op
-            && state.phase == Phase::Delayed
-        {
-            ends.insert(slot.0, state.at.0);
-        }
-    }
-    ends
 }

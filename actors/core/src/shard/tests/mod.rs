@@ -8,6 +8,7 @@ mod model;
 mod msg;
 mod revive;
 mod rng;
+mod seen;
 
 use cover::Coverage;
 
