@@ -4,18 +4,26 @@ use crate::http::ctl::{ControlDesk, MintedToken};
 use crate::http::readiness::Readiness;
 use crate::http::request::Peer;
 use crate::policy::PolicyKeeper;
+use crate::providers::verifier_name;
 use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures::future::ready;
+use futures::{Stream, StreamExt};
+use ron_actors::kernel::bus::Bus;
+use ron_actors::kernel::event::Record;
+use ron_actors::kernel::supervisor::SupervisorRef;
 use ron_actors::mailbox::Directory;
 use ron_actors::passport::{KeyInfo, Passport, RevokedNow};
 use ron_actors::store::StoreFigures;
 use ron_core::capability::{MintRequest, Revocation, RevokeRequest};
 use ron_core::ids::Kid;
-use ron_core::reason::Refusal;
+use ron_core::reason::{Reason, Refusal};
 use ron_core::time::{Clock, Millis};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// See the module.
 #[derive(Debug)]
@@ -34,6 +42,12 @@ pub struct Desk {
     pub addresses: BTreeMap<&'static str, SocketAddr>,
     /// All queues.
     pub directory: Arc<Directory>,
+    /// The supervisor of their actors.
+    pub shards: SupervisorRef,
+    /// The supervisor of the providers' verifiers.
+    pub verifiers: SupervisorRef,
+    /// What happens in the node.
+    pub bus: Bus,
     /// The store's figures, at most a second old.
     pub store: Arc<ArcSwap<StoreFigures>>,
     /// The providers, as `ronctl` shows them.
@@ -74,6 +88,48 @@ impl ControlDesk for Desk {
 
     fn providers(&self) -> Value {
         self.providers.clone()
+    }
+
+    fn quarantined(&self) -> Value {
+        json!({ "quarantined": *self.readiness.quarantined() })
+    }
+
+    async fn release(&self, name: &str, peer: Peer) -> Result<Value, Refusal> {
+        let queue = self.directory.all().into_iter().find(|entry| entry.key.to_string() == name);
+        let released = match queue {
+            Some(entry) => self.shards.release(&entry.child_name()).await,
+            None => self.verifiers.release(&verifier_name(name)).await,
+        };
+        if !released {
+            let text = format!("nothing called {name:.200} is in quarantine: see `ronctl quarantine list`");
+            return Err(Refusal::new(Reason::NotFound, text));
+        }
+        tracing::info!(name, ?peer, "released from quarantine");
+        Ok(json!({ "released": name }))
+    }
+
+    fn events(
+        &self,
+        topic: &str,
+        since: Duration,
+        follow: bool,
+    ) -> impl Stream<Item = Bytes> + Send + 'static {
+        // In this order nothing is missed, and what both have is left out of the second.
+        let live = self.bus.subscribe("tail", topic);
+        let past = self.bus.recent(since, topic);
+        let last = past.last().map(|record| record.seq);
+        let draining = self.readiness.draining().clone();
+        let live = futures::stream::unfold((live, draining), |(mut live, draining)| async move {
+            let next = tokio::select! {
+                biased;
+                record = live.recv() => record,
+                () = draining.cancelled() => live.try_recv(),
+            };
+            next.map(|record| (record, (live, draining)))
+        });
+        let live = live.filter(move |record| ready(last.is_none_or(|last| record.seq > last)));
+        let live = live.take(if follow { usize::MAX } else { 0 });
+        futures::stream::iter(past).chain(live).map(|record| line(&record))
     }
 
     fn policy(&self) -> Value {
@@ -124,6 +180,13 @@ impl ControlDesk for Desk {
             "dropped": rotated.dropped,
         }))
     }
+}
+
+/// An event as `ronctl tail` prints it.
+fn line(record: &Record) -> Bytes {
+    let mut line = serde_json::to_vec(record).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
 }
 
 fn shown_revocation(revoked: &RevokedNow) -> Value {

@@ -365,6 +365,7 @@ fn lay(
             two_phase_commit: config.store.two_phase_commit,
             dedup_keys_max: usize::try_from(config.store.max_dedup_keys).unwrap_or(usize::MAX),
             dedup_keys_topic_max: usize::try_from(mailbox.settings.max_dedup_keys).unwrap_or(usize::MAX),
+            ram_bytes_max: config.store.ram_bytes.as_usize(),
             blocking: Blocking::Pool,
         },
         mailbox: MailboxConfig {
@@ -374,6 +375,8 @@ fn lay(
             shard_settles_max: mailbox.admission.requests as usize,
             park_after_ms: u64::try_from(mailbox.park_after.as_millis()).unwrap_or(u64::MAX),
             topics_max: mailbox.max_topics as usize,
+            history_ms: mailbox.history_ms,
+            history_bytes_max: mailbox.history_max_bytes.as_usize(),
             policy,
         },
         entropy: bits,

@@ -50,15 +50,14 @@ pub(crate) fn verifier_specs(providers: &HashMap<String, Served>, passport: &Pas
         };
         let make = move || (Verifier, args.clone());
         let publisher = served.verifier.publisher();
-        ChildSpec::actor(
-            ChildKind::Fixed,
-            format!("verifier:{name}"),
-            ServiceLabel::Verifier,
-            publisher,
-            make,
-        )
+        ChildSpec::actor(ChildKind::Fixed, verifier_name(name), ServiceLabel::Verifier, publisher, make)
     };
     providers.iter().map(spec).collect()
+}
+
+/// The name of a provider's actor among its siblings.
+pub(crate) fn verifier_name(provider: &str) -> String {
+    format!("verifier:{provider}")
 }
 
 pub(crate) fn shown_providers(config: &Config) -> serde_json::Value {

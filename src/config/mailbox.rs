@@ -27,6 +27,10 @@ pub struct MailboxConfig {
     pub settings: Settings,
     /// Most topics of the node.
     pub max_topics: u32,
+    /// How long what happened to a message is remembered, ms; 0 = not at all.
+    pub history_ms: u64,
+    /// Bytes of what is remembered, all topics.
+    pub history_max_bytes: ByteSize,
     /// Idle time after which a shard is parked.
     pub park_after: Duration,
     /// What may be under way at once.
@@ -55,6 +59,8 @@ impl MailboxConfig {
             max_conns: s.integer("max_conns", 1..=1_000_000),
             settings: settings(s),
             max_topics: s.integer("max_topics", 1..=10_000_000),
+            history_ms: s.integer("history_ms", 0..=30 * DAY_MS),
+            history_max_bytes: s.size("history_max_bytes", 64 << 10..=1 << 40),
             park_after: s.duration("park_after", Duration::from_millis(10)..=Duration::from_secs(86_400)),
             admission: s.table("admission", |s| Admission {
                 requests: s.integer("requests", 1..=10_000_000),
@@ -73,6 +79,8 @@ fn settings(s: &Section<'_, '_>) -> Settings {
         backoff_max_ms: s.integer("backoff_max_ms", 1..=30 * DAY_MS),
         max_inflight: s.integer("max_inflight", 1..=10_000_000),
         max_depth: s.integer("max_depth", 1..=u64::MAX),
+        fifo: false,
+        ram: false,
         max_waiters: s.integer("max_waiters", 1..=10_000_000),
         retention_ms: s.integer("retention_ms", 1_000..=3650 * DAY_MS),
         dlq_retention_ms: s.integer("dlq_retention_ms", 1_000..=3650 * DAY_MS),

@@ -14,6 +14,8 @@ pub struct StoreConfig {
     pub two_phase_commit: bool,
     /// Free space below which sends are refused.
     pub reserve: ByteSize,
+    /// Bytes of messages that are kept in memory alone.
+    pub ram_bytes: ByteSize,
     /// Kept allocated in the store's file ahead of what is written, so that settling goes on when the disk is full.
     pub ballast: ByteSize,
     /// Most live idempotency keys of the node.
@@ -39,6 +41,7 @@ impl StoreConfig {
             cache: s.size("cache", 1 << 20..=1 << 40),
             two_phase_commit: s.boolean("two_phase_commit"),
             reserve: s.size("reserve", 0..=1 << 50),
+            ram_bytes: s.size("ram_bytes", 0..=1 << 40),
             ballast: s.size("ballast", 0..=1 << 40),
             max_dedup_keys: s.integer("max_dedup_keys", 1..=1_000_000_000),
             snapshot_dir,

@@ -10,14 +10,19 @@ use crate::http::mailbox::{
 };
 use crate::http::request::{Call, Peer};
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::{get, post};
-use http::StatusCode;
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
 use ron_core::capability::RevokeRequest;
 use ron_core::reason::Refusal;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +74,28 @@ pub trait ControlDesk: Send + Sync + 'static {
     /// POLICY_BLOCKED if the keyring is not the node's to write, STORAGE if it could not be written.
     fn rotate(&self, peer: Peer) -> impl Future<Output = Result<serde_json::Value, Refusal>> + Send;
 
+    /// What is in quarantine: queues as `TENANT/TOPIC`, providers by name.
+    fn quarantined(&self) -> serde_json::Value;
+
+    /// Lets a queue or a provider out of quarantine, with its whole restart budget.
+    ///
+    /// # Errors
+    /// NOT_FOUND if nothing of that name is in quarantine.
+    fn release(
+        &self,
+        name: &str,
+        peer: Peer,
+    ) -> impl Future<Output = Result<serde_json::Value, Refusal>> + Send;
+
+    /// What happened under `topic` in the last `since`, then what happens, a line of JSON each; without `follow`
+    /// only the first. Ends when the node does.
+    fn events(
+        &self,
+        topic: &str,
+        since: Duration,
+        follow: bool,
+    ) -> impl Stream<Item = Bytes> + Send + 'static;
+
     /// The policy in force.
     fn policy(&self) -> serde_json::Value;
 
@@ -91,6 +118,9 @@ pub fn ctl_router<D: ControlDesk, M: MailboxService>(desk: Arc<D>, mailbox: Arc<
         .route("/ctl/status", get(status::<D>))
         .route("/ctl/providers", get(providers::<D>))
         .route("/ctl/cap/mint", post(mint::<D>))
+        .route("/ctl/quarantine", get(quarantined::<D>))
+        .route("/ctl/quarantine/release", post(release::<D>))
+        .route("/ctl/tail", get(tail::<D>))
         .route("/ctl/policy", get(policy::<D>))
         .route("/ctl/policy/reload", post(reload_policy::<D>))
         .route("/ctl/policy/apply", post(apply_preset::<D>))
@@ -143,6 +173,40 @@ async fn json_of_peer<T: DeserializeOwned>(request: Request) -> Result<(Peer, T)
     body::within_limit(body::declared_len(&body), BODY_BYTES_MAX)?;
     let body = body::read(body, BODY_BYTES_MAX, BODY_DEADLINE).await?;
     Ok((Call::of(&parts)?.peer, dto::json(&body)?))
+}
+
+async fn quarantined<D: ControlDesk>(State(desk): State<Arc<D>>) -> Answer {
+    json_of(StatusCode::OK, &desk.quarantined())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Release {
+    name: String,
+}
+
+async fn release<D: ControlDesk>(State(desk): State<Arc<D>>, request: Request) -> Answer {
+    let (peer, Release { name }) = json_of_peer(request).await?;
+    json_of(StatusCode::OK, &desk.release(&name, peer).await?)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TailQuery {
+    #[serde(default)]
+    topic: String,
+    #[serde(default)]
+    since_ms: u64,
+    #[serde(default)]
+    follow: bool,
+}
+
+async fn tail<D: ControlDesk>(State(desk): State<Arc<D>>, request: Request) -> Answer {
+    let TailQuery { topic, since_ms, follow } = dto::query(request.uri())?;
+    let lines = desk.events(&topic, Duration::from_millis(since_ms), follow).map(Ok::<Bytes, Infallible>);
+    let mut response = Response::new(Body::from_stream(lines));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    Ok(response)
 }
 
 async fn policy<D: ControlDesk>(State(desk): State<Arc<D>>) -> Answer {

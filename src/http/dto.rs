@@ -22,6 +22,10 @@ pub(super) use dlq::{PurgeDeadRequest, ReprocessRequest, ResendRequest, Wanted};
 const LIST_MAX: usize = 256;
 const RECV_BYTES_DEFAULT: u64 = 4 * 1024 * 1024;
 const RECV_BYTES_MAX: u64 = 16 * 1024 * 1024;
+const STREAM_INFLIGHT_DEFAULT: u64 = 32;
+/// Payload bytes that a stream takes out of the store at once, whatever more it is allowed: what a consumer reads
+/// slowly waits in memory.
+const STREAM_BYTES_MAX: u64 = 1024 * 1024;
 const VISIBILITY_MS: std::ops::RangeInclusive<u64> = 250..=43_200_000;
 const WAIT_MS_MAX: u64 = 20_000;
 const NOTE_CHARS_MAX: usize = 256;
@@ -221,6 +225,32 @@ impl RecvRequest {
     }
 }
 
+/// Body of POST /recv/stream.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StreamRequest {
+    max_messages: Option<u64>,
+    max_bytes: Option<u64>,
+    visibility_ms: Option<u64>,
+    wait_ms: Option<u64>,
+    max_inflight: Option<u64>,
+}
+
+impl StreamRequest {
+    /// What is wanted at once, and how many deliveries the consumer holds unsettled. A stream always waits, whatever
+    /// `wait_ms` says.
+    pub(super) fn check(&self) -> Result<(Want, u32), Refusal> {
+        let max_inflight = self.max_inflight.unwrap_or(STREAM_INFLIGHT_DEFAULT);
+        let max_inflight = within("max_inflight", max_inflight, &(1..=LIST_MAX as u64))?;
+        let (max_messages, max_bytes) = (self.max_messages.or(Some(LIST_MAX as u64)), self.max_bytes);
+        let (visibility_ms, wait_ms) = (self.visibility_ms, self.wait_ms);
+        let (want, _) = RecvRequest { max_messages, max_bytes, visibility_ms, wait_ms }.check()?;
+        let want = Want { max_bytes: want.max_bytes.min(STREAM_BYTES_MAX), ..want };
+        // at most 256, so it fits
+        Ok((want, max_inflight as u32))
+    }
+}
+
 fn within(field: &str, n: u64, range: &std::ops::RangeInclusive<u64>) -> Result<u64, Refusal> {
     if range.contains(&n) {
         return Ok(n);
@@ -291,19 +321,8 @@ enum DurabilityName {
 impl SettingsRequest {
     /// What is to be set. Ranges are the topic's own affair.
     pub(super) fn check(self, durability: Durability) -> Result<SettingsPatch, Refusal> {
-        match (self.durability, durability) {
-            (None, _)
-            | (Some(DurabilityName::Fsync), Durability::Fsync)
-            | (Some(DurabilityName::Ram), Durability::Ram) => {}
-            (Some(DurabilityName::Fsync), Durability::Ram) => {
-                return Err(malformed("durability: fsync cannot be had in amnesia, which writes no file"));
-            }
-            (Some(DurabilityName::Ram), Durability::Fsync) => {
-                return Err(malformed("durability: ram needs a node in amnesia (node.amnesia)"));
-            }
-        }
-        if self.fifo == Some(true) {
-            return Err(malformed("fifo: strict order by group is not available in this version"));
+        if (self.durability, durability) == (Some(DurabilityName::Fsync), Durability::Ram) {
+            return Err(malformed("durability: fsync cannot be had in amnesia, which writes no file"));
         }
         Ok(SettingsPatch {
             visibility_ms: self.visibility_ms,
@@ -316,6 +335,8 @@ impl SettingsRequest {
             dedup_window_ms: self.dedup_window_ms,
             max_dedup_keys: self.max_dedup_keys,
             max_depth: self.max_depth,
+            fifo: self.fifo,
+            ram: self.durability.map(|name| name == DurabilityName::Ram),
         })
     }
 }

@@ -131,6 +131,16 @@ pub fn render(refusal: &Refusal, corr: &CorrId, kind: RouteKind, from: &HeaderMa
     response
 }
 
+/// The last line of a stream that a refusal ends.
+#[must_use]
+pub fn line(refusal: &Refusal, corr: &CorrId) -> Vec<u8> {
+    let body = Envelope { error: &refusal.text, reason: refusal.reason, corr_id: corr.as_str() };
+    // three strings always serialise
+    let mut line = serde_json::to_vec(&body).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
 /// A JSON answer with this status.
 #[must_use]
 pub fn json(status: StatusCode, body: Vec<u8>) -> Response {

@@ -6,10 +6,11 @@
 mod answers;
 mod dlq;
 mod service;
+mod stream;
 mod topic;
 
 pub use dlq::dlq_routes;
-pub use service::{HandedOut, MailboxService};
+pub use service::{HandedOut, HandsOut, MailboxService};
 pub use topic::topic_routes;
 
 use crate::http::admission::{Budgets, RateLimits};
@@ -21,7 +22,7 @@ use crate::http::dto::{self, SettleRequest};
 use crate::http::error::{Failure, RouteKind, json, method_not_allowed, not_found};
 use crate::http::headers;
 use crate::http::readiness::Readiness;
-use crate::http::request::{Call, Path, queue_of, tenant_of};
+use crate::http::request::{Call, Path, path_part, queue_of, tenant_of};
 use crate::metrics::Stage;
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -125,9 +126,11 @@ pub fn mailbox_routes<M: MailboxService>(app: Arc<MailboxApp<M>>) -> Router {
         .route("/v1/{tenant}", get(topics::<M>))
         .route("/v1/{tenant}/{topic}", get(stat::<M>))
         .route("/v1/{tenant}/{topic}/peek", get(peek::<M>))
+        .route("/v1/{tenant}/{topic}/messages/{msg_id}", get(message::<M>))
         .route("/v1/{tenant}/{topic}/enqueue", post(enqueue::<M>))
         .route("/v1/{tenant}/{topic}/enqueue/batch", post(enqueue_batch::<M>))
         .route("/v1/{tenant}/{topic}/recv", post(recv::<M>))
+        .route("/v1/{tenant}/{topic}/recv/stream", post(stream::recv_stream::<M>))
         .route("/v1/{tenant}/{topic}/ack", post(ack::<M>))
         .route("/v1/{tenant}/{topic}/nack", post(nack::<M>))
         .route("/v1/{tenant}/{topic}/extend", post(extend::<M>))
@@ -272,6 +275,15 @@ async fn peek<M: MailboxService>(State(app): App<M>, path: Path, request: Reques
     let (state, limit) = query.check()?;
     let page = app.mailbox.peek(&queue, state, limit, query.cursor.as_deref()).await?;
     answers::peek(&page)
+}
+
+async fn message<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
+    let (parts, _) = request.into_parts();
+    let queue = queue_of(&path)?;
+    app.allow(&parts, Call::of(&parts)?, Want::on(Op::Peek, &queue)).await?;
+    headers::plain_body(&parts.headers)?;
+    let id = MessageId::parse(path_part(&path, "msg_id")?).map_err(|bad| malformed(bad.to_string()))?;
+    answers::message(id, &app.mailbox.message(&queue, id).await?)
 }
 
 async fn topics<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {

@@ -209,7 +209,23 @@ async fn read_reply<S: AsyncRead + Unpin>(socket: &mut S) -> Option<Reply> {
     while body.len() < len {
         assert!(socket.read_buf(&mut body).await.unwrap() > 0, "the body broke off");
     }
+    if headers.contains_key("transfer-encoding") {
+        while !body.ends_with(b"\r\n0\r\n\r\n") {
+            assert!(socket.read_buf(&mut body).await.unwrap() > 0, "the body broke off");
+        }
+        body = unchunked(&body);
+    }
     Some(Reply { status, headers, body })
+}
+
+fn unchunked(mut chunked: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Some(at) = chunked.windows(2).position(|two| two == b"\r\n") {
+        let len = usize::from_str_radix(std::str::from_utf8(&chunked[..at]).unwrap(), 16).unwrap();
+        body.extend_from_slice(&chunked[at + 2..at + 2 + len]);
+        chunked = &chunked[at + 2 + len + 2..];
+    }
+    body
 }
 
 /// A request with a good capability.

@@ -3,15 +3,17 @@
 use ron_core::reason::Reason;
 
 /// The mailbox port's routes; [`mailbox_route`] gives the index.
-pub(super) const MAILBOX_ROUTES: [&str; 20] = [
+pub(super) const MAILBOX_ROUTES: [&str; 22] = [
     "/enqueue",
     "/enqueue/batch",
     "/recv",
+    "/recv/stream",
     "/ack",
     "/nack",
     "/extend",
     "/",
     "/peek",
+    "/messages",
     "/settings",
     "/pause",
     "/resume",
@@ -32,10 +34,11 @@ pub(super) const INTEROP_ROUTES: [&str; 4] = ["/webhooks/{provider}", "/version"
 /// What follows the topic in `/v1/{tenant}/{topic}…`, as an index into the mailbox's routes.
 #[must_use]
 pub fn mailbox_route(path: &str) -> usize {
-    const BASE: usize = 6;
-    const TASKS: usize = 16;
-    const TENANT: usize = 17;
-    const BENCH: usize = 18;
+    const BASE: usize = 7;
+    const MESSAGES: usize = 9;
+    const TASKS: usize = 18;
+    const TENANT: usize = 19;
+    const BENCH: usize = 20;
     const OTHER: usize = MAILBOX_ROUTES.len() - 1;
     let Some(rest) = path.strip_prefix("/v1/") else {
         return if path.starts_with("/bench/") { BENCH } else { OTHER };
@@ -47,6 +50,9 @@ pub fn mailbox_route(path: &str) -> usize {
         None => BASE,
         Some(at) => {
             let call = &rest[at..];
+            if call.starts_with("/messages/") {
+                return MESSAGES;
+            }
             if call.starts_with("/dlq/tasks/") {
                 return TASKS;
             }

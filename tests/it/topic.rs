@@ -3,7 +3,7 @@
 
 use crate::harness::{Setup, TestNode, poll};
 use crate::http::{Answer, Client};
-use crate::mailbox::{depths, enqueue, receipt, recv, recv_one, settle, stat};
+use crate::mailbox::{depths, enqueue, peek, receipt, recv, recv_one, settle, stat};
 use serde_json::{Value, json};
 
 fn node() -> (TestNode, Client) {
@@ -56,8 +56,8 @@ fn settings_out_of_range_are_named_and_change_nothing() {
         (json!({"backoff_max_ms": 100}), "backoff_max_ms"),
         (json!({"retention_ms": 10}), "retention_ms"),
         (json!({"dedup_window_ms": 2_592_000_001_u64}), "dedup_window_ms"),
-        (json!({"durability": "ram"}), "durability"),
-        (json!({"fifo": true}), "fifo"),
+        (json!({"durability": "disk"}), "durability"),
+        (json!({"fifo": "yes"}), "fifo"),
         (json!({"max_attempt": 3}), "max_attempt"),
         (json!({"max_attempts": "3"}), "max_attempts"),
     ] {
@@ -69,6 +69,115 @@ fn settings_out_of_range_are_named_and_change_nothing() {
     let refused = put(&client.with(&token), "s", &json!({"max_attempts": 2}));
     refused.refused(403, "SCOPE_MISMATCH");
     assert_eq!(stat(&client, "s"), before);
+}
+
+#[test]
+fn messages_of_a_ram_topic_say_so_for_life_and_end_with_the_process() {
+    let (node, client) = node();
+    let key: &[(&str, &[u8])] = &[("Idempotency-Key", b"k")];
+    let first = enqueue(&client, "v", b"first", &[]);
+    assert_eq!(put(&client, "v", &json!({"durability": "ram"})).json(200)["durability"], "ram");
+    let second = enqueue(&client, "v", b"second", key);
+    assert_eq!((&first["durability"], &second["durability"]), (&json!("fsync"), &json!("ram")));
+    assert_eq!(put(&client, "v", &json!({"durability": "fsync"})).json(200)["durability"], "fsync");
+    let again = enqueue(&client, "v", b"second", key);
+    assert_eq!((&again["duplicate"], &again["durability"]), (&json!(true), &json!("ram")), "{again}");
+    assert_eq!(enqueue(&client, "v", b"third", &[])["durability"], "fsync");
+    put(&client, "v", &json!({"durability": "ram"})).json(200);
+    enqueue(&client, "v", b"dead", &[]);
+
+    // one order for both kinds, and all that can be done with the others
+    let wanted = json!({"max_messages": 9, "visibility_ms": 60_000});
+    let got = recv(&client, "v", &wanted);
+    let payloads: Vec<&str> = got.iter().map(|message| message["payload_b64"].as_str().unwrap()).collect();
+    assert_eq!(payloads, ["Zmlyc3Q=", "c2Vjb25k", "dGhpcmQ=", "ZGVhZA=="]);
+    let reject = json!({"receipts": [receipt(&got[3])], "mode": "reject", "reason": "bad"});
+    assert_eq!(settle(&client, "v", "nack", &reject), [json!({"ok": true})]);
+    let seen = peek(&client, "v", "state=dlq");
+    assert_eq!(seen["messages"][0]["dead_letter"]["reason"], "bad");
+    for message in &got[..3] {
+        let release = json!({"receipts": [receipt(message)], "mode": "release"});
+        assert_eq!(settle(&client, "v", "nack", &release), [json!({"ok": true})]);
+    }
+    assert_eq!(depths(&client, "v"), [3, 0, 0, 1]);
+
+    let node = node.kill_and_restart();
+    let client = node.operator();
+    assert_eq!(stat(&client, "v")["settings"]["durability"], "ram", "the setting is not of memory alone");
+    assert_eq!(depths(&client, "v"), [2, 0, 0, 0]);
+    let old = |message: &Value| json!({"receipts": [receipt(message)]});
+    assert_eq!(settle(&client, "v", "ack", &old(&got[1])), [json!({"ok": true})], "it no longer exists");
+    let after = enqueue(&client, "v", b"fourth", key);
+    assert_eq!(after["duplicate"], json!(false), "the key went with its message");
+    assert!(after["msg_id"].as_str().unwrap()[10..] > second["msg_id"].as_str().unwrap()[10..]);
+    assert_eq!(depths(&client, "v"), [3, 0, 0, 0]);
+}
+
+#[test]
+fn a_fifo_topic_hands_out_one_message_a_group_and_keeps_its_order() {
+    let (node, client) = node();
+    assert_eq!(put(&client, "o", &json!({"fifo": true})).json(200)["fifo"], true);
+    for (group, text) in [("a", "a1"), ("a", "a2"), ("b", "b1"), ("", "n1"), ("", "n2"), ("b", "b2")] {
+        let group: &[(&str, &[u8])] = &[("X-Attr-Group", group.as_bytes()), ("Content-Type", b"text/plain")];
+        let headers = if group[0].1.is_empty() { &group[1..] } else { group };
+        enqueue(&client, "o", text.as_bytes(), headers);
+    }
+    let wanted = json!({"max_messages": 9, "visibility_ms": 60_000});
+    let next = |client: &Client| -> Vec<(String, Value)> {
+        let payload = |message: Value| (message["payload"].as_str().unwrap().to_owned(), message);
+        recv(client, "o", &wanted).into_iter().map(payload).collect()
+    };
+    let texts = |got: &[(String, Value)]| got.iter().map(|(text, _)| text.clone()).collect::<Vec<_>>();
+    let first = next(&client);
+    assert_eq!(texts(&first), ["a1", "b1", "n1"], "one of each group, and those without one are one");
+    assert_eq!(texts(&next(&client)), [""; 0], "each waits for its head");
+    let of = |(_, message): &(String, Value)| json!({"receipts": [receipt(message)]});
+    assert_eq!(settle(&client, "o", "ack", &of(&first[1])), [json!({"ok": true})]);
+    // a head that is delayed holds its group up, too
+    let mut later = of(&first[0]);
+    later["delay_ms"] = json!(2_000);
+    settle(&client, "o", "nack", &later);
+    assert_eq!(texts(&next(&client)), ["b2"]);
+    assert_eq!(depths(&client, "o"), [2, 1, 2, 0]);
+
+    let node = node.kill_and_restart();
+    let client = node.operator();
+    assert_eq!(texts(&next(&client)), [""; 0], "the order is kept without reading bodies");
+    let a1 = poll("the end of the delay", || next(&client).pop());
+    assert_eq!((a1.0.as_str(), &a1.1["attempt"]), ("a1", &json!(2)));
+    let mut reject = of(&a1);
+    reject["mode"] = json!("reject");
+    settle(&client, "o", "nack", &reject);
+    assert_eq!(texts(&next(&client)), ["a2"], "a dead letter holds nobody up");
+    assert_eq!(put(&client, "o", &json!({"fifo": false})).json(200)["fifo"], false);
+    assert_eq!(texts(&next(&client)), ["n2"], "no order any more");
+    assert_eq!(depths(&client, "o"), [0, 0, 4, 1]);
+}
+
+#[test]
+fn memory_for_ram_messages_is_bounded() {
+    let node = Setup::new().toml("[store]\nram_bytes = \"100KiB\"\n").start();
+    let client = node.operator();
+    put(&client, "b", &json!({"durability": "ram"})).json(200);
+    let body = vec![b'x'; 60_000];
+    enqueue(&client, "b", &body, &[]);
+    client.call("POST", "/v1/acme/b/enqueue", &[], &body).refused(429, "BACKPRESSURE");
+    let held = recv_one(&client, "b", 60_000);
+    settle(&client, "b", "ack", &json!({"receipts": [receipt(&held)]}));
+    enqueue(&client, "b", &body, &[]);
+    assert_eq!(enqueue(&client, "durable", &body, &[])["durability"], "fsync");
+    assert_eq!(depths(&client, "b"), [1, 0, 0, 0]);
+}
+
+#[test]
+fn fsync_cannot_be_had_in_amnesia() {
+    let node = Setup::new().env("AMNESIA", "on").start();
+    let client = node.operator();
+    let text = put(&client, "a", &json!({"durability": "fsync"})).refused(400, "MALFORMED");
+    assert!(text.contains("durability") && text.contains("amnesia"), "{text}");
+    client.get("/v1/acme/a").refused(404, "NOT_FOUND");
+    assert_eq!(put(&client, "a", &json!({"durability": "ram"})).json(200)["durability"], "ram");
+    assert_eq!(enqueue(&client, "a", b"x", &[])["durability"], "ram");
 }
 
 #[test]

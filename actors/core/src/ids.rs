@@ -148,6 +148,12 @@ impl Slot {
         (self.0 & 0xffff) as u16
     }
 
+    /// Whether its message is kept in memory alone, for life: the store gives such chunks odd numbers.
+    #[must_use]
+    pub const fn is_ram(self) -> bool {
+        self.chunk() & 1 == 1
+    }
+
     /// The slot `n` places further in the same chunk.
     #[must_use]
     pub const fn forward(self, n: u16) -> Slot {

@@ -14,6 +14,9 @@ pub const ATTRS_MAX: usize = 16;
 /// See [`ATTRS_MAX`].
 pub const ATTR_BYTES_MAX: usize = 4 * 1024;
 
+/// The attribute that names a message's group, where a topic keeps strict order.
+pub const GROUP_ATTR: &str = "group";
+
 /// Who an idempotency key belongs to, so that an API client cannot occupy a provider's ids (SPEC §4.4).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Origin {
@@ -105,6 +108,18 @@ pub struct NewMessage {
 }
 
 impl NewMessage {
+    /// The group that it keeps its order in, as a hash of its attribute `group`; 0 = it names none. Two groups with one
+    /// hash wait for each other, and nothing worse.
+    #[must_use]
+    pub fn group(&self) -> u64 {
+        let named = self.meta.attrs.iter().find(|(name, _)| name == GROUP_ATTR);
+        named.map_or(0, |(_, value)| {
+            let mut first = [0; 8];
+            first.copy_from_slice(&blake3::hash(value.as_bytes()).as_bytes()[..8]);
+            u64::from_le_bytes(first).max(1)
+        })
+    }
+
     /// Lets the topic's settings say what its claim leaves open. Without a window a key means nothing.
     pub fn settle_claim(&mut self, settings: &Settings) {
         let Some(claim) = &mut self.dedup else { return };
@@ -289,6 +304,8 @@ pub enum PutOutcome {
     Conflict,
     /// The topic or the node holds as many live keys as it may.
     DedupFull,
+    /// Memory holds as many bytes of messages that are kept in it alone as it may.
+    RamFull,
 }
 
 /// Where and when a message was written.
@@ -304,6 +321,8 @@ pub struct StoredAt {
     pub due: Option<Millis>,
     /// When its TTL ends, if it has one.
     pub expires: Option<Millis>,
+    /// [`NewMessage::group`].
+    pub group: u64,
 }
 
 impl StoredAt {

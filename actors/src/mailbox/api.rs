@@ -17,7 +17,8 @@ use ron_core::message::{NewMessage, PutOutcome, StoredMessage};
 use ron_core::reason::{Reason, Refusal};
 use ron_core::receipt::{Receipt, ReceiptError};
 use ron_core::shard::{
-    Command, DeliveryRef, NackMode, Paused, PeekState, Peeked, Settings, Stats, Violation, WaiterId, Want,
+    Command, DeliveryRef, NackMode, Paused, PeekState, Peeked, Settings, Stats, StreamId, Violation,
+    WaiterId, Want,
 };
 use ron_core::time::Clock;
 use std::sync::Arc;
@@ -165,15 +166,26 @@ impl Mailbox {
             },
         };
         let permit = admit(&entry.requests, 0)?;
+        self.recv_at(&entry, want, wait, None, Some(permit)).await
+    }
+
+    pub(super) async fn recv_at(
+        &self,
+        entry: &Arc<Entry>,
+        want: Want,
+        wait: Duration,
+        stream: Option<StreamId>,
+        permit: Option<Permit>,
+    ) -> Result<Delivery, Refusal> {
         let (reply, answer) = oneshot::channel();
         let waiter = WaiterId(entry.next_waiter());
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        self.send(&entry, ShardMsg::Recv { waiter, want, wait_ms, reply, permit }).await?;
-        let mut guard = CancelOnDrop { entry: &entry, waiter: Some(waiter) };
+        self.send(entry, ShardMsg::Recv { waiter, want, wait_ms, stream, reply, permit }).await?;
+        let mut guard = CancelOnDrop { entry, waiter: Some(waiter) };
         let granted = received(answer.await);
         guard.waiter = None;
         match granted? {
-            Some(granted) => self.deliver(&entry, granted.0).await,
+            Some(granted) => self.deliver(entry, granted.0).await,
             None => Ok(Delivery::default()),
         }
     }
@@ -436,7 +448,7 @@ pub(super) fn enqueued(incarnation: Incarnation, outcome: PutOutcome) -> Result<
         PutOutcome::Stored(at) => (at.slot, at.enqueued, false, false),
         PutOutcome::Duplicate { slot, enqueued, other_body } => (slot, enqueued, true, other_body),
         PutOutcome::Conflict => return Err(Reason::IdempotencyConflict),
-        PutOutcome::DedupFull => return Err(Reason::Backpressure),
+        PutOutcome::DedupFull | PutOutcome::RamFull => return Err(Reason::Backpressure),
     };
     Ok(Enqueued { msg_id: MessageId::new(at, incarnation, slot), duplicate, other_body })
 }

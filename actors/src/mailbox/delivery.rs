@@ -5,6 +5,7 @@ use super::directory::Entry;
 use super::messages::ShardMsg;
 use ron_core::envelope::Envelope;
 use ron_core::shard::{DeliveryRef, Leased};
+use ron_core::time::Millis;
 use std::sync::Arc;
 
 /// Leases that nobody has taken over yet: dropping them gives the messages back.
@@ -54,6 +55,26 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// The first message has been handed to the connection: its lease stands, and the others are now first.
+    pub fn first_written(&mut self) {
+        self.drop_first();
+    }
+
+    /// Forgets the first messages as long as their leases have ended by `now`: somebody else may have them.
+    pub fn drop_overdue(&mut self, now: Millis) {
+        let ended = |granted: &Granted| granted.messages().first().is_some_and(|first| first.deadline <= now);
+        while self.granted.as_ref().is_some_and(ended) {
+            self.drop_first();
+        }
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(granted) = self.granted.as_mut().filter(|granted| !granted.messages().is_empty()) {
+            granted.drop_message(0);
+            self.messages.remove(0);
+        }
+    }
+
     /// The answer has been handed to the connection: the leases stand.
     pub fn written(mut self) {
         if let Some(granted) = self.granted.take() {

@@ -3,6 +3,7 @@
 
 use super::MailboxConfig;
 use super::figures::QueueFigures;
+use super::history::History;
 use super::messages::ShardMsg;
 use super::tenants::{Parts, TOPICS_FULL, TenantUse};
 use crate::kernel::admission::Admission;
@@ -42,11 +43,19 @@ pub struct Entry {
     pub(crate) gone: AtomicBool,
     /// Whether a task of it runs: then its actor must, too.
     pub(crate) task_runs: AtomicBool,
+    /// What happened to messages, all queues together.
+    pub(crate) history: Arc<History>,
     next_waiter: AtomicU64,
 }
 
 impl Entry {
-    fn new(shard: ShardId, key: QueueKey, tenant: Arc<TenantUse>, config: &MailboxConfig) -> Entry {
+    fn new(
+        shard: ShardId,
+        key: QueueKey,
+        tenant: Arc<TenantUse>,
+        config: &MailboxConfig,
+        history: &Arc<History>,
+    ) -> Entry {
         let publisher = HandlePublisher::new();
         Entry {
             shard,
@@ -62,6 +71,7 @@ impl Entry {
             parts: Parts::new(tenant),
             gone: AtomicBool::new(false),
             task_runs: AtomicBool::new(false),
+            history: Arc::clone(history),
             next_waiter: AtomicU64::new(0),
         }
     }
@@ -159,6 +169,7 @@ pub struct Directory {
     /// Locked after `entries`, if both are.
     tenants: Mutex<Tenants>,
     next_shard: AtomicU64,
+    history: Arc<History>,
     config: MailboxConfig,
 }
 
@@ -174,8 +185,9 @@ impl Directory {
         let next_shard = above.max(u64::from(next_shard));
         let mut entries = BTreeMap::new();
         let mut tenants = Tenants::default();
+        let history = Arc::new(History::new(config.history_ms, config.history_bytes_max));
         for (shard, TopicRow { key, state }, counts) in topics {
-            let entry = Entry::new(shard, key.clone(), tenants.of(&key.tenant, &config), &config);
+            let entry = Entry::new(shard, key.clone(), tenants.of(&key.tenant, &config), &config, &history);
             entry.parts.book(counts.ready + counts.delayed + counts.vis, counts.vis, true);
             entry.exists.store(true, Ordering::Release);
             entry.down_since.store(counts.still_since.map_or(0, |since| since.0), Ordering::Release);
@@ -192,7 +204,7 @@ impl Directory {
             entries.insert(key, Arc::new(entry));
         }
         let (entries, tenants) = (RwLock::new(entries), Mutex::new(tenants));
-        Directory { entries, tenants, next_shard: AtomicU64::new(next_shard), config }
+        Directory { entries, tenants, next_shard: AtomicU64::new(next_shard), history, config }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<QueueKey, Arc<Entry>>> {
@@ -229,7 +241,8 @@ impl Directory {
         let Ok(shard) = u32::try_from(self.next_shard.fetch_add(1, Ordering::Relaxed)) else {
             return full(node_full);
         };
-        let entry = Arc::new(Entry::new(ShardId(shard), key.clone(), tenant, &self.config));
+        let entry = Entry::new(ShardId(shard), key.clone(), tenant, &self.config, &self.history);
+        let entry = Arc::new(entry);
         entries.insert(key.clone(), entry.clone());
         Ok(entry)
     }

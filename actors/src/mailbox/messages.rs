@@ -7,11 +7,11 @@ use super::waiting::RecvReply;
 use crate::kernel::admission::Permit;
 use crate::store::{StoreError, UnitFailure};
 use ron_core::ids::Slot;
-use ron_core::message::{NewMessage, PutOutcome};
+use ron_core::message::{MsgState, NewMessage, PutOutcome};
 use ron_core::reason::{Effect, Reason, Refusal};
 use ron_core::shard::{
-    Command, DeliveryRef, Paused, PeekState, Peeked, Settings, Stats, Ticket, TopicChange, Violation,
-    WaiterId, Want,
+    Command, DeliveryRef, Paused, PeekState, Peeked, Settings, Stats, StreamId, Ticket, TopicChange,
+    Violation, WaiterId, Want,
 };
 use tokio::sync::oneshot;
 
@@ -21,6 +21,8 @@ pub type EnqueueReply = oneshot::Sender<Result<Vec<PutOutcome>, Refusal>>;
 pub type SettleReply = oneshot::Sender<Result<Vec<Result<(), Reason>>, Refusal>>;
 /// Depths, live idempotency keys, settings, what is paused.
 pub type StatReply = oneshot::Sender<Result<(Stats, u64, Settings, Paused), Refusal>>;
+/// Whether the stream is open.
+pub type StreamReply = oneshot::Sender<Result<(), Refusal>>;
 /// What is in force after a change.
 pub type ConfigureReply = oneshot::Sender<Result<TopicInForce, Refusal>>;
 /// How many messages were ended.
@@ -34,6 +36,8 @@ pub struct TopicInForce {
     /// What is paused.
     pub paused: Paused,
 }
+/// One message's state, if it exists.
+pub type LookReply = oneshot::Sender<Result<Option<MsgState>, Refusal>>;
 /// One page.
 pub type PeekReply = oneshot::Sender<Result<Vec<Peeked>, Refusal>>;
 
@@ -49,13 +53,19 @@ pub enum ShardMsg {
         want: Want,
         /// How long to wait.
         wait_ms: u64,
+        /// The stream it is for.
+        stream: Option<StreamId>,
         /// Where they go.
         reply: RecvReply,
-        /// Rides along until the answer.
-        permit: Permit,
+        /// Rides along until the answer; a stream keeps its own.
+        permit: Option<Permit>,
     },
     /// A waiting receive's caller is gone.
     CancelRecv(WaiterId),
+    /// A consumer wants to receive again and again, and to hold so many deliveries unsettled.
+    OpenStream(StreamId, u32, StreamReply),
+    /// That consumer is gone.
+    CloseStream(StreamId),
     /// Settle deliveries: an Ack, Nack or Extend command.
     Settle(Command, SettleReply, Permit),
     /// Deliveries that never reached their consumer: released.
@@ -81,6 +91,8 @@ pub enum ShardMsg {
     Stat(StatReply),
     /// A page of messages.
     Peek(PeekState, Option<(u64, Slot)>, usize, PeekReply),
+    /// Where one message is.
+    Look(Slot, LookReply),
     /// The store committed a ticket.
     Committed(Ticket, Vec<PutOutcome>),
     /// The store lost a ticket: load anew.
@@ -107,13 +119,16 @@ pub(super) fn refuse(message: ShardMsg, refusal: &Refusal) {
         ShardMsg::Enqueue(_, reply, _) => drop(reply.send(Err(refusal))),
         ShardMsg::Recv { reply, .. } => drop(reply.send(Err(refusal))),
         ShardMsg::Settle(_, reply, _) => drop(reply.send(Err(refusal))),
+        ShardMsg::OpenStream(_, _, reply) => drop(reply.send(Err(refusal))),
         ShardMsg::Configure(_, reply, _) => drop(reply.send(Err(refusal))),
         ShardMsg::Purge(reply, _) => drop(reply.send(Err(refusal))),
         ShardMsg::Delete(reply, _) => drop(reply.send(Err(refusal))),
         ShardMsg::Stat(reply) => drop(reply.send(Err(refusal))),
         ShardMsg::Peek(_, _, _, reply) => drop(reply.send(Err(refusal))),
         ShardMsg::Dlq(message) => message.refuse(refusal),
+        ShardMsg::Look(_, reply) => drop(reply.send(Err(refusal))),
         ShardMsg::CancelRecv(_)
+        | ShardMsg::CloseStream(_)
         | ShardMsg::Check(_)
         | ShardMsg::Unwanted { .. }
         | ShardMsg::Corrupt(_)

@@ -4,17 +4,21 @@
 //! [`Mailbox`].
 
 pub mod api;
+mod asked;
 pub mod closing;
 mod cursor;
 mod delivery;
 pub mod directory;
 pub mod dlq;
 mod figures;
+mod history;
 mod loading;
+mod lookup;
 pub mod messages;
 mod reprocessor;
 pub mod router;
 pub mod shard;
+mod stream;
 pub mod tasks;
 mod tenants;
 mod topic;
@@ -25,9 +29,12 @@ pub use delivery::Delivery;
 pub use directory::Directory;
 pub use dlq::Cluster;
 pub use figures::{QueueCounters, QueueFigures};
+pub use history::{Happened, History};
+pub use lookup::{Fate, MessageHistory};
 pub use messages::{ShardMsg, TopicInForce};
 pub use router::{Router, RouterArgs, RouterMsg};
 pub use shard::{ShardActor, ShardArgs};
+pub use stream::DeliveryStream;
 
 use crate::policy::InForce;
 use ron_core::shard::Settings;
@@ -49,6 +56,10 @@ pub struct MailboxConfig {
     pub park_after_ms: u64,
     /// Topics of the node.
     pub topics_max: usize,
+    /// How long what happened to a message is remembered, ms; 0 = not at all.
+    pub history_ms: u64,
+    /// Bytes of what is remembered, all topics.
+    pub history_bytes_max: usize,
     /// Where the tenants' quotas come from.
     pub policy: InForce,
 }
@@ -62,6 +73,8 @@ impl Default for MailboxConfig {
             shard_settles_max: 8_192,
             park_after_ms: 60_000,
             topics_max: 100_000,
+            history_ms: 3_600_000,
+            history_bytes_max: 64 << 20,
             policy: InForce::default(),
         }
     }

@@ -5,19 +5,15 @@
 use super::closing::{Closing, deleted};
 use super::directory::{Directory, Entry};
 use super::loading::{Phase, RELOAD_AFTER_MS};
-use super::messages::{
-    ConfigureReply, EnqueueReply, PeekReply, PurgeReply, SettleReply, ShardMsg, StatReply, TopicInForce,
-    refusal, refuse,
-};
+use super::messages::{EnqueueReply, SettleReply, ShardMsg, refusal, refuse};
 use super::waiting::{GrantedBox, RecvReply, Waiting};
 use super::{MailboxConfig, MailboxObserver};
 use crate::kernel::admission::Permit;
 use crate::store::{OnDone, ShardSink, Store, TopicRow, Unit, UnitFailure, UnitResult, Work};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use ron_core::ids::Slot;
 use ron_core::message::{NewMessage, PutOutcome};
 use ron_core::reason::{Reason, Refusal};
-use ron_core::shard::{Command, Counts, NackMode, PeekState, Reply, Step, Ticket, TopicChange};
+use ron_core::shard::{Command, Counts, NackMode, Reply, Step, Ticket};
 use ron_core::time::{Clock, Millis};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -152,7 +148,13 @@ impl ShardState {
             Phase::Loading(waiting) => waiting.push_back(message),
             // Nobody can be waiting at a parked shard, and no commit is owed to it.
             Phase::Parked
-                if matches!(message, ShardMsg::CancelRecv(_) | ShardMsg::Check(_) | ShardMsg::EndWaits) => {}
+                if matches!(
+                    message,
+                    ShardMsg::CancelRecv(_)
+                        | ShardMsg::CloseStream(_)
+                        | ShardMsg::Check(_)
+                        | ShardMsg::EndWaits
+                ) => {}
             Phase::Parked => self.load_behind(myself, VecDeque::from([message])),
             Phase::Recovering => refuse(message, &refusal(UnitFailure::NotTried)),
             Phase::Gone => refuse(message, &deleted()),
@@ -163,10 +165,11 @@ impl ShardState {
         self.used = self.now();
         match message {
             ShardMsg::Enqueue(messages, reply, permit) => self.enqueue(myself, messages, reply, permit),
-            ShardMsg::Recv { waiter, want, wait_ms, reply, permit } => {
+            ShardMsg::Recv { waiter, want, wait_ms, stream, reply, permit } => {
                 self.waiting.insert(waiter, reply, permit);
                 let until = self.used.plus(wait_ms);
-                let Some(step) = self.apply(Command::Recv { waiter, want, until }) else { return };
+                let command = Command::Recv { waiter, want, until, stream };
+                let Some(step) = self.apply(command) else { return };
                 if let Reply::Refused(refusal) = &step.reply
                     && let Some(reply) = self.waiting.remove(waiter)
                 {
@@ -174,6 +177,14 @@ impl ShardState {
                 }
                 self.carry(myself, step, Vec::new(), None);
             }
+            ShardMsg::OpenStream(stream, max_inflight, reply) => {
+                let Some(step) = self.apply(Command::OpenStream { stream, max_inflight }) else { return };
+                let _ = reply.send(match step.reply {
+                    Reply::Refused(refusal) => Err(refusal),
+                    _ => Ok(()),
+                });
+            }
+            ShardMsg::CloseStream(stream) => self.apply_and_carry(myself, Command::CloseStream { stream }),
             ShardMsg::CancelRecv(waiter) => {
                 self.waiting.remove(waiter);
                 self.apply_and_carry(myself, Command::CancelRecv { waiter });
@@ -197,6 +208,7 @@ impl ShardState {
                 let _ = reply.send(loaded.shard.check());
             }
             ShardMsg::Peek(peek, after, limit, reply) => self.peek(peek, after, limit, reply),
+            ShardMsg::Look(slot, reply) => self.look(slot, reply),
             ShardMsg::Committed(ticket, outcomes) => self.committed(myself, ticket, &outcomes),
             ShardMsg::EndWaits => self.end_waits(myself),
             ShardMsg::Failed(_)
@@ -298,64 +310,6 @@ impl ShardState {
         self.carry(myself, step, Vec::new(), Some(Box::new(done)));
     }
 
-    fn configure(&mut self, myself: &ShardRef, change: &TopicChange, reply: ConfigureReply, permit: Permit) {
-        let configured = self.args.config.settings;
-        let Phase::Ready(loaded) = &mut self.phase else { return };
-        let state = match loaded.topic.unwrap_or_default().changed(change, &configured) {
-            Ok(state) => state,
-            Err(refusal) => return drop(reply.send(Err(refusal))),
-        };
-        if let Err(text) = self.args.entry.parts.reserve_send(0, loaded.topic.is_some()) {
-            return drop(reply.send(Err(Refusal::new(Reason::Backpressure, text))));
-        }
-        loaded.topic = Some(state);
-        let (settings, paused) = (state.patch.over(&configured), state.paused);
-        let Some(step) = self.apply(Command::Configure { settings, paused }) else { return };
-        let entry = self.args.entry.clone();
-        let done = move |result: UnitResult<'_>| {
-            drop(permit);
-            if result.is_ok() {
-                entry.exists.store(true, Ordering::Release);
-            }
-            let _ = reply.send(result.map(|_| TopicInForce { settings, paused }).map_err(refusal));
-        };
-        self.carry(myself, step, Vec::new(), Some(Box::new(done)));
-    }
-
-    fn purge(&mut self, myself: &ShardRef, reply: PurgeReply, permit: Permit) {
-        let Some(step) = self.apply(Command::Purge) else { return };
-        let Reply::Purged(purged) = step.reply else { return };
-        let done = move |result: UnitResult<'_>| {
-            drop(permit);
-            let _ = reply.send(result.map(|_| purged).map_err(refusal));
-        };
-        self.carry(myself, step, Vec::new(), Some(Box::new(done)));
-    }
-
-    fn stat(&mut self, reply: StatReply) {
-        let Phase::Ready(loaded) = &self.phase else { return };
-        let (stats, settings) = (loaded.shard.stats(), *loaded.shard.settings());
-        let paused = loaded.shard.paused();
-        let shard = self.args.entry.shard;
-        // Behind the pending commits: the figures may rest on them.
-        self.args.store.ask_later(Box::new(move |engine| {
-            let figures = engine.map(|engine| (stats, engine.dedup_keys(shard), settings, paused));
-            let _ = reply.send(figures.map_err(refusal));
-        }));
-    }
-
-    fn peek(&mut self, peek: PeekState, after: Option<(u64, Slot)>, limit: usize, reply: PeekReply) {
-        let Phase::Ready(loaded) = &self.phase else { return };
-        let page = loaded.shard.peek(peek, after, limit);
-        if !loaded.shard.uncommitted() {
-            let _ = reply.send(Ok(page));
-            return;
-        }
-        self.args.store.ask_later(Box::new(move |engine| {
-            let _ = reply.send(engine.map(|_| page).map_err(refusal));
-        }));
-    }
-
     fn committed(&mut self, myself: &ShardRef, ticket: Ticket, outcomes: &[PutOutcome]) {
         let Phase::Ready(loaded) = &mut self.phase else { return };
         if outcomes.iter().any(|outcome| matches!(outcome, PutOutcome::Stored(_))) {
@@ -388,18 +342,30 @@ impl ShardState {
             let clocks_go_on = loaded.stillness.take().map(|stillness| stillness.over);
             let delete = std::mem::take(&mut loaded.deletes);
             let task = step.ticket.and_then(|_| loaded.tasks.take_changed());
-            let work = Work { epoch: loaded.epoch, topic, puts, ops: step.ops, task, delete, clocks_go_on };
+            // Where nothing is on disk there is nothing to keep beside it.
+            let ram = loaded.shard.settings().ram && self.args.store.durable();
+            let (epoch, ops) = (loaded.epoch, step.ops);
+            let work = Work { epoch, topic, puts, ops, task, delete, clocks_go_on, ram };
             let ticket = step.ticket.map(|ticket| (ticket, self.sink.clone()));
             if ticket.is_none() && !delete && clocks_go_on.is_none() && !loaded.shard.uncommitted() {
                 // Nothing to write and nothing pending: the answer is already true.
+                entry.history.record(self.args.clock.now(), entry.shard, step.events);
                 if let Some(done) = done {
                     done(Ok(&[]));
                 }
             } else {
-                let on_done = move |result: UnitResult<'_>| answer(result, grants, done);
+                let (kept, events, now) = (entry.clone(), step.events, self.args.clock.now());
+                let on_done = move |result: UnitResult<'_>| {
+                    if result.is_ok() {
+                        kept.history.record(now, kept.shard, events);
+                    }
+                    answer(result, grants, done);
+                };
                 let unit = Unit::new(entry.shard, work, ticket, Some(Box::new(on_done)));
                 self.args.store.submit(unit.sharing(entry.parts.tenant.share()));
             }
+        } else {
+            entry.history.record(self.args.clock.now(), entry.shard, step.events);
         }
         self.count(&step.counts);
         self.book();

@@ -192,8 +192,7 @@ impl Entry {
         if !self.parts.tenant.limits_inflight() {
             return false;
         }
-        let stats = shard.stats();
-        stats.waiters > 0 && stats.ready > 0 && !shard.paused().recv
+        shard.wants_room()
     }
 }
 

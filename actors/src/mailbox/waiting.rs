@@ -26,11 +26,11 @@ impl GrantedBox {
 /// The receives that have not been answered, in the order they came: so they are refused in it too.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
-    receives: BTreeMap<WaiterId, (RecvReply, Permit)>,
+    receives: BTreeMap<WaiterId, (RecvReply, Option<Permit>)>,
 }
 
 impl Waiting {
-    pub(crate) fn insert(&mut self, waiter: WaiterId, reply: RecvReply, permit: Permit) {
+    pub(crate) fn insert(&mut self, waiter: WaiterId, reply: RecvReply, permit: Option<Permit>) {
         self.receives.insert(waiter, (reply, permit));
     }
 

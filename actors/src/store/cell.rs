@@ -9,6 +9,7 @@ use super::queue::{Counts, Queue, Turn};
 use super::read::Reader;
 use super::recover::{BootCounts, ClockFrom, Opening};
 use super::unit::Unit;
+use super::volatile::Volatile;
 use super::{ShardEpoch, StoreConfig, StoreObserver};
 use crate::blocking::{Blocking, Job};
 use redb::Database;
@@ -41,6 +42,8 @@ struct State {
     epochs: HashMap<ShardId, ShardEpoch>,
     /// The same of the topics it deleted, or may have.
     deleted: BTreeSet<ShardId>,
+    /// While there is no engine: what is kept in memory alone.
+    volatile: Volatile,
     /// The number of the last unit taken from each shard's newest load.
     taken: Counts,
 }
@@ -126,9 +129,15 @@ impl EngineCell {
         let topics = engine.topics().map(|(shard, row)| (shard, row.clone(), counts_of(shard))).collect();
         let (last_alive, next_shard) = (engine.last_alive, engine.next_shard);
         let identity = engine.identity().clone();
-        let (epochs, taken) = (HashMap::new(), Counts::default());
+        let (epochs, volatile, taken) = (HashMap::new(), Volatile::default(), Counts::default());
         let cell = EngineCell {
-            state: Mutex::new(State { engine: Some(engine), epochs, deleted: BTreeSet::new(), taken }),
+            state: Mutex::new(State {
+                engine: Some(engine),
+                epochs,
+                deleted: BTreeSet::new(),
+                volatile,
+                taken,
+            }),
             queue: Queue::default(),
             medium,
             config,
@@ -237,6 +246,7 @@ impl EngineCell {
                 Ok((mut engine, _)) => {
                     engine.epochs = std::mem::take(&mut state.epochs);
                     engine.deleted = std::mem::take(&mut state.deleted);
+                    engine.adopt(std::mem::take(&mut state.volatile));
                     tracing::info!("store reopened");
                     self.healthy.store(true, Ordering::Relaxed);
                     state.engine = Some(engine);
@@ -320,7 +330,8 @@ impl EngineCell {
         self.healthy.store(false, Ordering::Relaxed);
         self.reader.attach(None);
         self.reader.clear();
-        if let Some(engine) = state.engine.take() {
+        if let Some(mut engine) = state.engine.take() {
+            state.volatile = engine.take_volatile();
             state.epochs = engine.epochs;
             state.deleted = engine.deleted;
             let mut db: Arc<Database> = engine.db;

@@ -107,6 +107,8 @@ pub(crate) struct HeadEntry {
     pub(crate) due: Option<Millis>,
     /// End of its TTL.
     pub(crate) expires: Option<Millis>,
+    /// [`NewMessage::group`].
+    pub(crate) group: u64,
 }
 
 /// The messages of one shard in a chunk: they lie next to each other.
@@ -130,6 +132,7 @@ pub(crate) struct Head {
 
 const HAS_DUE: u8 = 1;
 const HAS_EXPIRES: u8 = 2;
+const HAS_GROUP: u8 = 4;
 
 impl Head {
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -145,14 +148,18 @@ impl Head {
             row.extend_from_slice(&run.count.to_le_bytes());
         }
         for entry in &self.entries {
-            let flags =
-                u8::from(entry.due.is_some()) * HAS_DUE + u8::from(entry.expires.is_some()) * HAS_EXPIRES;
+            let flags = u8::from(entry.due.is_some()) * HAS_DUE
+                + u8::from(entry.expires.is_some()) * HAS_EXPIRES
+                + u8::from(entry.group != 0) * HAS_GROUP;
             row.push(flags);
             row.extend_from_slice(&entry.offset.to_le_bytes());
             row.extend_from_slice(&entry.len.to_le_bytes());
             row.extend_from_slice(&entry.payload_len.to_le_bytes());
             for at in [entry.due, entry.expires].into_iter().flatten() {
                 row.extend_from_slice(&at.0.to_le_bytes());
+            }
+            if entry.group != 0 {
+                row.extend_from_slice(&entry.group.to_le_bytes());
             }
         }
         let sum = xxh3_64(&row[SUM..]).to_le_bytes();
@@ -180,7 +187,8 @@ impl Head {
             let (offset, len, payload_len) = (from.u32()?, from.u32()?, from.u32()?);
             let due = if flags & HAS_DUE == 0 { None } else { Some(Millis(from.u64()?)) };
             let expires = if flags & HAS_EXPIRES == 0 { None } else { Some(Millis(from.u64()?)) };
-            entries.push(HeadEntry { offset, len, payload_len, due, expires });
+            let group = if flags & HAS_GROUP == 0 { 0 } else { from.u64()? };
+            entries.push(HeadEntry { offset, len, payload_len, due, expires, group });
         }
         from.0.is_empty().then_some(Head { enqueued, body_len, runs, entries })
     }
@@ -194,6 +202,7 @@ impl Head {
             len: entry.payload_len,
             due: entry.due,
             expires: entry.expires,
+            group: entry.group,
         };
         (entry.len > 0).then_some(Recovered { stored, state })
     }
@@ -243,6 +252,10 @@ pub(crate) struct Delta {
 }
 
 impl Delta {
+    pub(crate) fn new(now: Millis, next_chunk: u64) -> Delta {
+        Delta { now, next_chunk, runs: Vec::new() }
+    }
+
     pub(crate) fn push(&mut self, op: &StateOp) {
         let (slot, count, state) = match op {
             StateOp::Set { slot, state, .. }
@@ -317,8 +330,22 @@ mod tests {
             body_len: 99,
             runs: vec![HeadRun { shard: ShardId(3), first: 0, count: 2 }],
             entries: vec![
-                HeadEntry { offset: 0, len: 50, payload_len: 9, due: Some(Millis(9)), expires: None },
-                HeadEntry { offset: 50, len: 49, payload_len: 8, due: None, expires: Some(Millis(11)) },
+                HeadEntry {
+                    offset: 0,
+                    len: 50,
+                    payload_len: 9,
+                    due: Some(Millis(9)),
+                    expires: None,
+                    group: 7,
+                },
+                HeadEntry {
+                    offset: 50,
+                    len: 49,
+                    payload_len: 8,
+                    due: None,
+                    expires: Some(Millis(11)),
+                    group: 0,
+                },
             ],
         };
         let row = head.encode();

@@ -20,7 +20,7 @@ pub(crate) struct CutChunk {
     pub(crate) body: Bytes,
 }
 
-/// Packs messages into chunks, in the order they are pushed.
+/// Packs messages into chunks, in the order they are pushed. Every other number: see `volatile`.
 #[derive(Debug)]
 pub(crate) struct Cutter {
     now: Millis,
@@ -54,24 +54,36 @@ impl Cutter {
         let due = (message.delay_ms > 0).then(|| now.plus(message.delay_ms));
         let expires = message.ttl_ms.map(|ttl| now.plus(ttl));
         let payload_len = message.payload.len() as u32;
-        head.entries.push(HeadEntry { offset, len, payload_len, due, expires });
+        let group = message.group();
+        head.entries.push(HeadEntry { offset, len, payload_len, due, expires, group });
         match head.runs.last_mut() {
             Some(run) if run.shard == shard => run.count += 1,
             Some(_) | None => head.runs.push(HeadRun { shard, first: idx, count: 1 }),
         }
-        StoredAt { slot: Slot::new(self.next_chunk, idx), enqueued: now, len: payload_len, due, expires }
+        let slot = Slot::new(self.next_chunk, idx);
+        StoredAt { slot, enqueued: now, len: payload_len, due, expires, group }
     }
 
-    /// Where the next message would be put; what an idempotency key needs to know beforehand.
+    /// The next message gets a place above this one, of whichever kind.
+    pub(crate) fn rise_above(&mut self, slot: Slot) {
+        if self.next_chunk < slot.chunk() {
+            self.close();
+            // what was closed above is below still, or was nothing
+            let kind = self.next_chunk % 2;
+            let above = slot.chunk() + 1;
+            self.next_chunk = self.next_chunk.max(above + (above + kind) % 2);
+        }
+    }
+
     fn close(&mut self) {
         if let Some((mut head, body)) = self.open.take() {
             head.body_len = body.len() as u32;
             self.done.push(CutChunk { chunk: self.next_chunk, head, body: body.into() });
-            self.next_chunk += 1;
+            self.next_chunk += 2;
         }
     }
 
-    /// The chunks, and the number after the last one.
+    /// The chunks, and the number after the last one of their kind.
     pub(crate) fn finish(mut self) -> (Vec<CutChunk>, u64) {
         self.close();
         (self.done, self.next_chunk)
@@ -118,7 +130,7 @@ mod tests {
         slots.push(cutter.push(ShardId(9), &message(10)).slot);
         let (chunks, next) = cutter.finish();
         assert!(slots.is_sorted_by(|a, b| a < b));
-        assert_eq!(next, 100 + chunks.len() as u64);
+        assert_eq!(next, 100 + 2 * chunks.len() as u64);
         let total: usize = chunks.iter().map(|chunk| chunk.head.entries.len()).sum();
         assert_eq!(total, 1002);
         for chunk in &chunks {

@@ -6,18 +6,20 @@
 use super::backend::Medium;
 use super::chunks::{ChunkInfo, ShardChunks};
 use super::codec::{ChunkStates, Delta, open_value, seal_value};
-use super::cut::{CutChunk, Cutter, part_count, parts};
+use super::cut::{CutChunk, part_count, parts};
 use super::error::{StoreError, UnitFailure};
 use super::letters::write_letters;
+use super::prepare::Batch;
 use super::read::{ChunkImage, Reader};
 use super::recover::{BootCounts, ClockFrom, Opening};
-use super::schema::{BODY, DEDUP, DEDUP_BUCKET_MS, DELTA, HEAD, META, STATE, TASK, TOPIC, body_key};
+use super::schema::{BODY, DEDUP, DELTA, HEAD, META, STATE, TASK, TOPIC, body_key};
 use super::still::Still;
+use super::volatile::Volatile;
 use super::{ShardEpoch, StoreConfig};
 use redb::{Database, WriteTransaction};
-use ron_core::dedup::{Dedup, DedupRow, Verdict};
+use ron_core::dedup::Dedup;
 use ron_core::ids::{Incarnation, QueueKey, ShardId};
-use ron_core::message::{DedupClaim, MsgState, NewMessage, PutOutcome, StateOp, StoredAt};
+use ron_core::message::{MsgState, NewMessage, PutOutcome, StateOp};
 use ron_core::receipt::ReceiptKey;
 use ron_core::reprocess::{TASKS_KEPT, Task};
 use ron_core::shard::TopicState;
@@ -44,6 +46,8 @@ pub struct Work {
     /// When the shard was loaded, if its lease clocks had stood still: what it moved is in here, or nothing had
     /// to be, and [`BootCounts::still_since`] of before is forgotten.
     pub clocks_go_on: Option<Millis>,
+    /// Whether the messages are kept in memory alone.
+    pub ram: bool,
 }
 
 impl Work {
@@ -102,7 +106,7 @@ pub struct Engine {
     pub(crate) durable: bool,
     pub(crate) identity: Identity,
     pub(crate) topics: BTreeMap<ShardId, TopicRow>,
-    /// Topics deleted since the store was opened. Their numbers are not used again.
+    /// Topics deleted since the store was opened, or nearly: see [`Engine::is_deleted`].
     pub(crate) deleted: BTreeSet<ShardId>,
     /// Above the number of every topic that was ever deleted.
     pub(crate) next_shard: u32,
@@ -113,6 +117,9 @@ pub struct Engine {
     pub(crate) by_shard: HashMap<ShardId, ShardChunks>,
     pub(crate) dedup: Dedup,
     pub(crate) next_chunk: u64,
+    /// Chunks below this number are not given again after a crash, whether a row proves them or not.
+    pub(crate) reserved: u64,
+    pub(crate) volatile: Volatile,
     pub(crate) next_delta: u64,
     /// Node time of the newest commit; enqueue times never fall below it.
     pub(crate) last_commit: Millis,
@@ -186,7 +193,15 @@ impl Engine {
 
     /// The lease clocks of a shard stand still since `since`: the next commit says so.
     pub(crate) fn stands_still(&mut self, shard: ShardId, since: Millis) {
-        self.still.stands(shard, since);
+        // The last actor of a deleted topic may have stopped meanwhile: there is nothing left that stands still.
+        if !self.is_deleted(shard) {
+            self.still.stands(shard, since);
+        }
+    }
+
+    /// Whether the topic was deleted since the store was opened. Its number is not used again.
+    pub(crate) fn is_deleted(&self, shard: ShardId) -> bool {
+        self.deleted.contains(&shard) && !self.topics.contains_key(&shard)
     }
 
     /// Live idempotency keys of a topic.
@@ -219,84 +234,14 @@ impl Engine {
         }
         self.poisoned = true; // until the transaction is through
         let mut batch = self.prepare(work, &mut results);
-        self.write(&mut batch, work, &results)?;
-        self.settle_ram(batch.chunks);
+        if batch.needs_disk || self.still.is_changed() {
+            self.write(&mut batch, work, &results)?;
+        }
+        self.settle_ram(std::mem::take(&mut batch.chunks));
+        self.settle_volatile(&mut batch, work, &results);
         self.commits += 1;
         self.poisoned = false;
         Ok(Committed { results, size: batch.size })
-    }
-
-    /// Decides duplicates, gives slots, and gathers what must be written.
-    fn prepare(
-        &mut self,
-        work: &[(ShardId, Work)],
-        results: &mut [Result<Vec<PutOutcome>, UnitFailure>],
-    ) -> Batch {
-        let now = self.clock.now().max(self.last_commit);
-        self.last_commit = now;
-        let mut order: Vec<usize> = (0..work.len()).filter(|&i| results[i].is_ok()).collect();
-        order.sort_by_key(|&i| work[i].0); // stable: a shard's own order stays
-        let mut cutter = Cutter::new(now, self.next_chunk);
-        let mut keys = BTreeMap::new();
-        let mut size = 0;
-        for &i in &order {
-            let (shard, work) = &work[i];
-            let outcomes =
-                work.puts.iter().map(|message| self.put(&mut cutter, &mut keys, now, *shard, message));
-            let outcomes: Vec<PutOutcome> = outcomes.collect();
-            let rows = usize::from(work.topic.is_some())
-                + usize::from(work.task.is_some())
-                + usize::from(work.delete);
-            size += outcomes.len() + work.ops.len() + rows;
-            results[i] = Ok(outcomes);
-        }
-        let (chunks, next_chunk) = cutter.finish();
-        self.next_chunk = next_chunk;
-        let mut delta = Delta { now, next_chunk, runs: Vec::new() };
-        for &i in &order {
-            work[i].1.ops.iter().for_each(|op| delta.push(op));
-        }
-        Batch { now, chunks, keys, delta, dead_chunks: Vec::new(), size }
-    }
-
-    fn put(
-        &mut self,
-        cutter: &mut Cutter,
-        keys: &mut BTreeMap<(u64, u64), Vec<DedupRow>>,
-        now: Millis,
-        shard: ShardId,
-        message: &NewMessage,
-    ) -> PutOutcome {
-        let Some(claim) = &message.dedup else {
-            return PutOutcome::Stored(cutter.push(shard, message));
-        };
-        match self.dedup.check(now, shard, claim) {
-            Verdict::Duplicate { slot, enqueued, other_body } => {
-                PutOutcome::Duplicate { slot, enqueued, other_body }
-            }
-            Verdict::Conflict => PutOutcome::Conflict,
-            Verdict::Full => PutOutcome::DedupFull,
-            Verdict::New => {
-                let stored = cutter.push(shard, message);
-                let row = self.remember(now, shard, claim, &stored);
-                let bucket = row.expires.0 / DEDUP_BUCKET_MS;
-                keys.entry((bucket, stored.slot.chunk())).or_default().push(row);
-                PutOutcome::Stored(stored)
-            }
-        }
-    }
-
-    fn remember(&mut self, now: Millis, shard: ShardId, claim: &DedupClaim, stored: &StoredAt) -> DedupRow {
-        let expires = now.plus(claim.window_ms);
-        self.dedup.insert(shard, claim, stored.slot, stored.enqueued, expires);
-        DedupRow {
-            shard,
-            key: claim.key,
-            body: claim.body,
-            slot: stored.slot,
-            enqueued: stored.enqueued,
-            expires,
-        }
     }
 
     fn write(
@@ -329,6 +274,10 @@ impl Engine {
             }
         }
         self.still.save(&txn)?;
+        if batch.reserve_to > self.reserved {
+            self.reserved = batch.reserve_to;
+            write_meta(&txn, "next_chunk", &self.reserved)?;
+        }
         write_chunks(&txn, &batch.chunks)?;
         if !batch.keys.is_empty() {
             let mut table = txn.open_table(DEDUP)?;
@@ -442,16 +391,6 @@ impl Engine {
             self.reader.remember(chunk, ChunkImage::new(&head, body));
         }
     }
-}
-
-/// Everything one transaction writes.
-struct Batch {
-    now: Millis,
-    chunks: Vec<CutChunk>,
-    keys: BTreeMap<(u64, u64), Vec<DedupRow>>,
-    delta: Delta,
-    dead_chunks: Vec<u64>,
-    size: usize,
 }
 
 fn write_chunks(txn: &WriteTransaction, chunks: &[CutChunk]) -> Result<(), StoreError> {

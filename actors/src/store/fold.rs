@@ -70,7 +70,7 @@ impl Engine {
 
     /// Saves what is otherwise proven only by rows that may vanish.
     pub(crate) fn save_marks(&self, txn: &WriteTransaction, alive: Millis) -> Result<(), StoreError> {
-        write_meta(txn, "next_chunk", &self.next_chunk)?;
+        write_meta(txn, "next_chunk", &self.next_chunk.max(self.reserved))?;
         write_meta(txn, "node_time", &alive)
     }
 
@@ -205,7 +205,8 @@ pub(crate) fn by_place(states: &ChunkStates) -> Dirty {
     all
 }
 
-fn survivors(head: &Head, body: &[u8], states: &ChunkStates) -> (Head, Vec<u8>) {
+/// The chunk without the records of what is gone.
+pub(crate) fn survivors(head: &Head, body: &[u8], states: &ChunkStates) -> (Head, Vec<u8>) {
     let fate = by_place(states);
     let mut kept = Vec::new();
     let mut entries = Vec::with_capacity(head.entries.len());

@@ -7,13 +7,13 @@ use redb::{ReadableTable, WriteTransaction};
 use ron_core::ids::{ShardId, Slot};
 use ron_core::message::{DeadLetter, StateOp};
 
-/// The rows beside the delta: last errors and dead letters.
+/// The rows beside the delta: last errors and dead letters. Those of messages in memory alone are there too.
 pub(super) fn write_letters(
     txn: &WriteTransaction,
     shard: ShardId,
     ops: &[StateOp],
 ) -> Result<(), StoreError> {
-    for op in ops {
+    for op in ops.iter().filter(|op| !op.slot().is_ram()) {
         match op {
             StateOp::Set { slot, note: Some(note), .. } => {
                 txn.open_table(NOTE)?.insert(slot.0, seal(note.as_bytes()).as_slice())?;

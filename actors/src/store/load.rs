@@ -25,6 +25,8 @@ pub struct LoadJob {
     pub epoch: ShardEpoch,
     /// (chunk, changes that its state row does not have yet), ascending.
     chunks: Vec<(u64, Dirty)>,
+    /// Those that are kept in memory alone.
+    ram: BTreeMap<u64, (Head, Dirty)>,
     /// Live idempotency keys.
     pub dedup_keys: u64,
     /// What an operator set for the topic; `None` = it does not exist yet.
@@ -45,14 +47,16 @@ impl Engine {
         self.epochs.insert(shard, epoch);
         let known =
             self.by_shard.get(&shard).map(|known| known.alive(|chunk| self.chunks.contains_key(&chunk)));
-        let chunks =
-            known.unwrap_or_default().into_iter().map(|chunk| (chunk, self.unfolded(chunk))).collect();
+        let mut known = known.unwrap_or_default();
+        known.sort_unstable(); // those taken over from another engine came last
+        let ram = known.iter().filter_map(|chunk| Some((*chunk, self.volatile.chunk(*chunk)?))).collect();
+        let chunks = known.into_iter().map(|chunk| (chunk, self.unfolded(chunk))).collect();
         let txn = self.db.begin_read()?;
         let dedup_keys = self.dedup.live(shard);
         let topic = self.topics.get(&shard).map(|row| row.state);
-        let deleted = self.deleted.contains(&shard) && topic.is_none();
+        let deleted = self.is_deleted(shard);
         let tasks = self.tasks.get(&shard).cloned().unwrap_or_default();
-        Ok(LoadJob { txn, shard, epoch, chunks, dedup_keys, topic, deleted, tasks })
+        Ok(LoadJob { txn, shard, epoch, chunks, ram, dedup_keys, topic, deleted, tasks })
     }
 }
 
@@ -61,18 +65,24 @@ impl LoadJob {
     ///
     /// # Errors
     /// The database's, or a damaged row.
-    pub fn run(self, each: &mut dyn FnMut(Recovered)) -> Result<(), StoreError> {
+    pub fn run(mut self, each: &mut dyn FnMut(Recovered)) -> Result<(), StoreError> {
         let heads = self.txn.open_table(HEAD)?;
         let states = self.txn.open_table(STATE)?;
         for (chunk, unfolded) in self.chunks {
-            let Some(row) = heads.get(chunk)? else { continue };
-            let head = Head::decode(chunk, row.value())?;
-            let folded = match states.get(chunk)? {
-                Some(row) => chunk_states(chunk, row.value())?,
-                None => ChunkStates::default(),
+            let (head, fate) = match self.ram.remove(&chunk) {
+                Some(kept) => kept,
+                None => {
+                    let Some(row) = heads.get(chunk)? else { continue };
+                    let head = Head::decode(chunk, row.value())?;
+                    let folded = match states.get(chunk)? {
+                        Some(row) => chunk_states(chunk, row.value())?,
+                        None => ChunkStates::default(),
+                    };
+                    let mut fate = by_place(&folded);
+                    fate.extend(unfolded);
+                    (head, fate)
+                }
             };
-            let mut fate = by_place(&folded);
-            fate.extend(unfolded);
             for run in head.runs.iter().filter(|run| run.shard == self.shard) {
                 for idx in run.first..run.first.saturating_add(run.count) {
                     let state = match fate.get(&idx) {

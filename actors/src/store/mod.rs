@@ -14,6 +14,7 @@ mod error;
 mod fold;
 mod letters;
 mod load;
+mod prepare;
 mod queue;
 mod read;
 mod recover;
@@ -25,6 +26,7 @@ mod tests;
 #[cfg(test)]
 mod tests_lost;
 pub mod unit;
+mod volatile;
 
 pub use actor::{Store, StoreActor, StoreArgs};
 pub use backend::{FileMedium, FilePlace, Medium, RamBackend, RamMedium};
@@ -55,6 +57,8 @@ pub struct StoreConfig {
     pub dedup_keys_max: usize,
     /// Live idempotency keys of one topic.
     pub dedup_keys_topic_max: usize,
+    /// Bytes of messages that are kept in memory alone, all topics.
+    pub ram_bytes_max: usize,
     /// Where commits, loads and reads run.
     pub blocking: Blocking,
 }
@@ -67,6 +71,7 @@ impl Default for StoreConfig {
             two_phase_commit: true,
             dedup_keys_max: 8_000_000,
             dedup_keys_topic_max: 1_000_000,
+            ram_bytes_max: 64 << 20,
             blocking: Blocking::Pool,
         }
     }

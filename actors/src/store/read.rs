@@ -1,11 +1,11 @@
 //! Reading bodies: the newest chunks from a bounded cache, the rest from short read transactions on the
 //! blocking pool.
 
-use super::codec::{Head, read_record};
+use super::codec::{Head, open, read_record};
 use super::cut::part_count;
 use super::error::StoreError;
 use super::letters::dead_letter;
-use super::schema::{BODY, DLQ, HEAD, body_key};
+use super::schema::{BODY, DLQ, HEAD, NOTE, body_key};
 use crate::blocking::{Blocking, Job};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
@@ -88,10 +88,20 @@ impl Cache {
     }
 }
 
+/// Messages that are in memory alone, and what was said of them.
+#[derive(Debug, Default)]
+struct Pinned {
+    chunks: HashMap<u64, Arc<ChunkImage>>,
+    notes: HashMap<Slot, String>,
+    letters: HashMap<(ShardId, Slot), DeadLetter>,
+}
+
 #[derive(Debug)]
 struct Shared {
     db: ArcSwapOption<Database>,
     cache: Mutex<Cache>,
+    /// What is in memory alone.
+    pinned: Mutex<Pinned>,
     cache_bytes_max: usize,
     blocking: Blocking,
 }
@@ -105,7 +115,38 @@ impl Reader {
     #[must_use]
     pub fn new(cache_bytes_max: usize, blocking: Blocking) -> Reader {
         let (db, cache) = (ArcSwapOption::empty(), Mutex::default());
-        Reader(Arc::new(Shared { db, cache, cache_bytes_max, blocking }))
+        Reader(Arc::new(Shared { db, cache, pinned: Mutex::default(), cache_bytes_max, blocking }))
+    }
+
+    fn pinned(&self) -> std::sync::MutexGuard<'_, Pinned> {
+        // Every change of it is one insertion or removal.
+        self.0.pinned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a chunk that is nowhere else.
+    pub(crate) fn pin(&self, chunk: u64, image: ChunkImage) {
+        self.pinned().chunks.insert(chunk, Arc::new(image));
+    }
+
+    pub(crate) fn unpin(&self, chunk: u64) {
+        self.pinned().chunks.remove(&chunk);
+    }
+
+    pub(crate) fn keep_note(&self, slot: Slot, note: String) {
+        self.pinned().notes.insert(slot, note);
+    }
+
+    /// Keeps a dead letter; the last error is the one that was noted, if it has none of its own.
+    pub(crate) fn keep_letter(&self, shard: ShardId, slot: Slot, mut letter: DeadLetter) {
+        let mut pinned = self.pinned();
+        letter.last_error = letter.last_error.or_else(|| pinned.notes.get(&slot).cloned());
+        pinned.letters.insert((shard, slot), letter);
+    }
+
+    pub(crate) fn forget_words(&self, shard: ShardId, slot: Slot) {
+        let mut pinned = self.pinned();
+        pinned.notes.remove(&slot);
+        pinned.letters.remove(&(shard, slot));
     }
 
     pub(crate) fn attach(&self, db: Option<Arc<Database>>) {
@@ -144,8 +185,9 @@ impl Reader {
 
     fn fetch_cached(&self, slots: &[Slot]) -> Option<Vec<Result<StoredMessage, ReadFailure>>> {
         let images: Option<Vec<_>> = {
-            let cache = self.cache();
-            slots.iter().map(|slot| cache.chunks.get(&slot.chunk()).cloned()).collect()
+            let (cache, pinned) = (self.cache(), self.pinned());
+            let of = |slot: &Slot| if slot.is_ram() { &pinned.chunks } else { &cache.chunks };
+            slots.iter().map(|slot| of(slot).get(&slot.chunk()).cloned()).collect()
         };
         Some(images?.iter().zip(slots).map(|(image, slot)| image.read(*slot)).collect())
     }
@@ -162,6 +204,9 @@ impl Reader {
     }
 
     fn image(&self, chunk: u64) -> Result<Arc<ChunkImage>, ReadFailure> {
+        if Slot::new(chunk, 0).is_ram() {
+            return self.pinned().chunks.get(&chunk).cloned().ok_or(ReadFailure::Gone);
+        }
         if let Some(image) = self.cache().chunks.get(&chunk) {
             return Ok(image.clone());
         }
@@ -182,6 +227,30 @@ impl Reader {
     pub(crate) fn image_on_disk(&self, chunk: u64) -> Result<(), ReadFailure> {
         self.clear();
         self.image(chunk).map(drop)
+    }
+
+    /// When the message in `slot` was enqueued.
+    ///
+    /// # Errors
+    /// [`ReadFailure`]; a damaged record does not matter here.
+    pub async fn enqueued(&self, slot: Slot) -> Result<Millis, ReadFailure> {
+        let reader = self.clone();
+        let read = move || reader.image(slot.chunk()).map(|image| image.enqueued);
+        self.0.blocking.run(Job::Read, read).await.unwrap_or(Err(ReadFailure::Store))
+    }
+
+    /// The last error that a consumer gave of the message in `slot`, if it is there and undamaged.
+    pub async fn note(&self, slot: Slot) -> Option<String> {
+        if slot.is_ram() {
+            return self.pinned().notes.get(&slot).cloned();
+        }
+        let reader = self.clone();
+        let read = move || {
+            let db = reader.0.db.load_full()?;
+            let row = db.begin_read().ok()?.open_table(NOTE).ok()?.get(slot.0).ok()??;
+            open(row.value()).ok().map(|text| String::from_utf8_lossy(text).into_owned())
+        };
+        self.0.blocking.run(Job::Read, read).await.flatten()
     }
 
     /// The dead letters of `slots`, in order; `None` where there is none.
@@ -210,6 +279,9 @@ impl Reader {
         let db = self.0.db.load_full().ok_or(StoreError::Reopening)?;
         let table = db.begin_read()?.open_table(DLQ)?;
         let read = |slot: &Slot| {
+            if slot.is_ram() {
+                return Ok(self.pinned().letters.get(&(shard, *slot)).cloned());
+            }
             let row = table.get((shard.0, slot.0))?;
             Ok(row.and_then(|row| dead_letter(row.value())))
         };

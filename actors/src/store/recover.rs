@@ -11,6 +11,7 @@ use super::fold::by_place;
 use super::read::Reader;
 use super::schema::{BODY, DEDUP, DELTA, DLQ, FORMAT, HEAD, META, NOTE, STATE, STILL, TASK, TOPIC};
 use super::still::Still;
+use super::volatile::Volatile;
 use redb::{Database, ReadableTable, WriteTransaction};
 use ron_core::dedup::{Dedup, DedupRow};
 use ron_core::ids::{Incarnation, ShardId};
@@ -103,6 +104,8 @@ pub(crate) fn open(
         by_shard: found.by_shard,
         dedup: Dedup::new(config.dedup_keys_max, config.dedup_keys_topic_max),
         next_chunk,
+        reserved: 0,
+        volatile: Volatile::default(),
         next_delta: found.next_delta,
         last_commit: now,
         last_alive,

@@ -33,9 +33,9 @@ pub(crate) const STILL: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("
 /// Width of an expiry bucket of `DEDUP`, ms.
 pub(crate) const DEDUP_BUCKET_MS: u64 = 600_000;
 
-/// The format of this schema; a store with another one is refused. 2: topics have settings. 3: states know of
-/// reprocessing.
-pub(crate) const FORMAT: u32 = 3;
+/// The format of this schema; a store with another one is refused. 2: topics have settings. 3: either states know of
+/// reprocessing, or a chunk's number is even and settings name a durability. 4: both.
+pub(crate) const FORMAT: u32 = 4;
 
 /// The key of a body part.
 pub(crate) const fn body_key(chunk: u64, part: usize) -> u64 {

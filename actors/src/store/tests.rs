@@ -1,5 +1,7 @@
 //! The engine without actors: what a commit leaves behind, and what a reopening finds.
 
+mod ram;
+
 use super::backend::{Medium, RamMedium};
 use super::codec::seal;
 use super::engine::{Engine, TopicRow, Work};

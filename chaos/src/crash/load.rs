@@ -133,7 +133,11 @@ impl World {
         let delay_ms = if self.rng.chance(15) { self.rng.between(100, 20_000) } else { 0 };
         let meta = MessageMeta {
             content_type: "application/octet-stream".to_owned(),
-            attrs: if self.rng.chance(20) { vec![("kind".to_owned(), "x".to_owned())] } else { Vec::new() },
+            attrs: match self.rng.between(0, 9) {
+                0 => vec![("kind".to_owned(), "x".to_owned())],
+                1..4 => vec![("group".to_owned(), format!("g{}", self.rng.between(0, 3)))],
+                _ => Vec::new(),
+            },
             idempotency_key: claim.as_ref().map(|(text, _)| text.clone()),
             corr_id: format!("corr-{:016x}", self.rng.bits()),
             source_msg_id: None,

@@ -19,6 +19,7 @@ pub(super) fn settings_of(shard: u32) -> Settings {
         max_attempts: [2, 3, 5][n as usize],
         max_deliveries: [4, 50, 6][n as usize],
         max_inflight: [1_000, 25, 1_000][n as usize],
+        fifo: n == 2,
         ..Settings::default()
     }
 }
@@ -97,6 +98,11 @@ impl Msg {
     fn held(&self, delivery: u32) -> bool {
         matches!(self.place, Place::Leased(_)) && self.delivery == delivery && self.settled == Settled::No
     }
+}
+
+/// What its sender calls its group.
+fn group_of(draft: &Draft) -> Option<&str> {
+    draft.meta.attrs.iter().find(|(name, _)| name == "group").map(|(_, value)| value.as_str())
 }
 
 /// A remembered idempotency key.
@@ -218,7 +224,10 @@ impl Model {
     fn put(&mut self, effect: &Effect, now: Millis, outcomes: &[PutOutcome]) -> Result<(), Violation> {
         let mut stored = outcomes.iter().filter_map(|outcome| match outcome {
             PutOutcome::Stored(at) => Some(*at),
-            PutOutcome::Duplicate { .. } | PutOutcome::Conflict | PutOutcome::DedupFull => None,
+            PutOutcome::Duplicate { .. }
+            | PutOutcome::Conflict
+            | PutOutcome::DedupFull
+            | PutOutcome::RamFull => None,
         });
         let expected = self.predict(effect, now, &mut |_| stored.next());
         if expected.as_deref() != Some(outcomes) {
@@ -238,8 +247,10 @@ impl Model {
                 len: draft.payload.len() as u32,
                 due: (draft.delay_ms > 0).then(|| now.plus(draft.delay_ms)),
                 expires: draft.ttl_ms.map(|ttl| now.plus(ttl)),
+                group: at.group,
             };
-            if *at != right || Some(at.slot) <= self.floor {
+            let grouped = group_of(draft).is_some() == (at.group != 0);
+            if !grouped || *at != right || Some(at.slot) <= self.floor {
                 let text = format!("stored as {at:?}, expected {right:?} above {:?}", self.floor);
                 return Err(Violation::contract(text));
             }
@@ -267,6 +278,11 @@ impl Model {
 
     fn grant(&mut self, shard: u32, now: Millis, leased: &Leased, ms: u64) -> Result<(), Violation> {
         let deadline = now.plus(ms);
+        if let Some(before) = self.waits_for(shard, now, leased.slot) {
+            let text =
+                format!("shard {shard} handed out {leased:?}, though {before:?} of its group is before it");
+            return Err(Violation::contract(text));
+        }
         let msg = self.shards.entry(shard).or_default().get_mut(&leased.slot);
         let known = msg.as_ref().map(|msg| (msg.place.clone(), msg.delivery, msg.stored.expires));
         let Some(msg) = msg.filter(|msg| msg.available(now) && !msg.expired(now)) else {
@@ -285,6 +301,15 @@ impl Model {
         } else {
             Err(Violation::contract(format!("handed out as {leased:?}, expected {right:?}")))
         }
+    }
+
+    /// Where order is strict: a message of the same group that must be handed out and settled before.
+    fn waits_for(&self, shard: u32, now: Millis, slot: Slot) -> Option<Slot> {
+        let all = self.shards.get(&shard).filter(|_| settings_of(shard).fifo)?;
+        let group = group_of(&all.get(&slot)?.draft);
+        let over = |msg: &Msg| matches!(msg.place, Place::Dead(_)) || msg.available(now) && msg.expired(now);
+        let mut before = all.range(..slot).filter(|(_, msg)| group_of(&msg.draft) == group && !over(msg));
+        before.next().map(|(slot, _)| *slot)
     }
 
     fn settle(&mut self, shard: u32, now: Millis, settling: &Settling) -> Result<(), Violation> {

@@ -300,7 +300,7 @@ impl World {
         self.next_waiter += 1;
         let default_ms = settings_of(self.seats[seat].id).visibility_ms;
         self.seats[seat].waiting.insert(waiter, want.visibility_ms.unwrap_or(default_ms));
-        self.command(seat, Command::Recv { waiter, want, until });
+        self.command(seat, Command::Recv { waiter, want, until, stream: None });
     }
 
     /// Settles deliveries.
@@ -343,15 +343,7 @@ impl World {
         let state = TopicState::default();
         let topic = (!effect.puts.is_empty() && !at.exists).then(|| TopicRow { key: at.key.clone(), state });
         let puts = effect.puts.iter().map(|draft| draft.message()).collect();
-        let work = Work {
-            epoch: at.epoch,
-            topic,
-            puts,
-            ops: step.ops,
-            task: None,
-            delete: false,
-            clocks_go_on: None,
-        };
+        let work = Work { epoch: at.epoch, topic, puts, ops: step.ops, ..Work::default() };
         self.owed.push(Owed { seat, ticket: step.ticket, work, effect });
     }
 

@@ -3,7 +3,7 @@
 
 use crate::failure::{Failure, failed};
 use crate::locate;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, HOST, HeaderMap};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -262,6 +262,24 @@ impl Client {
         self.call(call).await?.read()
     }
 
+    /// Sends a call whose answer is read line by line, on a connection of its own.
+    ///
+    /// # Errors
+    /// [`CallError`], or the node's refusal.
+    pub(crate) async fn lines(&mut self, call: Call) -> Result<Lines, Failure> {
+        let (limit, door) = (call.timeout, self.door.clone());
+        let request = self.request(call)?;
+        let late = |_| CallError::Timeout { door: door.clone(), after: limit };
+        let mut sender = self.connect().await?;
+        let sent = timeout(limit, sender.send_request(request)).await.map_err(late)?;
+        let response = sent.map_err(|err| self.broken(&err))?;
+        if !response.status().is_success() {
+            let refused = timeout(limit, self.read_answer(sender, response)).await.map_err(late)??;
+            return Err(failed(refused.refused().to_string()));
+        }
+        Ok(Lines { body: response.into_body(), text: BytesMut::new(), door, _open: sender })
+    }
+
     async fn exchange(&mut self, call: Call) -> Result<Answer, CallError> {
         let mut request = self.request(call)?;
         if let Some(mut kept) = self.open.take()
@@ -329,6 +347,54 @@ impl Client {
 
     fn broken(&self, error: &hyper::Error) -> CallError {
         CallError::Broken { door: self.door.clone(), why: error.to_string() }
+    }
+}
+
+/// An answer that comes line by line.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    body: Incoming,
+    text: BytesMut,
+    door: Door,
+    _open: SendRequest<Full<Bytes>>,
+}
+
+/// How long a stream may be silent: the node says at least every 10 s that it is there.
+const SILENT_MAX: Duration = Duration::from_secs(30);
+/// The longest line: 1 MiB of control characters in JSON's long form, and what stands beside them.
+const LINE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+impl Lines {
+    /// The next line without its end; `None` when the answer is over.
+    ///
+    /// # Errors
+    /// [`CallError::Broken`] if the connection breaks or a line has no end, [`CallError::Timeout`] if nothing comes.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
+        let broken = |door: &Door, why: String| CallError::Broken { door: door.clone(), why };
+        let mut searched = 0;
+        loop {
+            if let Some(at) = self.text[searched..].iter().position(|byte| *byte == b'\n') {
+                let mut line = self.text.split_to(searched + at + 1);
+                line.truncate(searched + at);
+                return Ok(Some(line.freeze()));
+            }
+            searched = self.text.len();
+            if searched > LINE_BYTES_MAX {
+                return Err(broken(&self.door, "a line without an end".to_owned()));
+            }
+            let frame = timeout(SILENT_MAX, self.body.frame()).await;
+            let frame =
+                frame.map_err(|_| CallError::Timeout { door: self.door.clone(), after: SILENT_MAX })?;
+            match frame {
+                None => return Ok(None),
+                Some(Err(err)) => return Err(broken(&self.door, err.to_string())),
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.text.extend_from_slice(data);
+                    }
+                }
+            }
+        }
     }
 }
 

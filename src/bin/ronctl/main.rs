@@ -21,6 +21,7 @@ mod own_node;
 mod policy;
 mod status;
 mod topic;
+mod watch;
 
 use clap::{Parser, Subcommand};
 use client::{Client, Door};
@@ -54,6 +55,11 @@ struct Cli {
 enum Command {
     /// Show whether the node is ready, where it listens, and how it is
     Status,
+    /// Show what happens in the node, as it happens
+    Tail(watch::TailArgs),
+    /// List and release what crashed too often
+    #[command(subcommand)]
+    Quarantine(watch::QuarantineCommand),
     /// Check a configuration, or print what is in force
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -119,6 +125,8 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Cap(Cap::Revoke(args)) => key::revoke(args, node, out).await,
         Command::Key(command) => key::run(command, node()?, out).await,
+        Command::Tail(args) => watch::tail(args, node()?, out).await,
+        Command::Quarantine(command) => watch::quarantine(command, node()?, out).await,
         Command::Status => status::run(node()?, out).await,
         Command::Policy(command) => policy::run(command, node, out).await,
         Command::Topic(command) => topic::run(command, node()?, out).await,

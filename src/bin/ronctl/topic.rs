@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 mod admin;
+mod follow;
 mod show;
 
 use admin::{SetArgs, What};
@@ -42,6 +43,14 @@ pub(crate) enum TopicCommand {
     Recv(RecvArgs),
     /// Look at messages without leasing them
     Peek(PeekArgs),
+    /// Show where a message is and what happened to it
+    Show {
+        /// TENANT/TOPIC
+        #[arg(value_parser = args::queue)]
+        queue: QueueKey,
+        /// As `send`, `recv` and `peek` show it
+        msg_id: String,
+    },
     /// Settle deliveries: their messages are done
     Ack {
         /// TENANT/TOPIC
@@ -139,6 +148,9 @@ pub(crate) struct RecvArgs {
     /// Ack what was shown
     #[arg(long)]
     ack: bool,
+    /// Go on until interrupted, by a stream that holds at most MAX messages unsettled
+    #[arg(long, conflicts_with = "wait")]
+    follow: bool,
 }
 
 /// Arguments of `topic peek`.
@@ -198,8 +210,10 @@ pub(crate) async fn run(command: TopicCommand, mut client: Client, out: Output) 
         TopicCommand::List { tenant } => list(&tenant, &mut client, out).await,
         TopicCommand::Stat { queue } => stat(&queue, &mut client, out).await,
         TopicCommand::Send(args) => send(args, &mut client, out).await,
+        TopicCommand::Recv(args) if args.follow => follow::follow(args, &mut client, out).await,
         TopicCommand::Recv(args) => recv(args, &mut client, out).await,
         TopicCommand::Peek(args) => peek(args, &mut client, out).await,
+        TopicCommand::Show { queue, msg_id } => message(&queue, &msg_id, &mut client, out).await,
         TopicCommand::Ack { queue, receipts } => {
             let settled = ack(&queue, &receipts, &mut client).await?;
             if out.json {
@@ -309,6 +323,19 @@ async fn peek(args: PeekArgs, client: &mut Client, out: Output) -> Result<(), Fa
         Some(cursor) if !out.json => out.line(format!("\nmore: --cursor {cursor}")),
         _ => Ok(()),
     }
+}
+
+async fn message(queue: &QueueKey, id: &str, client: &mut Client, out: Output) -> Result<(), Failure> {
+    let found: Value = client.read(Call::get(format!("{}/messages/{}", base(queue), escaped(id)))).await?;
+    if out.json {
+        return out.value(&found);
+    }
+    let fields = ["msg_id", "state", "attempts", "last_error", "truncated"];
+    out.pairs(&fields.map(|name| (name, show::plain(&found[name]))))?;
+    let columns = ["at", "event", "attempt", "reason"];
+    let row = |event: &Value| columns.iter().map(|&name| show::plain(&event[name])).collect();
+    out.line("")?;
+    out.table(&columns, found["history"].as_array().into_iter().flatten().map(row).collect())
 }
 
 fn print_messages(page: &Received, out: Output) -> Result<(), Failure> {

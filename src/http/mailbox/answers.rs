@@ -7,9 +7,12 @@ use crate::http::error::{Failure, json_of};
 use axum::response::Response;
 use http::StatusCode;
 use ron_actors::mailbox::api::{Enqueued, PeekPage, TopicRow, TopicStat};
+use ron_actors::mailbox::{Fate, Happened, MessageHistory};
 use ron_core::envelope::Envelope;
-use ron_core::ids::{ContentHash, CorrId};
+use ron_core::ids::{ContentHash, CorrId, MessageId};
+use ron_core::message::Phase;
 use ron_core::reason::{Reason, Refusal};
+use ron_core::shard::What;
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -31,6 +34,7 @@ pub(super) fn enqueued(
 }
 
 fn push_enqueued(out: &mut String, done: Enqueued, hash: &ContentHash, durability: Durability) {
+    let durability = if done.msg_id.slot().is_ram() { Durability::Ram } else { durability };
     let (msg_id, duplicate, durability) = (done.msg_id, done.duplicate, durability.label());
     let _ = write!(
         out,
@@ -120,6 +124,71 @@ pub(super) fn messages(messages: &[Envelope]) -> Result<Vec<u8>, Refusal> {
     Ok(out)
 }
 
+/// What is known of one message.
+pub(super) fn message(id: MessageId, found: &MessageHistory) -> Result<Response, Failure> {
+    #[derive(Serialize)]
+    struct Seen<'a> {
+        event: &'static str,
+        at: String,
+        attempt: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
+    }
+    #[derive(Serialize)]
+    struct Message<'a> {
+        msg_id: String,
+        state: &'static str,
+        attempts: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last_error: Option<&'a str>,
+        history: Vec<Seen<'a>>,
+        truncated: bool,
+    }
+    fn seen(happened: &Happened) -> Seen<'_> {
+        let (event, reason) = (event_name(happened.what), happened.reason.as_deref());
+        Seen { event, at: happened.at.rfc3339(), attempt: happened.attempt, reason }
+    }
+    let body = Message {
+        msg_id: id.to_string(),
+        state: match found.fate {
+            Fate::Live(Phase::Ready) => "ready",
+            Fate::Live(Phase::Delayed) => "delayed",
+            Fate::Live(Phase::Leased) => "vis",
+            Fate::Live(Phase::Dead) => "dlq",
+            Fate::Ended(what) => event_name(what),
+        },
+        attempts: found.attempts,
+        last_error: found.last_error.as_deref(),
+        history: found.history.iter().map(seen).collect(),
+        truncated: found.truncated,
+    };
+    json_of(StatusCode::OK, &body)
+}
+
+const fn event_name(what: What) -> &'static str {
+    match what {
+        What::Enqueued => "enqueued",
+        What::Delivered => "delivered",
+        What::Extended => "extended",
+        What::Released => "released",
+        What::Failed => "failed",
+        What::TimedOut => "timed_out",
+        What::DeadLettered => "dead_lettered",
+        What::Reprocessed => "reprocessed",
+        What::Acked => "acked",
+        What::Expired => "expired",
+        What::Purged => "purged",
+    }
+}
+
+/// One Envelope on a line of its own.
+pub(super) fn line(envelope: &Envelope) -> Result<Vec<u8>, Refusal> {
+    let mut out = serde_json::to_vec(envelope)
+        .map_err(|_| Refusal::new(Reason::Internal, "the message could not be written"))?;
+    out.push(b'\n');
+    Ok(out)
+}
+
 /// A page of a peek.
 pub(super) fn peek(page: &PeekPage) -> Result<Response, Failure> {
     #[derive(Serialize)]
@@ -163,7 +232,7 @@ pub(super) struct Settings<'a> {
 }
 
 impl Settings<'_> {
-    /// The settings in force, and what an answered send is as safe as.
+    /// The settings in force, and what an answered send is as safe as if the topic does not say less.
     pub(super) fn of(settings: &ron_core::shard::Settings, durability: Durability) -> Settings<'static> {
         Settings {
             visibility_ms: settings.visibility_ms,
@@ -175,9 +244,9 @@ impl Settings<'_> {
             dlq_retention_ms: settings.dlq_retention_ms,
             dedup_window_ms: settings.dedup_window_ms,
             max_dedup_keys: settings.max_dedup_keys,
-            durability: durability.label(),
+            durability: if settings.ram { Durability::Ram.label() } else { durability.label() },
             max_depth: Some(settings.max_depth).filter(|depth| *depth != u64::MAX),
-            fifo: false,
+            fifo: settings.fifo,
         }
     }
 }

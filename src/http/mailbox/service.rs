@@ -1,12 +1,13 @@
 //! The mailbox as the handlers see it, so that they can be tested without one.
 
-use ron_actors::mailbox::TopicInForce;
 use ron_actors::mailbox::api::{Delivery, Enqueued, Mailbox, PeekPage, Settle, TopicRow, TopicStat};
+use ron_actors::mailbox::{DeliveryStream, MessageHistory, TopicInForce};
 use ron_core::envelope::Envelope;
-use ron_core::ids::{CorrId, QueueKey, Tenant};
+use ron_core::ids::{CorrId, MessageId, QueueKey, Tenant};
 use ron_core::message::NewMessage;
 use ron_core::reason::{Reason, Refusal};
 use ron_core::shard::{PeekState, TopicChange, Want};
+use ron_core::time::Millis;
 use std::future::Future;
 use std::time::Duration;
 
@@ -17,6 +18,33 @@ pub trait HandedOut: Send + Unpin + 'static {
 
     /// The answer has been handed to the connection.
     fn written(self);
+
+    /// The first message has been handed to the connection, and the others are now first.
+    fn first_written(&mut self);
+
+    /// Forgets the first messages as long as their leases have ended by `now`.
+    fn drop_overdue(&mut self, now: Millis);
+}
+
+/// Messages for one consumer, as many as it has credit for. Dropping it closes it.
+pub trait HandsOut: Send + 'static {
+    /// What it hands out at once.
+    type Delivery: HandedOut;
+
+    /// The next messages; empty if none came within `wait`.
+    fn next(
+        &mut self,
+        want: Want,
+        wait: Duration,
+    ) -> impl Future<Output = Result<Self::Delivery, Refusal>> + Send;
+}
+
+impl HandsOut for DeliveryStream {
+    type Delivery = Delivery;
+
+    async fn next(&mut self, want: Want, wait: Duration) -> Result<Delivery, Refusal> {
+        DeliveryStream::next(self, want, wait).await
+    }
 }
 
 impl HandedOut for Delivery {
@@ -27,12 +55,21 @@ impl HandedOut for Delivery {
     fn written(self) {
         Delivery::written(self);
     }
+
+    fn first_written(&mut self) {
+        Delivery::first_written(self);
+    }
+
+    fn drop_overdue(&mut self, now: Millis) {
+        Delivery::drop_overdue(self, now);
+    }
 }
 
 /// The calls of [`Mailbox`], which documents them.
 #[allow(missing_docs)] // see `Mailbox`
 pub trait MailboxService: Send + Sync + 'static {
     type Delivery: HandedOut;
+    type Stream: HandsOut<Delivery = Self::Delivery>;
 
     fn enqueue(
         &self,
@@ -47,6 +84,12 @@ pub trait MailboxService: Send + Sync + 'static {
         wait: Duration,
         corr: &CorrId,
     ) -> impl Future<Output = Result<Self::Delivery, Refusal>> + Send;
+
+    fn open_stream(
+        &self,
+        queue: &QueueKey,
+        max_inflight: u32,
+    ) -> impl Future<Output = Result<Self::Stream, Refusal>> + Send;
 
     fn settle(
         &self,
@@ -64,6 +107,12 @@ pub trait MailboxService: Send + Sync + 'static {
         limit: u32,
         cursor: Option<&str>,
     ) -> impl Future<Output = Result<PeekPage, Refusal>> + Send;
+
+    fn message(
+        &self,
+        queue: &QueueKey,
+        id: MessageId,
+    ) -> impl Future<Output = Result<MessageHistory, Refusal>> + Send;
 
     fn configure(
         &self,
@@ -90,6 +139,11 @@ pub trait MailboxService: Send + Sync + 'static {
 
 impl MailboxService for Mailbox {
     type Delivery = Delivery;
+    type Stream = DeliveryStream;
+
+    async fn open_stream(&self, queue: &QueueKey, max_inflight: u32) -> Result<DeliveryStream, Refusal> {
+        Mailbox::open_stream(self, queue, max_inflight).await
+    }
 
     async fn enqueue(
         &self,
@@ -133,6 +187,10 @@ impl MailboxService for Mailbox {
         cursor: Option<&str>,
     ) -> Result<PeekPage, Refusal> {
         Mailbox::peek(self, queue, state, limit, cursor).await
+    }
+
+    async fn message(&self, queue: &QueueKey, id: MessageId) -> Result<MessageHistory, Refusal> {
+        Mailbox::message(self, queue, id).await
     }
 
     async fn configure(&self, queue: &QueueKey, change: TopicChange) -> Result<TopicInForce, Refusal> {

@@ -5,6 +5,7 @@ use super::*;
 use ron_actors::mailbox::api::Settle;
 use ron_core::ids::ContentHash;
 use ron_core::message::{DedupClaim, Origin};
+use ron_core::reason::{Reason, Refusal};
 use ron_core::shard::{NackMode, Paused, PeekState, SettingsPatch, TopicChange, Want};
 use std::sync::atomic::Ordering;
 
@@ -69,6 +70,35 @@ async fn an_empty_message_and_a_large_one_arrive_whole() {
 }
 
 #[tokio::test]
+async fn a_stream_writes_lines_and_says_why_it_ends() {
+    let net = Net::new();
+    let (addr, _listening) = net.serve_mailbox().await;
+    net.mailbox.ready.lock().unwrap().extend([envelope("one"), envelope("two")]);
+    let body = r#"{"max_inflight":3,"max_bytes":16777216,"visibility_ms":900}"#;
+    let reading = tokio::spawn(exchange(addr, post("recv/stream", body)));
+    eventually("waits for more", || net.mailbox.waiting.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(net.mailbox.written.load(Ordering::SeqCst), 2);
+    *net.mailbox.refuse.lock().unwrap() = Some(Refusal::new(Reason::Storage, "gone"));
+    net.mailbox.ready.lock().unwrap().push(envelope("three"));
+    net.mailbox.arrived.notify_one();
+    let reply = reading.await.unwrap();
+    assert_eq!((reply.status, &*reply.headers["content-type"]), (200, "application/x-ndjson"));
+    let text = String::from_utf8(reply.body).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let payloads: Vec<_> = lines.iter().filter_map(|line| line["payload"].as_str()).collect();
+    assert_eq!(payloads, ["one", "two", "three"]);
+    assert_eq!(keys(&lines[3]), ["corr_id", "error", "reason"]);
+    assert_eq!((&lines[3]["reason"], lines.len()), (&serde_json::json!("STORAGE"), 4));
+    let asked = net.mailbox.asked.lock().unwrap().clone();
+    assert!(matches!(asked[0], Asked::Stream(3)), "{asked:?}");
+    let want = Want { max_messages: 256, max_bytes: 1 << 20, visibility_ms: Some(900) };
+    assert!(matches!(asked[1], Asked::Recv(asked, wait) if asked == want && wait.as_secs() == 10));
+    assert_eq!(net.mailbox.given_back.load(Ordering::SeqCst), 0);
+    exchange(addr, post("recv/stream", r#"{"max_inflight":0}"#)).await.refused(400, "MALFORMED");
+}
+
+#[tokio::test]
 async fn ram_answers_say_so() {
     let net = Net::new();
     net.limits.store(Arc::new(MailboxLimits {
@@ -88,7 +118,15 @@ async fn topic_calls_bring_what_is_asked_and_show_what_is_in_force() {
     let reply = exchange(addr, put(r#"{"max_attempts":9,"durability":"fsync","fifo":false}"#)).await;
     assert_eq!((reply.status, &reply.json()["max_attempts"]), (200, &9.into()));
     let Asked::Configure(TopicChange::Settings(patch)) = net.mailbox.last() else { panic!("settings") };
-    assert_eq!(patch, SettingsPatch { max_attempts: Some(9), ..SettingsPatch::default() });
+    assert_eq!(
+        patch,
+        SettingsPatch {
+            max_attempts: Some(9),
+            ram: Some(false),
+            fifo: Some(false),
+            ..SettingsPatch::default()
+        }
+    );
     let reply = exchange(addr, post("resume", r#"{"what":"recv"}"#)).await;
     assert_eq!(reply.json()["paused"], "enqueue");
     let Asked::Configure(TopicChange::Pause { what, paused: false }) = net.mailbox.last() else {
@@ -132,7 +170,7 @@ async fn batch_results_stay_in_order() {
     let Asked::Enqueue(_, messages) = net.mailbox.last() else { panic!("an enqueue") };
     assert_eq!(messages.len(), 2, "one commit of what is accepted");
 
-    *net.mailbox.refuse_item.lock().unwrap() = Some(ron_core::reason::Reason::Backpressure);
+    *net.mailbox.refuse_item.lock().unwrap() = Some(Reason::Backpressure);
     let reply = exchange(addr, post("enqueue/batch", r#"{"messages":[{"payload":"a"}]}"#)).await;
     assert_eq!((reply.status, reply.json()["results"][0]["reason"].as_str()), (200, Some("BACKPRESSURE")));
     assert_eq!(net.mailbox_metric("rejected_total{reason=\"quota\"}"), Some(1.0));

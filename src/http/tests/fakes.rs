@@ -3,18 +3,19 @@
 use crate::http::auth::{Ask, Authority, Authorizer, Held, Verdict};
 use crate::http::ctl::{ControlDesk, MintedToken};
 use crate::http::interop::{CustomAnswer, WebhookAnswer, WebhookCall, WebhookGate};
-use crate::http::mailbox::{HandedOut, MailboxService};
+use crate::http::mailbox::{HandedOut, HandsOut, MailboxService};
 use crate::http::request::Peer;
 use bytes::Bytes;
+use futures::Stream;
 use http::{HeaderMap, Method};
-use ron_actors::mailbox::TopicInForce;
 use ron_actors::mailbox::api::{Enqueued, PeekPage, Settle, TopicRow, TopicStat};
+use ron_actors::mailbox::{Fate, MessageHistory, TopicInForce};
 use ron_core::capability::RevokeRequest;
 use ron_core::envelope::{DeliveryView, Envelope};
 use ron_core::ids::{ContentHash, CorrId, Incarnation, MessageId, QueueKey, Slot, Tenant, Topic};
 use ron_core::message::{MessageMeta, NewMessage, StoredMessage};
 use ron_core::reason::{Reason, Refusal};
-use ron_core::shard::{Paused, PeekState, Settings, Stats, TopicChange, Want};
+use ron_core::shard::{Paused, PeekState, Settings, Stats, TopicChange, Want, What};
 use ron_core::time::{Clock, Millis};
 use serde::Deserialize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -105,6 +106,7 @@ impl FakeAuth {
 pub(super) enum Asked {
     Enqueue(QueueKey, Vec<NewMessage>),
     Recv(Want, Duration),
+    Stream(u32),
     Settle(Settle, Vec<String>),
     Peek(PeekState, u32, Option<String>),
     Topics(Option<String>),
@@ -187,6 +189,27 @@ impl HandedOut for FakeDelivery {
         self.written.fetch_add(self.messages.len(), Ordering::SeqCst);
         self.messages.clear();
     }
+
+    fn first_written(&mut self) {
+        self.written.fetch_add(1, Ordering::SeqCst);
+        self.messages.remove(0);
+    }
+
+    fn drop_overdue(&mut self, now: Millis) {
+        assert_eq!(now, FixedClock.now());
+    }
+}
+
+/// Hands out what the mailbox has ready.
+#[derive(Debug)]
+pub(super) struct FakeStream(Arc<FakeMailbox>);
+
+impl HandsOut for FakeStream {
+    type Delivery = FakeDelivery;
+
+    async fn next(&mut self, want: Want, wait: Duration) -> Result<FakeDelivery, Refusal> {
+        self.0.next(want, wait).await
+    }
 }
 
 impl Drop for FakeDelivery {
@@ -203,8 +226,27 @@ impl Drop for Waiting {
     }
 }
 
+impl FakeMailbox {
+    async fn next(self: &Arc<Self>, want: Want, wait: Duration) -> Result<FakeDelivery, Refusal> {
+        self.ask(Asked::Recv(want, wait))?;
+        if self.ready.lock().unwrap().is_empty() && !wait.is_zero() {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            let _waiting = Waiting(Arc::clone(&self.waiting));
+            self.arrived.notified().await;
+        }
+        let messages = std::mem::take(&mut *self.ready.lock().unwrap());
+        Ok(FakeDelivery::new(messages, self))
+    }
+}
+
 impl MailboxService for Arc<FakeMailbox> {
     type Delivery = FakeDelivery;
+    type Stream = FakeStream;
+
+    async fn open_stream(&self, _: &QueueKey, max_inflight: u32) -> Result<FakeStream, Refusal> {
+        self.ask(Asked::Stream(max_inflight))?;
+        Ok(FakeStream(Arc::clone(self)))
+    }
 
     async fn enqueue(
         &self,
@@ -228,14 +270,7 @@ impl MailboxService for Arc<FakeMailbox> {
         wait: Duration,
         _: &CorrId,
     ) -> Result<FakeDelivery, Refusal> {
-        self.ask(Asked::Recv(want, wait))?;
-        if self.ready.lock().unwrap().is_empty() && !wait.is_zero() {
-            self.waiting.fetch_add(1, Ordering::SeqCst);
-            let _waiting = Waiting(Arc::clone(&self.waiting));
-            self.arrived.notified().await;
-        }
-        let messages = std::mem::take(&mut *self.ready.lock().unwrap());
-        Ok(FakeDelivery::new(messages, self))
+        self.next(want, wait).await
     }
 
     async fn settle(
@@ -280,6 +315,13 @@ impl MailboxService for Arc<FakeMailbox> {
         self.ask(Asked::Peek(state, limit, cursor.map(str::to_owned)))?;
         let messages = vec![Envelope { receipt: None, ..envelope("peeked") }];
         Ok(PeekPage { messages, cursor: Some("next".into()) })
+    }
+
+    async fn message(&self, _: &QueueKey, id: MessageId) -> Result<MessageHistory, Refusal> {
+        let (fate, history) = (Fate::Ended(What::Acked), Vec::new());
+        let found = MessageHistory { fate, attempts: 2, last_error: None, history, truncated: true };
+        let known = id.slot() == Slot(1);
+        known.then_some(found).ok_or_else(|| Refusal::new(Reason::NotFound, "no such message"))
     }
 
     async fn configure(&self, _: &QueueKey, change: TopicChange) -> Result<TopicInForce, Refusal> {
@@ -382,6 +424,19 @@ impl ControlDesk for FakeDesk {
 
     fn providers(&self) -> serde_json::Value {
         serde_json::json!([{"name": "github"}])
+    }
+
+    fn quarantined(&self) -> serde_json::Value {
+        serde_json::json!({"quarantined": []})
+    }
+
+    async fn release(&self, name: &str, _: Peer) -> Result<serde_json::Value, Refusal> {
+        Err(Refusal::new(Reason::NotFound, format!("{name} is not in quarantine")))
+    }
+
+    fn events(&self, topic: &str, since: Duration, follow: bool) -> impl Stream<Item = Bytes> + 'static {
+        let line = format!("{topic} {} {follow}\n", since.as_millis());
+        futures::stream::iter([Bytes::from(line)])
     }
 
     fn policy(&self) -> serde_json::Value {

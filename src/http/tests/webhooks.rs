@@ -180,6 +180,12 @@ async fn the_unix_socket_needs_no_token() {
     }
     assert!(ask(raw_request("GET", "/ctl/keys", "", b"")).await.json()["keys"].is_array());
     ask(raw_request("POST", "/ctl/key/rotate", "", b"")).await.refused(403, "POLICY_BLOCKED");
+    assert!(ask(raw_request("GET", "/ctl/quarantine", "", b"")).await.json()["quarantined"].is_array());
+    let release = ask(raw_request("POST", "/ctl/quarantine/release", "", b"{\"name\":\"acme/jobs\"}")).await;
+    release.refused(404, "NOT_FOUND");
+    let tail = ask(raw_request("GET", "/ctl/tail?topic=mailbox&since_ms=900000&follow=true", "", b"")).await;
+    assert_eq!(tail.body, b"mailbox 900000 true\n");
+    ask(raw_request("GET", "/ctl/tail?sinse_ms=1", "", b"")).await.refused(400, "MALFORMED");
     ask(raw_request("GET", "/ctl/nothing", "", b"")).await.refused(404, "NOT_FOUND");
     listening.shutdown(Duration::from_secs(5)).await;
 }

@@ -5,12 +5,14 @@
 //! | Q1 | accepted = acked + expired + purged + ready + delayed + in flight + dead |
 //! | Q2 | a message is in exactly one place |
 //! | Q3 | every lease, delay, end of a ready message and dead letter is in its time index once, and nothing else is |
-//! | Q4 | a receive waits only while nothing is ready, too much is in flight, or receiving is paused |
+//! | Q4 | a receive waits only while nothing is ready, too much is in flight, it is paused, or it has no credit |
 //! | Q5 | what waits is known under one name, one turn, one end |
 //! | Q6 | room reserved = the sum of what enqueues still owe |
 //! | Q7 | attempt ≤ delivery; in flight means handed out and not settled |
 //! | Q8 | fresh runs rise and have a length for each message |
-//! | Q9 | every reprocessed ready message stands in one place of its own, and none is behind the tail |
+//! | Q9 | a stream holds what it was handed and is still leased, and no more than it said |
+//! | Q10 | where order is strict, groups are what the messages say, and only ready heads are handed out |
+//! | Q11 | every reprocessed ready message stands in one place of its own, and none is behind the tail |
 
 use super::Shard;
 use crate::ids::Slot;
@@ -51,22 +53,23 @@ impl Shard {
         let ready = self.returned.iter().chain(&self.revived).map(|(&slot, &msg)| (slot, msg)).collect();
         index_matches("expiring", &ready, &self.expiring, |msg| Some(self.end_of(msg)))?;
         index_matches("buried", &self.dead, &self.buried, |corpse| Some(corpse.at))?;
-        let may_wait = stats.ready == 0 || self.room() == 0 || self.paused.recv;
-        ensure(self.waiters.is_empty() || may_wait, "Q4", || {
+        let may_wait = self.next_ready().is_none() || self.room() == 0;
+        ensure(!self.waiters.any_in_line() || may_wait, "Q4", || {
             format!("{} receives wait while {} are ready", self.waiters.len(), stats.ready)
         })?;
         ensure(self.waiters.consistent(), "Q5", || format!("{:?}", self.waiters))?;
+        ensure(self.streams.consistent(&self.leased), "Q9", || format!("{:?}", self.streams))?;
         let owed: u64 = self.puts.iter().map(|&(_, count)| u64::from(count)).sum();
         ensure(self.reserved == owed, "Q6", || format!("{} reserved, {owed} owed", self.reserved))?;
         self.check_counters()?;
-        let places: BTreeMap<_, _> =
-            self.revived.iter().map(|(&slot, msg)| ((msg.after, msg.turn), slot)).collect();
-        let own = self.revived.values().all(|msg| msg.turn > 0 && (msg.after, msg.turn) <= self.tail)
+        let places: BTreeMap<_, _> = self.revived.iter().map(|(&slot, msg)| (msg.place(), slot)).collect();
+        let own = self.revived.values().all(|msg| msg.turn > 0 && msg.place() <= self.tail)
             && self.returned.values().all(|msg| msg.turn == 0);
-        ensure(own && places.len() == self.revived.len() && places == self.places, "Q9", || {
+        ensure(own && places.len() == self.revived.len() && places == self.places, "Q11", || {
             format!("{:?} instead of {places:?}, tail {:?}", self.places, self.tail)
         })?;
-        ensure(self.fresh.consistent(), "Q8", || "fresh runs".to_owned())
+        ensure(self.fresh.consistent(), "Q8", || "fresh runs".to_owned())?;
+        ensure(self.groups_consistent(), "Q10", || format!("{:?}", self.groups))
     }
 
     fn check_places(&self) -> Result<(), Violation> {

@@ -23,6 +23,12 @@ impl Shard {
         }
     }
 
+    /// Whether a receive would be served if more might be in flight.
+    #[must_use]
+    pub fn wants_room(&self) -> bool {
+        self.waiters.any_in_line() && self.next_ready().is_some()
+    }
+
     /// Up to `limit` messages in `state` behind the sort key `after`. All keys are by slot, which never
     /// changes: a message that stays in the state is seen exactly once by a walk, whatever else happens. So a
     /// reprocessed one is seen at its id's place, though it is served after others.

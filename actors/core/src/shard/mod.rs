@@ -14,129 +14,40 @@
 //! a consumer that is a moment late is not robbed by the timer; a receive advances time before it is served.
 //! The invariants are listed in `invariants.rs`.
 
+mod event;
 mod fresh;
+mod groups;
 mod invariants;
+mod kept;
 mod look;
 mod recover;
 mod recv;
 mod revive;
 mod settings;
 mod settle;
+mod stream;
 mod tick;
 mod types;
 
 #[cfg(test)]
 mod tests;
 
+pub use event::{Event, What};
 pub use invariants::Violation;
 pub use recover::Recovery;
 pub use revive::no_such_letter;
 pub use settings::{Paused, Settings, SettingsPatch, TopicChange, TopicState};
 pub use types::{
     Buried, Command, Counts, DeliveryRef, Grant, Leased, NackMode, PeekState, Peeked, PutOutcomes, Reply,
-    Stats, Step, Ticket, WaiterId, Want,
+    Stats, Step, StreamId, Ticket, WaiterId, Want,
 };
 
 use crate::ids::Slot;
-use crate::message::{MsgState, Phase, PutOutcome, Revived, Settled, StateOp, StoredAt};
+use crate::message::{PutOutcome, StateOp, StoredAt};
 use crate::reason::{Reason, Refusal};
 use crate::time::Millis;
+use kept::{Corpse, Msg, Place};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-/// A live message that is not plain fresh.
-#[derive(Debug, Clone, Copy)]
-struct Msg {
-    /// The lease's deadline or the delay's due time; 0 when ready.
-    at: Millis,
-    enqueued: Millis,
-    /// When it became available: its enqueue, the end of its delay, or its reprocessing. Retention runs from here.
-    since: Millis,
-    /// End of its TTL; [`Millis::NEVER`] if it has none.
-    expires: Millis,
-    /// Behind which slot it stands, if it was reprocessed.
-    after: Slot,
-    /// Its turn there, from 1; 0 = it was never reprocessed, and stands at its own slot.
-    turn: u32,
-    /// Hand-outs before it was reprocessed.
-    before: u32,
-    len: u32,
-    attempt: u32,
-    delivery: u32,
-    settled: Settled,
-    noted: bool,
-}
-
-/// Where a ready message stands: slot and turn.
-type Place = (Slot, u32);
-
-impl Msg {
-    /// A message that was never handed out.
-    fn new(stored: &StoredAt) -> Msg {
-        Msg {
-            at: Millis(0),
-            enqueued: stored.enqueued,
-            since: stored.due.unwrap_or(stored.enqueued),
-            expires: stored.expires.unwrap_or(Millis::NEVER),
-            after: stored.slot,
-            turn: 0,
-            before: 0,
-            len: stored.len,
-            attempt: 0,
-            delivery: 0,
-            settled: Settled::No,
-            noted: false,
-        }
-    }
-
-    /// Its time to live, ms; 0 = none.
-    fn ttl_ms(&self) -> u32 {
-        if self.expires == Millis::NEVER {
-            return 0;
-        }
-        let from = if self.turn > 0 { self.since } else { self.enqueued };
-        u32::try_from(self.expires.since(from).max(1)).unwrap_or(u32::MAX)
-    }
-
-    /// What the store keeps of it.
-    fn state(&self, phase: Phase) -> MsgState {
-        MsgState {
-            phase,
-            at: self.at,
-            attempt: self.attempt,
-            delivery: self.delivery,
-            settled: self.settled,
-            noted: self.noted,
-            revived: (self.turn > 0).then_some(Revived {
-                at: self.since,
-                after: self.after,
-                turn: self.turn,
-                deliveries: self.before,
-            }),
-        }
-    }
-}
-
-/// What is kept of a dead letter, so that its receipts are judged, and it is brought back, without reading the
-/// store.
-#[derive(Debug, Clone, Copy)]
-struct Corpse {
-    at: Millis,
-    enqueued: Millis,
-    len: u32,
-    /// 0 = none.
-    ttl_ms: u32,
-    attempt: u32,
-    delivery: u32,
-    settled: Settled,
-}
-
-impl Corpse {
-    /// Of a message that died at `msg.at`.
-    fn of(msg: &Msg, ttl_ms: u32) -> Corpse {
-        let Msg { at, enqueued, len, attempt, delivery, settled, .. } = *msg;
-        Corpse { at, enqueued, len, ttl_ms, attempt, delivery, settled }
-    }
-}
 
 /// What the shard has seen in its life; recovered messages count as accepted. For invariant Q1.
 #[derive(Debug, Clone, Copy, Default)]
@@ -160,6 +71,10 @@ pub struct Shard {
     paused: Paused,
     /// Ready, never handed out, without TTL.
     fresh: fresh::Fresh,
+    /// Of `fresh`: the groups of those that name one.
+    fresh_groups: BTreeMap<Slot, u64>,
+    /// Empty unless the topic keeps strict order.
+    groups: groups::Groups,
     /// Ready, at their own place, all others.
     returned: BTreeMap<Slot, Msg>,
     /// Ready, reprocessed.
@@ -182,6 +97,7 @@ pub struct Shard {
     /// Of `dead`.
     buried: BTreeSet<(Millis, Slot)>,
     waiters: recv::Waiters,
+    streams: stream::Streams,
     /// Enqueues whose outcome is owed, with what they reserved.
     puts: VecDeque<(Ticket, u32)>,
     /// Ops whose commit is owed, with when they were given.
@@ -204,6 +120,8 @@ impl Shard {
             inflight_allowed: usize::MAX,
             paused: Paused::default(),
             fresh: fresh::Fresh::default(),
+            fresh_groups: BTreeMap::new(),
+            groups: groups::Groups::default(),
             returned: BTreeMap::new(),
             revived: BTreeMap::new(),
             places: BTreeMap::new(),
@@ -217,6 +135,7 @@ impl Shard {
             expiring: BTreeSet::new(),
             buried: BTreeSet::new(),
             waiters: recv::Waiters::default(),
+            streams: stream::Streams::default(),
             puts: VecDeque::new(),
             writes: VecDeque::new(),
             reserved: 0,
@@ -243,9 +162,17 @@ impl Shard {
                 self.waiters.remove(waiter);
                 return step;
             }
-            Command::Recv { waiter, want, until } => {
+            Command::Recv { waiter, want, until, stream } => {
                 self.advance(now, &mut step);
-                self.recv(now, waiter, want, until, &mut step);
+                self.recv(now, recv::Waiter { id: waiter, want, until, stream }, &mut step);
+            }
+            Command::OpenStream { stream, max_inflight } => {
+                self.open_stream(stream, max_inflight, &mut step);
+                return step;
+            }
+            Command::CloseStream { stream } => {
+                self.close_stream(stream);
+                return step;
             }
             Command::Ack { deliveries } => {
                 let results = deliveries.iter().map(|&d| self.ack(d, &mut step)).collect();
@@ -289,6 +216,7 @@ impl Shard {
                 let dead: Vec<Slot> = self.dead.keys().copied().collect();
                 step.reply = Reply::Purged(self.purge(&mut step) + self.purge_dead(&dead, &mut step));
                 self.waiters.give_up(Millis::NEVER, &mut step.empty_handed);
+                self.streams = stream::Streams::default();
                 self.advance(now, &mut step);
             }
             Command::Tick => self.advance(now, &mut step),
@@ -310,8 +238,14 @@ impl Shard {
             self.reserved -= u64::from(count);
             for outcome in stored {
                 match outcome {
-                    PutOutcome::Stored(at) => self.accept(now, at),
-                    PutOutcome::Duplicate { .. } | PutOutcome::Conflict | PutOutcome::DedupFull => {}
+                    PutOutcome::Stored(at) => {
+                        step.tell_run(at.slot, 1, What::Enqueued, at.enqueued);
+                        self.accept(now, at);
+                    }
+                    PutOutcome::Duplicate { .. }
+                    | PutOutcome::Conflict
+                    | PutOutcome::DedupFull
+                    | PutOutcome::RamFull => {}
                 }
             }
         }
@@ -342,33 +276,42 @@ impl Shard {
     /// Puts settings in force without a commit: for a shard that has just been recovered.
     fn configure(&mut self, settings: Settings, paused: Paused) {
         let ends_move = settings.retention_ms != self.settings.retention_ms;
+        let regroups = settings.fifo != self.settings.fifo;
         self.settings = settings;
         self.paused = paused;
         if ends_move {
             let end = |(&slot, msg): (&Slot, &Msg)| (self.end_of(msg), slot);
             self.expiring = self.returned.iter().chain(&self.revived).map(end).collect();
         }
+        if regroups {
+            self.regroup();
+        }
     }
 
     /// Ends what is not dead; returns how many.
     fn purge(&mut self, step: &mut Step) -> u64 {
-        let before = step.counts.purged;
-        for (first, count) in self.fresh.take_all() {
+        let mut purged = 0;
+        for (first, count, enqueued) in self.fresh.take_all() {
+            step.tell_run(first, count, What::Purged, enqueued);
             step.ops.push(StateOp::GoneRun { first, count });
-            step.counts.purged += u64::from(count);
+            purged += u64::from(count);
         }
         let maps = [&mut self.returned, &mut self.revived, &mut self.leased, &mut self.delayed];
         let all = maps.into_iter().flat_map(std::mem::take).collect::<BTreeMap<Slot, Msg>>();
         for (slot, msg) in all {
+            self.give_credit_back(slot);
             step.ops.push(StateOp::Gone { slot, noted: msg.noted });
-            step.counts.purged += 1;
+            step.tell(slot, &msg, What::Purged);
+            purged += 1;
         }
         self.places.clear();
         self.deadlines.clear();
         self.dues.clear();
         self.expiring.clear();
         self.moved.clear();
-        let purged = step.counts.purged - before;
+        self.fresh_groups.clear();
+        self.groups = groups::Groups::default();
+        step.counts.purged += purged;
         self.tally.purged += purged;
         purged
     }
@@ -435,12 +378,16 @@ impl Shard {
     fn file_ready(&mut self, slot: Slot, mut msg: Msg) {
         msg.at = Millis(0);
         let plain = msg.delivery == 0 && msg.expires == Millis::NEVER && msg.since == msg.enqueued;
-        if plain && self.fresh.push(slot, msg.enqueued, msg.len) {
+        if plain && !self.settings.fifo && self.fresh.push(slot, msg.enqueued, msg.len) {
+            if msg.group != 0 {
+                self.fresh_groups.insert(slot, msg.group);
+            }
             return;
         }
+        self.joined(slot, &msg, true);
         self.expiring.insert((self.end_of(&msg), slot));
         if msg.turn > 0 {
-            self.places.insert((msg.after, msg.turn), slot);
+            self.places.insert(msg.place(), slot);
             self.revived.insert(slot, msg);
         } else {
             self.returned.insert(slot, msg);
@@ -458,11 +405,13 @@ impl Shard {
     }
 
     fn file_delayed(&mut self, slot: Slot, msg: Msg) {
+        self.joined(slot, &msg, false);
         self.dues.insert((msg.at, slot));
         self.delayed.insert(slot, msg);
     }
 
     fn file_leased(&mut self, slot: Slot, msg: Msg) {
+        self.joined(slot, &msg, false);
         self.deadlines.insert((msg.at, slot));
         self.leased.insert(slot, msg);
     }
@@ -470,14 +419,17 @@ impl Shard {
     /// Takes out a ready message that is not plain.
     fn take_returned(&mut self, slot: Slot) -> Option<Msg> {
         let msg = self.returned.remove(&slot).or_else(|| self.revived.remove(&slot))?;
-        self.places.remove(&(msg.after, msg.turn));
+        self.places.remove(&msg.place());
         self.expiring.remove(&(self.end_of(&msg), slot));
+        self.left(&msg);
         Some(msg)
     }
 
     fn take_leased(&mut self, slot: Slot) -> Option<Msg> {
         let msg = self.leased.remove(&slot)?;
         self.deadlines.remove(&(msg.at, slot));
+        self.left(&msg);
+        self.give_credit_back(slot);
         Some(msg)
     }
 }

@@ -1,6 +1,7 @@
 //! Rebuilding a shard from what the store holds.
 
-use super::{Corpse, Msg, Paused, Settings, Shard};
+use super::kept::{Corpse, Msg};
+use super::{Paused, Settings, Shard};
 use crate::message::{Phase, Recovered};
 use crate::time::Millis;
 

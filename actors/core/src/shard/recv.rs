@@ -1,36 +1,45 @@
 //! Handing out messages, and the receives that wait for some: first come, first served.
 
-use super::{Grant, Leased, Msg, Reply, Shard, Step, WaiterId, Want};
+use super::kept::Msg;
+use super::{Grant, Leased, Reply, Shard, Step, StreamId, WaiterId, Want, What};
 use crate::ids::Slot;
 use crate::message::{Phase, Settled, StateOp};
 use crate::reason::{Reason, Refusal};
 use crate::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A receive that waits.
+/// A receive.
 #[derive(Debug, Clone, Copy)]
-struct Waiter {
-    id: WaiterId,
-    want: Want,
-    until: Millis,
+pub(super) struct Waiter {
+    pub(super) id: WaiterId,
+    pub(super) want: Want,
+    pub(super) until: Millis,
+    pub(super) stream: Option<StreamId>,
 }
 
 /// The receives that wait, in the order they came.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
     next_turn: u64,
-    queue: BTreeMap<u64, Waiter>,
-    turns: BTreeMap<WaiterId, u64>,
-    untils: BTreeSet<(Millis, u64)>,
+    line: BTreeMap<u64, Waiter>,
+    /// Those whose stream has no credit; their turn is kept.
+    aside: BTreeMap<(StreamId, u64), Waiter>,
+    turns: BTreeMap<WaiterId, (u64, Option<StreamId>)>,
+    untils: BTreeSet<(Millis, WaiterId)>,
 }
 
 impl Waiters {
     pub(super) fn len(&self) -> usize {
-        self.queue.len()
+        self.turns.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.turns.is_empty()
+    }
+
+    /// Whether one of them lacks nothing but a message.
+    pub(super) fn any_in_line(&self) -> bool {
+        !self.line.is_empty()
     }
 
     pub(super) fn next_until(&self) -> Option<Millis> {
@@ -38,83 +47,145 @@ impl Waiters {
     }
 
     pub(super) fn remove(&mut self, id: WaiterId) {
-        if let Some(turn) = self.turns.remove(&id)
-            && let Some(waiter) = self.queue.remove(&turn)
-        {
-            self.untils.remove(&(waiter.until, turn));
+        let Some((turn, stream)) = self.turns.remove(&id) else { return };
+        let in_line = self.line.remove(&turn);
+        let waiter = in_line.or_else(|| self.aside.remove(&(stream?, turn)));
+        if let Some(waiter) = waiter {
+            self.untils.remove(&(waiter.until, id));
         }
+    }
+
+    pub(super) fn remove_all_of(&mut self, stream: StreamId) {
+        let of_it =
+            |(id, (_, of)): (&WaiterId, &(u64, Option<StreamId>))| (*of == Some(stream)).then_some(*id);
+        let ids: Vec<WaiterId> = self.turns.iter().filter_map(of_it).collect();
+        ids.into_iter().for_each(|id| self.remove(id));
     }
 
     /// Takes out those whose time has come.
     pub(super) fn give_up(&mut self, now: Millis, empty_handed: &mut Vec<WaiterId>) {
-        while let Some(&(until, turn)) = self.untils.first()
+        while let Some(&(until, id)) = self.untils.first()
             && until <= now
         {
-            self.untils.pop_first();
-            if let Some(waiter) = self.queue.remove(&turn) {
-                self.turns.remove(&waiter.id);
-                empty_handed.push(waiter.id);
-            }
+            self.remove(id);
+            empty_handed.push(id);
         }
     }
 
-    /// Whether the three indexes name the same receives.
+    /// The stream has credit again: its receives stand where they stood.
+    pub(super) fn bring_back(&mut self, stream: StreamId) {
+        while let Some((&(of, turn), _)) = self.aside.range((stream, 0)..).next()
+            && of == stream
+            && let Some(waiter) = self.aside.remove(&(of, turn))
+        {
+            self.line.insert(turn, waiter);
+        }
+    }
+
+    /// Whether the indexes name the same receives.
     pub(super) fn consistent(&self) -> bool {
-        self.queue.len() == self.turns.len()
-            && self.queue.len() == self.untils.len()
-            && self.queue.iter().all(|(turn, waiter)| {
-                self.turns.get(&waiter.id) == Some(turn) && self.untils.contains(&(waiter.until, *turn))
+        let in_line = self.line.iter().map(|(turn, waiter)| (*turn, waiter));
+        let aside = self.aside.iter().map(|((_, turn), waiter)| (*turn, waiter));
+        self.line.len() + self.aside.len() == self.turns.len()
+            && self.turns.len() == self.untils.len()
+            && self.aside.iter().all(|((stream, _), waiter)| waiter.stream == Some(*stream))
+            && in_line.chain(aside).all(|(turn, waiter)| {
+                self.turns.get(&waiter.id) == Some(&(turn, waiter.stream))
+                    && self.untils.contains(&(waiter.until, waiter.id))
             })
     }
 
     fn push(&mut self, waiter: Waiter) {
         let turn = self.next_turn;
         self.next_turn += 1;
-        self.turns.insert(waiter.id, turn);
-        self.untils.insert((waiter.until, turn));
-        self.queue.insert(turn, waiter);
+        self.turns.insert(waiter.id, (turn, waiter.stream));
+        self.untils.insert((waiter.until, waiter.id));
+        self.line.insert(turn, waiter);
+    }
+
+    /// Lets those behind the first one of this stream go before it, until the stream has credit.
+    fn set_first_aside(&mut self, stream: StreamId) {
+        if let Some((turn, waiter)) = self.line.pop_first() {
+            self.aside.insert((stream, turn), waiter);
+        }
     }
 
     fn first(&self) -> Option<Waiter> {
-        self.queue.first_key_value().map(|(_, &waiter)| waiter)
+        self.line.first_key_value().map(|(_, &waiter)| waiter)
     }
 }
 
 impl Shard {
     /// Serves a receive that has just come. Those before it have been served as far as that is possible.
-    pub(super) fn recv(&mut self, now: Millis, waiter: WaiterId, want: Want, until: Millis, step: &mut Step) {
-        self.waiters.remove(waiter);
-        if self.room() == 0 {
-            let text = match self.leased.len() >= self.settings.max_inflight as usize {
-                true => "too many messages of the topic are in flight (max_inflight): settle some first",
-                false => "too many messages of the tenant are in flight (max_inflight of its policy)",
-            };
-            step.reply = Reply::Refused(Refusal::new(Reason::Backpressure, text));
+    pub(super) fn recv(&mut self, now: Millis, waiter: Waiter, step: &mut Step) {
+        self.waiters.remove(waiter.id);
+        if let Some(refusal) = self.refuse_recv(&waiter) {
+            step.reply = Reply::Refused(refusal);
             return;
         }
-        let messages = self.hand_out(now, want, step);
+        let messages = match self.may_take(&waiter) {
+            0 => Vec::new(),
+            most => self.hand_out(now, waiter.want, most, step),
+        };
         if !messages.is_empty() {
-            step.grants.push(Grant { waiter, messages });
-        } else if until <= now {
-            step.empty_handed.push(waiter);
-        } else if self.waiters.len() >= self.settings.max_waiters as usize {
+            self.grant(&waiter, messages, step);
+        } else if waiter.until <= now {
+            step.empty_handed.push(waiter.id);
+        } else if waiter.stream.is_none() && self.waiters.len() >= self.settings.max_waiters as usize {
             let text = "too many receives wait on the topic: ask again later, or without wait_ms";
             step.reply = Reply::Refused(Refusal::new(Reason::Backpressure, text));
         } else {
-            self.waiters.push(Waiter { id: waiter, want, until });
+            self.waiters.push(waiter);
+            self.serve(now, step);
         }
+    }
+
+    fn refuse_recv(&self, waiter: &Waiter) -> Option<Refusal> {
+        if let Some(stream) = waiter.stream {
+            let text = "the queue was loaded anew and does not know the stream: open another";
+            let unknown = Refusal::new(Reason::DownstreamUnavailable, text).without_effect();
+            return (!self.streams.is_open(stream)).then_some(unknown);
+        }
+        if self.room() > 0 {
+            return None;
+        }
+        let text = match self.leased.len() >= self.settings.max_inflight as usize {
+            true => "too many messages of the topic are in flight (max_inflight): settle some first",
+            false => "too many messages of the tenant are in flight (max_inflight of its policy)",
+        };
+        Some(Refusal::new(Reason::Backpressure, text))
     }
 
     /// Gives ready messages to the receives that wait.
     pub(super) fn serve(&mut self, now: Millis, step: &mut Step) {
         while let Some(waiter) = self.waiters.first() {
-            let messages = self.hand_out(now, waiter.want, step);
+            let most = self.may_take(&waiter);
+            if most == 0
+                && let Some(stream) = waiter.stream
+            {
+                self.waiters.set_first_aside(stream);
+                continue;
+            }
+            let messages = self.hand_out(now, waiter.want, most, step);
             if messages.is_empty() {
                 return;
             }
             self.waiters.remove(waiter.id);
-            step.grants.push(Grant { waiter: waiter.id, messages });
+            self.grant(&waiter, messages, step);
         }
+    }
+
+    /// How many messages a receive may have, whatever is there.
+    fn may_take(&self, waiter: &Waiter) -> u32 {
+        let wanted = waiter.want.max_messages.max(1);
+        waiter.stream.map_or(wanted, |stream| wanted.min(self.streams.credit(stream)))
+    }
+
+    fn grant(&mut self, waiter: &Waiter, messages: Vec<Leased>, step: &mut Step) {
+        if let Some(stream) = waiter.stream {
+            messages.iter().for_each(|leased| self.streams.hold(leased.slot, stream));
+        }
+        step.grants.push(Grant { waiter: waiter.id, messages });
     }
 
     /// How many more may be in flight.
@@ -123,9 +194,9 @@ impl Shard {
         most.saturating_sub(self.leased.len())
     }
 
-    /// Leases what `want` asks for of what is ready, lowest place first.
-    fn hand_out(&mut self, now: Millis, want: Want, step: &mut Step) -> Vec<Leased> {
-        let most = (want.max_messages.max(1) as usize).min(self.room());
+    /// Leases what `want` asks for of what is ready, at most `most`, lowest place first.
+    fn hand_out(&mut self, now: Millis, want: Want, most: u32, step: &mut Step) -> Vec<Leased> {
+        let most = (most as usize).min(self.room());
         let deadline = now.plus(want.visibility_ms.unwrap_or(self.settings.visibility_ms));
         let mut bytes = 0u64;
         let mut messages = Vec::new();
@@ -149,6 +220,7 @@ impl Shard {
             msg.settled = Settled::No;
             step.ops.push(StateOp::Set { slot, state: msg.state(Phase::Leased), note: None });
             step.counts.delivered += 1;
+            step.tell(slot, &msg, What::Delivered);
             messages.push(Leased { slot, attempt: msg.attempt, delivery: msg.delivery, deadline });
             self.file_leased(slot, msg);
         }
@@ -156,9 +228,14 @@ impl Shard {
     }
 
     /// Who is first among what is ready, and its length.
-    fn next_ready(&self) -> Option<(Slot, u32)> {
+    pub(super) fn next_ready(&self) -> Option<(Slot, u32)> {
         if self.paused.recv {
             return None;
+        }
+        if self.settings.fifo {
+            let slot = self.groups.first_ready()?;
+            let msg = self.returned.get(&slot).or_else(|| self.revived.get(&slot))?;
+            return Some((slot, msg.len));
         }
         let fresh = self.fresh.front().map(|front| (front.slot, front.len));
         let returned = self.returned.first_key_value().map(|(&slot, msg)| (slot, msg.len));
@@ -175,19 +252,10 @@ impl Shard {
             return Some(msg);
         }
         let front = self.fresh.pop_front()?;
-        Some(Msg {
-            at: Millis(0),
-            enqueued: front.enqueued,
-            since: front.enqueued,
-            expires: Millis::NEVER,
-            after: slot,
-            turn: 0,
-            before: 0,
-            len: front.len,
-            attempt: 0,
-            delivery: 0,
-            settled: Settled::No,
-            noted: false,
-        })
+        let group = match self.fresh_groups.is_empty() {
+            true => 0,
+            false => self.fresh_groups.remove(&front.slot).unwrap_or(0),
+        };
+        Some(Msg::fresh(&front, group))
     }
 }

@@ -3,7 +3,8 @@
 //! A dead letter that is reprocessed keeps its id and its delivery counter and is otherwise like new: it stands
 //! behind all that was there, its attempts begin at 0, its TTL and ready retention run again.
 
-use super::{Buried, Corpse, Msg, Reply, Shard, Step};
+use super::kept::{Corpse, Msg};
+use super::{Buried, Reply, Shard, Step, What};
 use crate::ids::Slot;
 use crate::message::{Phase, Settled, StateOp};
 use crate::reason::{Reason, Refusal};
@@ -39,7 +40,8 @@ impl Shard {
     pub(super) fn purge_dead(&mut self, slots: &[Slot], step: &mut Step) -> u64 {
         let before = step.counts.purged;
         for &slot in slots {
-            if self.take_dead(slot).is_some() {
+            if let Some(corpse) = self.take_dead(slot) {
+                step.tell_of_dead(slot, &corpse, What::Purged);
                 step.ops.push(StateOp::DeadGone { slot });
                 step.counts.purged += 1;
             }
@@ -111,7 +113,9 @@ impl Shard {
             delivery: corpse.delivery,
             settled: Settled::Revived,
             noted: false,
+            group: corpse.group,
         };
+        step.tell(slot, &msg, What::Reprocessed);
         step.ops.push(StateOp::Revived { slot, state: msg.state(Phase::Ready) });
         step.counts.revived += 1;
         self.file_ready(slot, msg);

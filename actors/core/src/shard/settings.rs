@@ -28,6 +28,10 @@ pub struct Settings {
     pub max_dedup_keys: u64,
     /// Most messages ready, delayed or in flight at once.
     pub max_depth: u64,
+    /// Whether messages of one group are handed out strictly one after the other.
+    pub fifo: bool,
+    /// Whether messages are kept in memory alone from now on.
+    pub ram: bool,
     /// Most messages in flight at once.
     pub max_inflight: u32,
     /// Most receives waiting at once.
@@ -48,6 +52,8 @@ impl Default for Settings {
             dedup_window_ms: 300_000,
             max_dedup_keys: 1_000_000,
             max_depth: u64::MAX,
+            fifo: false,
+            ram: false,
             max_inflight: 8_192,
             max_waiters: 10_000,
         }
@@ -77,6 +83,10 @@ pub struct SettingsPatch {
     pub max_dedup_keys: Option<u64>,
     /// See [`Settings::max_depth`]; from 1.
     pub max_depth: Option<u64>,
+    /// See [`Settings::fifo`].
+    pub fifo: Option<bool>,
+    /// See [`Settings::ram`].
+    pub ram: Option<bool>,
 }
 
 impl SettingsPatch {
@@ -95,6 +105,8 @@ impl SettingsPatch {
         take(&mut self.dedup_window_ms, newer.dedup_window_ms);
         take(&mut self.max_dedup_keys, newer.max_dedup_keys);
         take(&mut self.max_depth, newer.max_depth);
+        take(&mut self.fifo, newer.fifo);
+        take(&mut self.ram, newer.ram);
     }
 
     /// The settings of a topic that has this patch on top of `configured`.
@@ -111,6 +123,8 @@ impl SettingsPatch {
             dedup_window_ms: self.dedup_window_ms.unwrap_or(configured.dedup_window_ms),
             max_dedup_keys: self.max_dedup_keys.unwrap_or(configured.max_dedup_keys),
             max_depth: self.max_depth.unwrap_or(configured.max_depth),
+            fifo: self.fifo.unwrap_or(configured.fifo),
+            ram: self.ram.unwrap_or(configured.ram),
             ..*configured
         }
     }

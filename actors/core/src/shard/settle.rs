@@ -1,6 +1,7 @@
 //! Ack, nack, extend: what a receipt still permits (the table of SPEC §4.7), and what follows from it.
 
-use super::{Corpse, DeliveryRef, Msg, NackMode, Shard, Step};
+use super::kept::{Corpse, Msg};
+use super::{DeliveryRef, NackMode, Shard, Step, What};
 use crate::ids::Slot;
 use crate::message::{DeadLetter, Phase, Settled, StateOp};
 use crate::reason::Reason;
@@ -59,6 +60,7 @@ impl Shard {
         if let Some(msg) = self.take_held(delivery.slot) {
             step.ops.push(StateOp::Gone { slot: delivery.slot, noted: msg.noted });
             step.counts.acked += 1;
+            step.tell(delivery.slot, &msg, What::Acked);
             self.tally.acked += 1;
         }
         Ok(())
@@ -92,11 +94,16 @@ impl Shard {
             Standing::Gone | Standing::Stale | Standing::Settled(_) => return Err(Reason::StaleReceipt),
             Standing::InFlight | Standing::TimedOut => {}
         }
+        let holder = self.streams.holder(delivery.slot);
         if let Some(mut msg) = self.take_held(delivery.slot) {
             msg.at = deadline;
             let state = msg.state(Phase::Leased);
             step.ops.push(StateOp::Set { slot: delivery.slot, state, note: None });
+            step.tell(delivery.slot, &msg, What::Extended);
             self.file_leased(delivery.slot, msg);
+            if let Some(stream) = holder {
+                self.streams.hold(delivery.slot, stream);
+            }
         }
         Ok(())
     }
@@ -130,10 +137,11 @@ impl Shard {
         step: &mut Step,
     ) {
         msg.at = now;
+        step.tell_why(slot, &msg, What::DeadLettered, Some(reason));
         let letter = DeadLetter { reason: reason.to_owned(), attempts: msg.attempt, last_error, at: now };
         step.ops.push(StateOp::Dead { slot, state: msg.state(Phase::Dead), letter });
         step.counts.dead += 1;
-        step.counts.dead_again += u64::from(msg.turn > 0 && (msg.after, msg.turn) > self.watched_from);
+        step.counts.dead_again += u64::from(msg.turn > 0 && msg.place() > self.watched_from);
         self.file_dead(slot, Corpse::of(&msg, msg.ttl_ms()));
     }
 
@@ -175,10 +183,14 @@ impl Shard {
                 return self.bury(now, slot, msg, reason, None, step);
             }
             NackMode::Release => {
+                step.tell_why(slot, &msg, What::Released, nack.note.as_deref());
                 msg.attempt = msg.attempt.saturating_sub(1);
                 nack.delay_ms.unwrap_or(0)
             }
-            NackMode::Fail => nack.delay_ms.unwrap_or_else(|| self.backoff(slot, &msg, nack.entropy)),
+            NackMode::Fail => {
+                step.tell_why(slot, &msg, What::Failed, nack.note.as_deref());
+                nack.delay_ms.unwrap_or_else(|| self.backoff(slot, &msg, nack.entropy))
+            }
         };
         if let Some(reason) = self.exhausted(&msg) {
             return self.bury(now, slot, msg, reason, nack.note.clone(), step);

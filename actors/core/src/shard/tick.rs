@@ -1,6 +1,7 @@
 //! What time alone does: deadlines, ends of delays, TTLs, and receives that have waited long enough.
 
-use super::{Msg, STALL_MS, Shard, Step};
+use super::kept::Msg;
+use super::{STALL_MS, Shard, Step, What};
 use crate::ids::Slot;
 use crate::message::{Phase, StateOp};
 use crate::time::Millis;
@@ -23,11 +24,12 @@ impl Shard {
         times.into_iter().flatten().min()
     }
 
-    /// Whether nothing but ready and dead messages is left: the shard can be dropped and recovered when it is
-    /// next used, or at [`Shard::wake_at`].
+    /// Whether nothing but ready and dead messages is left, and nobody receives: the shard can be dropped and
+    /// recovered when it is next used, or at [`Shard::wake_at`].
     #[must_use]
     pub fn idle(&self) -> bool {
-        self.waiters.is_empty() && self.leased.is_empty() && self.delayed.is_empty() && !self.uncommitted()
+        let deaf = self.waiters.is_empty() && self.streams.is_empty();
+        deaf && self.leased.is_empty() && self.delayed.is_empty() && !self.uncommitted()
     }
 
     /// Brings the shard to `now`, then serves the receives that wait.
@@ -37,6 +39,7 @@ impl Shard {
         while let Some(slot) = due(self.dues.first(), now) {
             self.dues.pop_first();
             if let Some(msg) = self.delayed.remove(&slot) {
+                self.left(&msg);
                 self.come_back(now, slot, msg, step);
             }
         }
@@ -55,10 +58,20 @@ impl Shard {
     /// Ends by retention what was never handed out.
     fn end_fresh(&mut self, now: Millis, step: &mut Step) {
         let Some(until) = now.0.checked_sub(self.settings.retention_ms) else { return };
-        for (first, count) in self.fresh.take_until(Millis(until)) {
+        for (first, count, enqueued) in self.fresh.take_until(Millis(until)) {
+            step.tell_run(first, count, What::Expired, enqueued);
+            self.forget_fresh_groups(first, count);
             step.ops.push(StateOp::GoneRun { first, count });
             step.counts.expired += u64::from(count);
             self.tally.expired += u64::from(count);
+        }
+    }
+
+    fn forget_fresh_groups(&mut self, first: Slot, count: u16) {
+        let range = first..Slot(first.0 + u64::from(count));
+        let named: Vec<Slot> = self.fresh_groups.range(range).map(|(&slot, _)| slot).collect();
+        for slot in named {
+            self.fresh_groups.remove(&slot);
         }
     }
 
@@ -67,7 +80,8 @@ impl Shard {
         let Some(until) = now.0.checked_sub(self.settings.dlq_retention_ms) else { return };
         while let Some(slot) = due(self.buried.first(), Millis(until)) {
             self.buried.pop_first();
-            self.dead.remove(&slot);
+            let Some(corpse) = self.dead.remove(&slot) else { continue };
+            step.tell_of_dead(slot, &corpse, What::Expired);
             step.ops.push(StateOp::DeadGone { slot });
             step.counts.expired += 1;
             self.tally.expired += 1;
@@ -77,6 +91,7 @@ impl Shard {
     /// Ends a message, already taken out of its map, by its TTL or by retention.
     pub(super) fn expire(&mut self, slot: Slot, msg: &Msg, step: &mut Step) {
         step.ops.push(StateOp::Gone { slot, noted: msg.noted });
+        step.tell(slot, msg, What::Expired);
         step.counts.expired += 1;
         self.tally.expired += 1;
     }
@@ -94,7 +109,10 @@ impl Shard {
         while let Some(slot) = due(self.deadlines.first().filter(|&&(at, _)| at < stalls_at), now) {
             self.deadlines.pop_first();
             let Some(msg) = self.leased.remove(&slot) else { continue };
+            self.left(&msg);
+            self.give_credit_back(slot);
             step.counts.timeouts += 1;
+            step.tell(slot, &msg, What::TimedOut);
             if let Some(reason) = self.exhausted(&msg) {
                 self.bury(now, slot, msg, reason, None, step);
             } else if self.come_back(now, slot, msg, step) {

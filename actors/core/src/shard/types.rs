@@ -1,5 +1,6 @@
 //! What is asked of a shard, and what it answers.
 
+use super::event::Event;
 use super::settings::{Paused, Settings};
 use crate::ids::Slot;
 use crate::message::{PutOutcome, StateOp};
@@ -9,6 +10,10 @@ use crate::time::Millis;
 /// Names a receive that waits for messages; given by the shell, unique in the shard's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WaiterId(pub u64);
+
+/// Names a stream; given by the shell, unique in the shard's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u64);
 
 /// Names one commit that the shell owes the shard, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +67,20 @@ pub enum Command {
         want: Want,
         /// When to answer empty; `now` or earlier = at once.
         until: Millis,
+        /// The stream it is for: then it gets no more than that may hold, and waits where others are refused.
+        stream: Option<StreamId>,
+    },
+    /// A consumer wants to receive again and again. Refused if there are too many of them.
+    OpenStream {
+        /// The caller's name for it.
+        stream: StreamId,
+        /// Most deliveries it holds unsettled.
+        max_inflight: u32,
+    },
+    /// The stream is over. What it holds stays leased.
+    CloseStream {
+        /// Which stream.
+        stream: StreamId,
     },
     /// The receive's caller went away before it was answered.
     CancelRecv {
@@ -157,7 +176,7 @@ pub struct Grant {
 /// [`Step::empty_handed`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// Nothing to say (Recv that waits or was granted, CancelRecv, Corrupt, Tick).
+    /// Nothing to say (Recv that waits or was granted, CancelRecv, streams, Corrupt, Tick).
     None,
     /// Room is reserved: send the messages with the step's ticket.
     Reserved,
@@ -223,6 +242,8 @@ pub struct Step {
     pub empty_handed: Vec<WaiterId>,
     /// For the metrics.
     pub counts: Counts,
+    /// For the messages' histories; true when the step is durable.
+    pub events: Vec<Event>,
 }
 
 /// The figures of a topic (GET on its base). All durable.
@@ -294,6 +315,7 @@ impl Step {
             grants: Vec::new(),
             empty_handed: Vec::new(),
             counts: Counts::default(),
+            events: Vec::new(),
         }
     }
 }

@@ -9,40 +9,46 @@ use crate::shard::{
 };
 use crate::time::Millis;
 
-fn stored(slot: u64) -> StoredAt {
-    StoredAt { slot: Slot(slot), enqueued: Millis(10), len: 1, due: None, expires: None }
+pub(super) fn stored(slot: u64) -> StoredAt {
+    StoredAt { slot: Slot(slot), enqueued: Millis(10), len: 1, due: None, expires: None, group: 0 }
 }
 
-fn put(shard: &mut Shard, now: u64, messages: &[StoredAt]) -> Step {
+pub(super) fn put(shard: &mut Shard, now: u64, messages: &[StoredAt]) -> Step {
     let step = shard.apply(Millis(now), Command::Enqueue { count: messages.len() as u32 });
     let outcomes: Vec<_> = messages.iter().map(|&at| PutOutcome::Stored(at)).collect();
     shard.committed(Millis(now), step.ticket.unwrap(), &outcomes)
 }
 
-fn recv(shard: &mut Shard, now: u64, waiter: u64, until: u64) -> Step {
+pub(super) fn recv(shard: &mut Shard, now: u64, waiter: u64, until: u64) -> Step {
     let want = Want { max_messages: 10, max_bytes: 1 << 20, visibility_ms: None };
     let (waiter, until) = (WaiterId(waiter), Millis(until));
-    shard.apply(Millis(now), Command::Recv { waiter, want, until })
+    shard.apply(Millis(now), Command::Recv { waiter, want, until, stream: None })
 }
 
-fn commit(shard: &mut Shard, now: u64, step: &Step) -> Step {
+pub(super) fn commit(shard: &mut Shard, now: u64, step: &Step) -> Step {
     shard.committed(Millis(now), step.ticket.unwrap(), &[])
 }
 
-fn slots(step: &Step) -> Vec<u64> {
+pub(super) fn slots(step: &Step) -> Vec<u64> {
     step.grants.iter().flat_map(|grant| &grant.messages).map(|leased| leased.slot.0).collect()
 }
 
-fn delivery(slot: u64, delivery: u32) -> DeliveryRef {
+pub(super) fn delivery(slot: u64, delivery: u32) -> DeliveryRef {
     DeliveryRef { slot: Slot(slot), delivery }
 }
 
-fn nack(shard: &mut Shard, now: u64, of: DeliveryRef, mode: NackMode, delay_ms: Option<u64>) -> Step {
+pub(super) fn nack(
+    shard: &mut Shard,
+    now: u64,
+    of: DeliveryRef,
+    mode: NackMode,
+    delay_ms: Option<u64>,
+) -> Step {
     let deliveries = vec![of];
     shard.apply(Millis(now), Command::Nack { deliveries, mode, delay_ms, note: None, entropy: now })
 }
 
-fn refused(step: &Step) -> Option<Reason> {
+pub(super) fn refused(step: &Step) -> Option<Reason> {
     match &step.reply {
         Reply::Refused(refusal) => Some(refusal.reason),
         _ => None,
@@ -93,7 +99,8 @@ fn neighbours_in_two_chunks_or_of_two_times_are_not_one_run() {
     let _ = put(&mut shard, 11, &[stored(last.0), later]);
     assert_eq!(shard.stats().oldest_enqueued, Some(Millis(10)));
     let want = Want { max_messages: 1, max_bytes: 1, visibility_ms: None };
-    let _ = shard.apply(Millis(12), Command::Recv { waiter: WaiterId(1), want, until: Millis(12) });
+    let _ =
+        shard.apply(Millis(12), Command::Recv { waiter: WaiterId(1), want, until: Millis(12), stream: None });
     assert_eq!(shard.stats().oldest_enqueued, Some(Millis(11)));
     shard.check().unwrap();
 }
@@ -345,7 +352,8 @@ fn a_ttl_waits_for_what_is_in_flight_or_delayed() {
     let short = |slot, due| StoredAt { due, expires: Some(Millis(1_000)), ..stored(slot) };
     let _ = put(&mut shard, 10, &[short(1, None), short(2, None), short(3, Some(Millis(2_000)))]);
     let want = Want { max_messages: 1, max_bytes: 1, visibility_ms: None };
-    let _ = shard.apply(Millis(20), Command::Recv { waiter: WaiterId(1), want, until: Millis(20) });
+    let _ =
+        shard.apply(Millis(20), Command::Recv { waiter: WaiterId(1), want, until: Millis(20), stream: None });
     let step = shard.apply(Millis(999), Command::Tick);
     assert!(step.ops.is_empty());
     let gone = |slot| StateOp::Gone { slot: Slot(slot), noted: false };
@@ -379,6 +387,7 @@ fn a_receive_for_nothing_gets_one_message() {
     let mut shard = Shard::new(Settings::default());
     let _ = put(&mut shard, 10, &[stored(1), stored(2)]);
     let want = Want { max_messages: 0, max_bytes: 0, visibility_ms: None };
-    let step = shard.apply(Millis(20), Command::Recv { waiter: WaiterId(1), want, until: Millis(90) });
+    let step =
+        shard.apply(Millis(20), Command::Recv { waiter: WaiterId(1), want, until: Millis(90), stream: None });
     assert_eq!(slots(&step), [1]);
 }

@@ -14,6 +14,8 @@ pub(super) enum State {
     Gone,
     Fresh,
     FreshWithTtl,
+    /// Never handed out, and another of its group stands before it.
+    Behind,
     TimedOut,
     Failed,
     Released,
@@ -31,11 +33,12 @@ pub(super) enum State {
     DeadRejected,
 }
 
-const STATES: [State; 18] = [
+const STATES: [State; 19] = [
     State::Absent,
     State::Gone,
     State::Fresh,
     State::FreshWithTtl,
+    State::Behind,
     State::TimedOut,
     State::Failed,
     State::Released,
@@ -57,12 +60,25 @@ pub(super) const AIMED: [&str; 6] = ["ack", "fail", "release", "reject", "extend
 /// Commands that name messages.
 pub(super) const NAMED: [&str; 3] = ["reprocess", "purge_dead", "replace"];
 /// Commands that meet whatever is there.
-const BROAD: [&str; 9] =
-    ["recv", "tick", "enqueue", "cancel", "committed", "crash", "configure", "purge", "delete"];
+const BROAD: [&str; 12] = [
+    "recv",
+    "stream",
+    "open",
+    "close",
+    "tick",
+    "enqueue",
+    "cancel",
+    "committed",
+    "crash",
+    "configure",
+    "purge",
+    "delete",
+];
 
 impl State {
-    pub(super) fn of(m: &M, now: u64, uncommitted: bool) -> State {
+    pub(super) fn of(m: &M, now: u64, uncommitted: bool, may_go: bool) -> State {
         match (m.place, m.settled) {
+            (Place::Ready, Settled::No) if m.delivery == 0 && !may_go => State::Behind,
             (Place::Leased, _) if m.timed_out => State::TimedOut,
             (Place::Leased, _) if m.at <= now => State::Overdue,
             (Place::Leased, _) if uncommitted => State::LeasedUncommitted,
@@ -85,8 +101,10 @@ impl State {
 
     /// Messages that were never handed out have no newest delivery, and one that never was meets nothing.
     fn can_meet(self, command: &str, newest: bool) -> bool {
-        let never_out =
-            matches!(self, State::Absent | State::Fresh | State::FreshWithTtl | State::DelayedFresh);
+        let never_out = matches!(
+            self,
+            State::Absent | State::Fresh | State::FreshWithTtl | State::Behind | State::DelayedFresh
+        );
         let aimed = AIMED.contains(&command);
         let broad = BROAD.contains(&command);
         !(aimed && newest && never_out || broad && self == State::Absent)

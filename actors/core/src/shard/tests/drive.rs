@@ -1,16 +1,19 @@
 //! Drives a shard and the model with one random sequence and compares them after each command. Plays the
 //! shell and the store: commits come late, crashes lose what was not committed.
 
+mod compare;
+
 use super::cover::{AIMED, Coverage, NAMED, State};
 use super::disk::Disk;
-use super::model::{Expect, Model, NackArgs};
+use super::expect::{Expect, NackArgs};
+use super::model::Model;
 use super::msg::{M, Place};
 use super::rng::Rng;
-use super::seen::{drawn, walk};
+use super::seen::drawn;
 use crate::ids::Slot;
-use crate::message::{MsgState, Phase, PutOutcome, Recovered, StateOp, StoredAt};
+use crate::message::{PutOutcome, Recovered, StateOp, StoredAt};
 use crate::shard::{
-    Command, DeliveryRef, NackMode, Paused, PeekState, Recovery, Reply, Settings, Shard, Step, Ticket,
+    Command, DeliveryRef, NackMode, Paused, Recovery, Reply, Settings, Shard, Step, StreamId, Ticket,
     WaiterId, Want,
 };
 use crate::time::Millis;
@@ -50,6 +53,7 @@ pub(super) fn run(seed: u64, coverage: &mut Coverage) {
         backoff_max_ms: rng.pick(&[0, 300, 60_000]),
         max_inflight: rng.pick(&[1, 3, 8, 100]),
         max_depth: rng.pick(&[3, 8, 100]),
+        fifo: rng.chance(25),
         max_waiters: rng.pick(&[0, 1, 4]),
         retention_ms: rng.pick(&[1_000, 30_000, 600_000_000, 600_000_000, 600_000_000]),
         dlq_retention_ms: rng.pick(&[1_000, 30_000, 600_000_000, 600_000_000, 600_000_000]),
@@ -79,7 +83,8 @@ impl Run<'_> {
         match self.rng.below(100) {
             0..9 => self.enqueue(),
             9..26 => self.recv(),
-            26..66 => self.settle(),
+            26..30 => self.open_or_close(),
+            30..66 => self.settle(),
             66..72 => self.command("tick", Command::Tick, |model, now, _| model.tick(now)),
             72..75 => self.cancel(),
             75..79 => self.end_or_revive(),
@@ -133,8 +138,34 @@ impl Run<'_> {
         let waiter = self.next_waiter;
         self.next_waiter += 1;
         let until = self.now + self.rng.pick(&[0, 0, 1, 300, 20_000]);
-        let command = Command::Recv { waiter: WaiterId(waiter), want, until: Millis(until) };
-        self.command("recv", command, |model, now, _| model.recv(now, waiter, want, until));
+        let open: Vec<u64> = self.model.streams.keys().copied().collect();
+        let stream = match open.is_empty() || self.rng.chance(30) {
+            true => self.rng.chance(5).then_some(0),
+            false => Some(self.rng.pick(&open)),
+        };
+        let name = if stream.is_some() { "stream" } else { "recv" };
+        let (id, until_at) = (WaiterId(waiter), Millis(until));
+        let command = Command::Recv { waiter: id, want, until: until_at, stream: stream.map(StreamId) };
+        self.command(name, command, |model, now, _| model.recv(now, (waiter, want, until, stream)));
+    }
+
+    fn open_or_close(&mut self) {
+        let open: Vec<u64> = self.model.streams.keys().copied().collect();
+        let (name, command, fine) = if open.is_empty() || self.rng.chance(25) {
+            let (stream, max_inflight) = (self.next_waiter, self.rng.pick(&[1, 2, 5]));
+            self.next_waiter += 1;
+            let fine = self.model.open_stream(stream, max_inflight);
+            ("open", Command::OpenStream { stream: StreamId(stream), max_inflight }, fine)
+        } else {
+            let stream = self.rng.pick(&open);
+            self.model.close_stream(stream);
+            ("close", Command::CloseStream { stream: StreamId(stream) }, true)
+        };
+        self.meet_all(name);
+        let step = self.shard.apply(Millis(self.now), command);
+        assert_eq!(matches!(step.reply, Reply::Refused(_)), !fine, "{name}");
+        assert!(step.ticket.is_none() && step.grants.is_empty() && step.empty_handed.is_empty());
+        self.compare();
     }
 
     fn settle(&mut self) {
@@ -182,7 +213,8 @@ impl Run<'_> {
 
     /// A delivery of some message: often the newest, sometimes one before or none that ever was.
     fn aim(&mut self, kind: &'static str) -> DeliveryRef {
-        let out = |m: &M| m.delivery > 0 && m.place != Place::Dead;
+        let dead = self.rng.chance(15);
+        let out = |m: &M| m.delivery > 0 && (m.place == Place::Dead) == dead;
         let mut slots: Vec<Slot> =
             self.model.live.iter().filter(|(_, m)| out(m)).map(|(&slot, _)| Slot(slot)).collect();
         if slots.is_empty() || self.rng.chance(25) {
@@ -211,11 +243,11 @@ impl Run<'_> {
         let live: Vec<Slot> = self.model.live.keys().map(|&slot| Slot(slot)).collect();
         let name = match self.rng.below(100) {
             0..45 => "reprocess",
-            45..70 => "purge_dead",
+            45..66 => "purge_dead",
             _ => "replace",
         };
         for _ in 0..=if name == "replace" { 0 } else { self.rng.below(3) } {
-            let others = if self.rng.chance(70) { &live } else { &all };
+            let others = if self.rng.chance(88) { &live } else { &all };
             let dead_ones = !dead.is_empty() && self.rng.chance(if name == "reprocess" { 60 } else { 10 });
             let from = if dead_ones { &dead } else { others };
             let absent = Slot::new(self.next_chunk + 7, self.rng.below(4) as u16);
@@ -242,7 +274,8 @@ impl Run<'_> {
         let step = self.shard.apply(Millis(self.now), Command::Replace { slot });
         if self.model.replace(slot) {
             let ticket = step.ticket.expect("a ticket for the room and the end");
-            assert_eq!((step.reply, step.counts.purged), (Reply::Reserved, 1));
+            assert_eq!((&step.reply, step.counts.purged), (&Reply::Reserved, 1));
+            self.judge_events("replace", &step);
             self.model.puts.push((ticket, 1));
             assert!(self.model.close(self.now, step.ticket));
             self.owed.push_back((ticket, Owed::Put(1, step.ops)));
@@ -268,6 +301,7 @@ impl Run<'_> {
         let settings = Settings {
             max_attempts: self.rng.pick(&[1, 2, 3, 5]),
             max_inflight: self.rng.pick(&[1, 3, 8, 100]),
+            fifo: self.rng.chance(25),
             retention_ms: self.rng.pick(&[2_000, 30_000, 600_000_000, 600_000_000, 600_000_000]),
             dlq_retention_ms: self.rng.pick(&[2_000, 30_000, 600_000_000, 600_000_000, 600_000_000]),
             ..self.model.settings
@@ -309,6 +343,7 @@ impl Run<'_> {
             ..done
         };
         assert_eq!(&done, expect, "at {} {text}", self.now);
+        self.judge_events(text, &step);
         assert_eq!(step.empty_handed.len(), done.empty.len(), "answered twice");
         for leased in step.grants.iter().flat_map(|grant| &grant.messages) {
             let newest = self.known.get_mut(&leased.slot).expect("a message that was put");
@@ -384,7 +419,8 @@ impl Run<'_> {
                 let delay = self.rng.pick(&[None, None, Some(1), Some(700), Some(10_000)]);
                 let ttl = self.rng.pick(&[None, None, Some(100), Some(2_000), Some(40_000)]);
                 let (due, expires) = (delay.map(|ms| enqueued.plus(ms)), ttl.map(|ms| enqueued.plus(ms)));
-                PutOutcome::Stored(StoredAt { slot, enqueued, len, due, expires })
+                let group = self.rng.pick(&[0, 5, 9]);
+                PutOutcome::Stored(StoredAt { slot, enqueued, len, due, expires, group })
             }
         }
     }
@@ -418,7 +454,7 @@ impl Run<'_> {
             Some(m) => {
                 let same = |durable: &M| durable.delivery == m.delivery;
                 let uncommitted = !self.model.durable.get(&slot.0).is_some_and(same);
-                State::of(m, self.now, uncommitted)
+                State::of(m, self.now, uncommitted, self.model.may_go(slot.0))
             }
             None if self.known.contains_key(&slot) => State::Gone,
             None => State::Absent,
@@ -430,65 +466,6 @@ impl Run<'_> {
         for slot in slots {
             let state = self.state(slot);
             self.coverage.meet(state, name, true);
-        }
-    }
-
-    fn compare(&mut self) {
-        self.shard.check().unwrap();
-        let live = &self.model.live;
-        let of = |f: &dyn Fn(&M) -> bool| live.iter().filter(|(_, m)| f(m)).collect::<Vec<_>>();
-        let stats = self.shard.stats();
-        let oldest = of(&M::is_ready).iter().map(|(_, m)| m.lives_since()).min();
-        assert_eq!(stats.oldest_enqueued, oldest.map(Millis));
-        assert_eq!(stats.waiters, self.model.waiting.len() as u64);
-        assert_eq!(self.shard.wake_at(), self.model.wake_at().map(Millis));
-        let owes = !(self.model.puts.is_empty() && self.model.writes.is_empty());
-        assert_eq!(self.shard.uncommitted(), owes);
-        let parts = [
-            (PeekState::Ready, stats.ready, of(&M::is_ready)),
-            (PeekState::Delayed, stats.delayed, of(&|m| m.place == Place::Delayed)),
-            (PeekState::Vis, stats.vis, of(&M::in_flight)),
-            (PeekState::Dlq, stats.dlq, of(&|m| m.place == Place::Dead)),
-        ];
-        let limit = 1 + self.rng.below(4) as usize;
-        for (state, count, expected) in parts {
-            let walked = walk(&self.shard, state, limit);
-            assert_eq!(count, expected.len() as u64, "{state:?}");
-            assert_eq!(walked.len(), expected.len(), "{state:?} {walked:?}");
-            for (seen, (slot, m)) in walked.iter().zip(expected) {
-                let deadline = m.in_flight().then_some(Millis(m.at));
-                let wanted = (Slot(*slot), m.attempt, m.delivery, deadline);
-                assert_eq!((seen.slot, seen.attempt, seen.delivery, seen.deadline), wanted);
-                assert!(self.shard.exists(seen.slot));
-            }
-        }
-        let quiet = |m: &M| m.place == Place::Dead || m.is_ready();
-        assert_eq!(self.shard.idle(), stats.waiters == 0 && !owes && live.values().all(quiet));
-    }
-
-    fn compare_disk(&self) {
-        assert_eq!(self.disk.rows.len(), self.model.durable.len());
-        for (row, (slot, m)) in self.disk.rows.values().zip(&self.model.durable) {
-            assert_eq!(row.stored.slot.0, *slot);
-            let letter = self.disk.letters.get(&row.stored.slot);
-            let told = letter.map(|letter| (letter.reason.clone(), letter.last_error.clone()));
-            assert_eq!(told, m.letter);
-            assert_eq!(letter.map_or(m.attempt, |letter| letter.attempts), m.attempt);
-            let Some(state) = row.state else {
-                assert_eq!((m.delivery, m.at), (0, row.stored.due.unwrap_or_default().0));
-                continue;
-            };
-            let phase = match m.place {
-                Place::Ready => Phase::Ready,
-                Place::Leased => Phase::Leased,
-                Place::Delayed => Phase::Delayed,
-                Place::Dead => Phase::Dead,
-            };
-            let (attempt, delivery, settled, noted) = (m.attempt, m.delivery, m.settled, m.noted);
-            let at = Millis(m.at);
-            let revived = state.revived;
-            assert_eq!(revived.map(|revived| (revived.at.0, revived.deliveries)), m.revived);
-            assert_eq!(state, MsgState { phase, at, attempt, delivery, settled, noted, revived });
         }
     }
 }

@@ -1,33 +1,16 @@
 //! What a shard should do, said as plainly as possible: one list of messages, walked for everything. Written
 //! from SPEC §4 and sharing nothing with the machine but its vocabulary.
 
+use super::expect::{Expect, NackArgs};
 use super::msg::{M, NEVER, Place, fresh};
 use crate::ids::Slot;
 use crate::message::{Settled, StoredAt};
-use crate::shard::{Counts, DeliveryRef, Leased, NackMode, Paused, Settings, Ticket, Want};
+use crate::shard::{DeliveryRef, Leased, NackMode, Paused, Settings, Ticket, Want};
 use crate::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a step should have done.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Expect {
-    pub(super) results: Vec<bool>,
-    pub(super) refused: bool,
-    pub(super) purged: Option<u64>,
-    pub(super) reprocessed: Option<(u64, usize)>,
-    pub(super) grants: Vec<(u64, Vec<Leased>)>,
-    pub(super) empty: BTreeSet<u64>,
-    pub(super) counts: Counts,
-}
-
-pub(super) struct NackArgs<'a> {
-    pub(super) mode: NackMode,
-    pub(super) delay: Option<u64>,
-    pub(super) note: Option<&'a str>,
-    /// The end of the delay that the machine drew for a message.
-    pub(super) drawn: &'a BTreeMap<u64, u64>,
-}
-
+/// A receive: its name, what it wants, until when, and for which stream.
+pub(super) type Waits = (u64, Want, u64, Option<u64>);
 type Effects = Vec<(u64, Option<M>)>;
 /// Its ticket, since when it is owed, what it changes, and the settings it writes.
 type Write = (Ticket, u64, Effects, Option<(Settings, Paused)>);
@@ -39,7 +22,9 @@ pub(super) struct Model {
     pub(super) durable_config: (Settings, Paused),
     pub(super) live: BTreeMap<u64, M>,
     pub(super) durable: BTreeMap<u64, M>,
-    pub(super) waiting: Vec<(u64, Want, u64)>,
+    pub(super) waiting: Vec<Waits>,
+    /// Most deliveries of each open stream.
+    pub(super) streams: BTreeMap<u64, u32>,
     pub(super) writes: Vec<Write>,
     pub(super) puts: Vec<(Ticket, u64)>,
     dirty: BTreeSet<u64>,
@@ -116,24 +101,43 @@ impl Model {
         self.live.get(&slot.0).is_some_and(|m| m.place == Place::Dead)
     }
 
-    pub(super) fn recv(&mut self, now: u64, waiter: u64, want: Want, until: u64) -> Expect {
+    pub(super) fn recv(&mut self, now: u64, (waiter, want, until, stream): Waits) -> Expect {
         let mut out = Expect::default();
         self.pass_time(now, &mut out);
-        if self.in_flight() >= u64::from(self.settings.max_inflight) {
+        let full = self.in_flight() >= u64::from(self.settings.max_inflight);
+        if stream.map_or(full, |stream| !self.streams.contains_key(&stream)) {
             out.refused = true;
             return out;
         }
-        let messages = self.take(now, want, &mut out);
+        let messages = self.take(now, want, stream, &mut out);
         if !messages.is_empty() {
             out.grants.push((waiter, messages));
         } else if until <= now {
             out.empty.insert(waiter);
-        } else if self.waiting.len() as u64 >= u64::from(self.settings.max_waiters) {
+        } else if stream.is_none() && self.waiting.len() as u64 >= u64::from(self.settings.max_waiters) {
             out.refused = true;
         } else {
-            self.waiting.push((waiter, want, until));
+            self.waiting.push((waiter, want, until, stream));
         }
         out
+    }
+
+    pub(super) fn open_stream(&mut self, stream: u64, most: u32) -> bool {
+        let room = (self.streams.len() as u64) < u64::from(self.settings.max_waiters);
+        self.streams.extend(room.then_some((stream, most)));
+        room
+    }
+
+    pub(super) fn close_stream(&mut self, stream: u64) {
+        self.streams.remove(&stream);
+        self.waiting.retain(|w| w.3 != Some(stream));
+    }
+
+    /// How many deliveries this stream may still have.
+    fn credit(&self, stream: Option<u64>) -> u64 {
+        let Some(stream) = stream else { return NEVER };
+        let holds = self.live.values().filter(|m| m.in_flight() && m.stream == Some(stream)).count() as u64;
+        u64::from(self.streams[&stream]) - holds
     }
 
     pub(super) fn ack(&mut self, now: u64, deliveries: &[DeliveryRef]) -> Expect {
@@ -267,6 +271,7 @@ impl Model {
         self.moved.clear();
         out.purged = Some(out.counts.purged);
         out.empty = self.waiting.drain(..).map(|w| w.0).collect();
+        self.streams.clear();
         self.pass_time(now, &mut out);
         out
     }
@@ -336,6 +341,7 @@ impl Model {
                 m.timed_out = m.attempt < settings.max_attempts && deliveries < settings.max_deliveries;
             }
         }
+        self.live.values_mut().for_each(|m| m.stream = None);
         for m in self.live.values_mut().filter(|m| m.place == Place::Delayed && m.at <= up) {
             (m.place, m.at) = (Place::Ready, 0);
         }
@@ -374,7 +380,7 @@ impl Model {
                     continue;
                 }
                 let m = self.live.get_mut(&slot).unwrap();
-                m.timed_out = true;
+                (m.timed_out, m.stream) = (true, None);
                 out.counts.requeued_visibility += u64::from(m.ends(&self.settings) > now);
             } else if m.place == Place::Delayed && m.at <= now {
                 let m = self.live.get_mut(&slot).unwrap();
@@ -385,21 +391,22 @@ impl Model {
                 out.counts.expired += 1;
             }
         }
-        while let Some(&(waiter, want, _)) = self.waiting.first() {
-            let messages = self.take(now, want, out);
+        while let Some(i) = self.waiting.iter().position(|w| self.credit(w.3) > 0) {
+            let (waiter, want, _, stream) = self.waiting[i];
+            let messages = self.take(now, want, stream, out);
             if messages.is_empty() {
                 break;
             }
-            self.waiting.remove(0);
+            self.waiting.remove(i);
             out.grants.push((waiter, messages));
         }
         out.empty.extend(self.waiting.iter().filter(|w| w.2 <= now).map(|w| w.0));
         self.waiting.retain(|w| w.2 > now);
     }
 
-    fn take(&mut self, now: u64, want: Want, out: &mut Expect) -> Vec<Leased> {
+    fn take(&mut self, now: u64, want: Want, stream: Option<u64>, out: &mut Expect) -> Vec<Leased> {
         let mut taken = Vec::new();
-        if self.paused.recv {
+        if self.paused.recv || self.credit(stream) == 0 {
             return taken;
         }
         let mut bytes = 0;
@@ -408,7 +415,11 @@ impl Model {
         let mut ready: Vec<(u64, u64)> = ready.map(|(&slot, m)| (m.rank, slot)).collect();
         ready.sort_unstable();
         for (_, slot) in ready {
+            if !self.may_go(slot) {
+                continue;
+            }
             let full = taken.len() as u32 == want.max_messages.max(1)
+                || self.credit(stream) == 0
                 || self.in_flight() >= u64::from(self.settings.max_inflight);
             bytes += self.live[&slot].len;
             if full || (bytes > want.max_bytes && !taken.is_empty()) {
@@ -420,7 +431,7 @@ impl Model {
                 continue;
             }
             self.change(slot, |m| {
-                m.timed_out = false;
+                (m.timed_out, m.stream) = (false, stream);
                 (m.place, m.at, m.settled) = (Place::Leased, deadline, Settled::No);
                 m.attempt += 1;
                 m.delivery += 1;
@@ -439,6 +450,13 @@ impl Model {
             && self.live.get(&d.slot.0).is_some_and(|m| {
                 m.place == Place::Leased && m.delivery == d.delivery && m.settled == Settled::No
             })
+    }
+
+    /// Whether strict order lets it be handed out: nothing of its group that is not dead stands before it.
+    pub(super) fn may_go(&self, slot: u64) -> bool {
+        let its = &self.live[&slot];
+        let holds = |m: &M| m.place != Place::Dead && m.group == its.group && m.rank < its.rank;
+        !(self.settings.fifo && self.live.values().any(holds))
     }
 
     fn used_up(&self, slot: u64) -> Option<&'static str> {

@@ -27,6 +27,9 @@ pub(super) struct M {
     pub(super) delivery: u32,
     pub(super) settled: Settled,
     pub(super) noted: bool,
+    pub(super) group: u64,
+    /// Whose delivery it is while it is in flight.
+    pub(super) stream: Option<u64>,
     /// Who stands before whom: given when a message comes, and anew when it is reprocessed.
     pub(super) rank: u64,
     /// Of the newest reprocessing: when, and the deliveries before.
@@ -73,6 +76,8 @@ pub(super) fn fresh(s: &StoredAt) -> M {
         delivery: 0,
         settled: Settled::No,
         noted: false,
+        group: s.group,
+        stream: None,
         rank: 0,
         revived: None,
         letter: None,

@@ -24,7 +24,7 @@ impl World {
     fn put(&mut self, slot: u64, ttl: Option<u64>) {
         let enqueued = Millis(self.now);
         let expires = ttl.map(|ms| enqueued.plus(ms));
-        let stored = StoredAt { slot: Slot(slot), enqueued, len: 1, due: None, expires };
+        let stored = StoredAt { slot: Slot(slot), enqueued, len: 1, due: None, expires, group: 0 };
         let step = self.shard.apply(enqueued, Command::Enqueue { count: 1 });
         self.disk.rows.insert(Slot(slot), Recovered { stored, state: None });
         let _ = self.shard.committed(enqueued, step.ticket.unwrap(), &[PutOutcome::Stored(stored)]);
@@ -42,7 +42,7 @@ impl World {
 
     fn recv(&mut self, max_messages: u32) -> Vec<DeliveryRef> {
         let want = Want { max_messages, max_bytes: 1 << 20, visibility_ms: None };
-        let step = self.apply(Command::Recv { waiter: WaiterId(1), want, until: Millis(0) });
+        let step = self.apply(Command::Recv { waiter: WaiterId(1), want, until: Millis(0), stream: None });
         let messages = step.grants.iter().flat_map(|grant| &grant.messages);
         messages.map(|leased| DeliveryRef { slot: leased.slot, delivery: leased.delivery }).collect()
     }

@@ -1,0 +1,144 @@
+//! What one commit will do: duplicates decided, places given, and what must be written gathered. Changes what RAM
+//! knows of numbers and keys, and nothing else.
+
+use super::codec::{Delta, record_len};
+use super::cut::{CutChunk, Cutter};
+use super::engine::{Engine, Work};
+use super::error::UnitFailure;
+use super::schema::DEDUP_BUCKET_MS;
+use ron_core::dedup::{DedupRow, Verdict};
+use ron_core::ids::{ShardId, Slot};
+use ron_core::message::{DedupClaim, NewMessage, PutOutcome, StoredAt};
+use ron_core::time::Millis;
+use std::collections::BTreeMap;
+
+/// Everything one commit writes.
+pub(crate) struct Batch {
+    pub(crate) now: Millis,
+    pub(crate) chunks: Vec<CutChunk>,
+    /// Kept in memory alone.
+    pub(crate) ram_chunks: Vec<CutChunk>,
+    pub(crate) keys: BTreeMap<(u64, u64), Vec<DedupRow>>,
+    pub(crate) delta: Delta,
+    /// Changes of messages that are kept in memory alone.
+    pub(crate) ram_delta: Delta,
+    pub(crate) dead_chunks: Vec<u64>,
+    /// Up to which number chunks must be known to be used, before those kept in memory alone may have them.
+    pub(crate) reserve_to: u64,
+    /// Whether there is anything that memory alone will not do for.
+    pub(crate) needs_disk: bool,
+    pub(crate) size: usize,
+}
+
+/// Numbers of chunks put aside at once, so that one kept in memory alone costs no commit.
+const RESERVED_CHUNKS: u64 = 1 << 16;
+
+/// Where the messages of a commit go.
+struct Cuts {
+    durable: Cutter,
+    ram: Cutter,
+    /// Bytes of bodies that are kept in memory alone, these included.
+    ram_bytes: usize,
+    keys: BTreeMap<(u64, u64), Vec<DedupRow>>,
+    /// The last message, and whose it is.
+    last: Option<(ShardId, Slot)>,
+}
+
+impl Cuts {
+    /// Puts one message of `shard` behind all others of it, of either kind: in a commit too, places rise in the order
+    /// in which they are given, or one that comes later would stand before one that is at work already.
+    fn push(&mut self, ram: bool, shard: ShardId, message: &NewMessage) -> StoredAt {
+        let cutter = if ram { &mut self.ram } else { &mut self.durable };
+        if let Some((_, last)) = self.last.filter(|(of, _)| *of == shard) {
+            cutter.rise_above(last);
+        }
+        let stored = cutter.push(shard, message);
+        self.last = Some((shard, stored.slot));
+        if ram {
+            self.ram_bytes += record_len(message);
+        }
+        stored
+    }
+}
+
+impl Engine {
+    /// Decides duplicates, gives slots, and gathers what must be written.
+    pub(crate) fn prepare(
+        &mut self,
+        work: &[(ShardId, Work)],
+        results: &mut [Result<Vec<PutOutcome>, UnitFailure>],
+    ) -> Batch {
+        let now = self.clock.now().max(self.last_commit);
+        self.last_commit = now;
+        let mut order: Vec<usize> = (0..work.len()).filter(|&i| results[i].is_ok()).collect();
+        order.sort_by_key(|&i| work[i].0); // stable: a shard's own order stays
+        // Even numbers for what is on disk, odd ones for what is not: an id says for life which it is.
+        let first = self.next_chunk.next_multiple_of(2);
+        let (durable, ram) = (Cutter::new(now, first), Cutter::new(now, first + 1));
+        let mut cuts =
+            Cuts { durable, ram, ram_bytes: self.volatile.bytes(), keys: BTreeMap::new(), last: None };
+        let (mut size, mut needs_disk) = (0, false);
+        for &i in &order {
+            let (shard, work) = &work[i];
+            let outcomes = work.puts.iter().map(|message| self.put(&mut cuts, now, *shard, work, message));
+            let outcomes: Vec<PutOutcome> = outcomes.collect();
+            let rows = [work.topic.is_some(), work.task.is_some(), work.delete];
+            let rows = rows.into_iter().map(usize::from).sum::<usize>();
+            size += outcomes.len() + work.ops.len() + rows;
+            needs_disk |= rows > 0 || !(work.ram || outcomes.is_empty());
+            results[i] = Ok(outcomes);
+        }
+        let (chunks, next) = cuts.durable.finish();
+        let (ram_chunks, next_ram) = cuts.ram.finish();
+        self.next_chunk = next.max(next_ram - 1);
+        let (mut delta, mut ram_delta) = (Delta::new(now, self.next_chunk), Delta::new(now, self.next_chunk));
+        for op in order.iter().flat_map(|&i| &work[i].1.ops) {
+            if op.slot().is_ram() { ram_delta.push(op) } else { delta.push(op) }
+        }
+        let unproven = !ram_chunks.is_empty() && self.next_chunk > self.reserved;
+        let reserve_to = if unproven { self.next_chunk + RESERVED_CHUNKS } else { 0 };
+        needs_disk |= unproven || !(chunks.is_empty() && delta.runs.is_empty());
+        let (keys, dead_chunks) = (cuts.keys, Vec::new());
+        Batch { now, chunks, ram_chunks, keys, delta, ram_delta, dead_chunks, reserve_to, needs_disk, size }
+    }
+
+    fn put(
+        &mut self,
+        cuts: &mut Cuts,
+        now: Millis,
+        shard: ShardId,
+        work: &Work,
+        message: &NewMessage,
+    ) -> PutOutcome {
+        let verdict = message.dedup.as_ref().map(|claim| (claim, self.dedup.check(now, shard, claim)));
+        match verdict {
+            Some((_, Verdict::Duplicate { slot, enqueued, other_body })) => {
+                return PutOutcome::Duplicate { slot, enqueued, other_body };
+            }
+            Some((_, Verdict::Conflict)) => return PutOutcome::Conflict,
+            Some((_, Verdict::Full)) => return PutOutcome::DedupFull,
+            Some((_, Verdict::New)) | None => {}
+        }
+        let fits = cuts.ram_bytes + record_len(message) <= self.config.ram_bytes_max;
+        // What takes a dead letter's place must not be lost, since that one ends with it: then it goes to disk.
+        let replaces = !work.ops.is_empty();
+        if work.ram && !fits && !replaces {
+            return PutOutcome::RamFull;
+        }
+        let ram = work.ram && fits;
+        let stored = cuts.push(ram, shard, message);
+        if let Some(claim) = &message.dedup {
+            let row = self.remember(now, shard, claim, &stored);
+            let bucket = row.expires.0 / DEDUP_BUCKET_MS;
+            if !ram {
+                cuts.keys.entry((bucket, stored.slot.chunk())).or_default().push(row);
+            }
+        }
+        PutOutcome::Stored(stored)
+    }
+
+    fn remember(&mut self, now: Millis, shard: ShardId, claim: &DedupClaim, stored: &StoredAt) -> DedupRow {
+        let expires = now.plus(claim.window_ms);
+        self.dedup.insert(shard, claim, stored.slot, stored.enqueued, expires)
+    }
+}
