@@ -1,6 +1,6 @@
 //! Strict order by group (SPEC §4.5): of each group only the first message may be handed out, and while that one is
-//! in flight or delayed the others wait. First is who has the lowest place, so one that was reprocessed is the last of its
-//! group. Kept only for topics that are set so; costs an entry a message.
+//! in flight or delayed the others wait. First is who has the lowest place, so one that was reprocessed is the
+//! last of its group. Kept only for topics that are set so; costs an entry a message.
 
 use super::Shard;
 use super::kept::{Msg, Place};

@@ -150,79 +150,66 @@ impl Shard {
     pub fn apply(&mut self, now: Millis, command: Command) -> Step {
         let mut step = Step::empty();
         match command {
-            Command::Enqueue { count } => {
-                self.reserve(count, &mut step);
-                return step;
+            Command::Enqueue { count } => self.reserve(count, &mut step),
+            Command::Replace { slot } => self.replace(now, slot, &mut step),
+            Command::CancelRecv { waiter } => self.waiters.remove(waiter),
+            Command::OpenStream { stream, max_inflight } => self.open_stream(stream, max_inflight, &mut step),
+            Command::CloseStream { stream } => self.close_stream(stream),
+            timed => {
+                self.apply_in_time(now, timed, &mut step);
+                self.owe(now, &mut step);
             }
-            Command::Replace { slot } => {
-                self.replace(now, slot, &mut step);
-                return step;
-            }
-            Command::CancelRecv { waiter } => {
-                self.waiters.remove(waiter);
-                return step;
-            }
+        }
+        step
+    }
+
+    /// Applies a command that brings the shard to `now`.
+    fn apply_in_time(&mut self, now: Millis, command: Command, step: &mut Step) {
+        match command {
             Command::Recv { waiter, want, until, stream } => {
-                self.advance(now, &mut step);
-                self.recv(now, recv::Waiter { id: waiter, want, until, stream }, &mut step);
-            }
-            Command::OpenStream { stream, max_inflight } => {
-                self.open_stream(stream, max_inflight, &mut step);
-                return step;
-            }
-            Command::CloseStream { stream } => {
-                self.close_stream(stream);
-                return step;
+                self.advance(now, step);
+                self.recv(now, recv::Waiter { id: waiter, want, until, stream }, step);
+                return;
             }
             Command::Ack { deliveries } => {
-                let results = deliveries.iter().map(|&d| self.ack(d, &mut step)).collect();
+                let results = deliveries.iter().map(|&d| self.ack(d, step)).collect();
                 step.reply = Reply::Settled(results);
-                self.advance(now, &mut step);
             }
             Command::Nack { deliveries, mode, delay_ms, note, entropy } => {
                 let nack = settle::Nack { mode, delay_ms, note, entropy };
-                let results = deliveries.iter().map(|&d| self.nack(now, d, &nack, &mut step)).collect();
+                let results = deliveries.iter().map(|&d| self.nack(now, d, &nack, step)).collect();
                 step.reply = Reply::Settled(results);
-                self.advance(now, &mut step);
             }
             Command::Extend { deliveries, visibility_ms } => {
                 let deadline = now.plus(visibility_ms);
-                let results = deliveries.iter().map(|&d| self.extend(d, deadline, &mut step)).collect();
+                let results = deliveries.iter().map(|&d| self.extend(d, deadline, step)).collect();
                 step.reply = Reply::Settled(results);
-                self.advance(now, &mut step);
             }
-            Command::Corrupt { delivery } => {
-                self.corrupt(now, delivery, &mut step);
-                self.advance(now, &mut step);
-            }
+            Command::Corrupt { delivery } => self.corrupt(now, delivery, step),
             Command::Configure { settings, paused } => {
                 self.configure(settings, paused);
                 step.configured = true;
-                self.advance(now, &mut step);
             }
-            Command::Purge => {
-                step.reply = Reply::Purged(self.purge(&mut step));
-                self.advance(now, &mut step);
-            }
-            Command::Reprocess { slots } => {
-                step.reply = self.reprocess(now, &slots, &mut step);
-                self.advance(now, &mut step);
-            }
-            Command::PurgeDead { slots } => {
-                step.reply = Reply::Purged(self.purge_dead(&slots, &mut step));
-                self.advance(now, &mut step);
-            }
-            Command::Delete => {
-                let dead: Vec<Slot> = self.dead.keys().copied().collect();
-                step.reply = Reply::Purged(self.purge(&mut step) + self.purge_dead(&dead, &mut step));
-                self.waiters.give_up(Millis::NEVER, &mut step.empty_handed);
-                self.streams = stream::Streams::default();
-                self.advance(now, &mut step);
-            }
-            Command::Tick => self.advance(now, &mut step),
+            Command::Purge => step.reply = Reply::Purged(self.purge(step)),
+            Command::Reprocess { slots } => step.reply = self.reprocess(now, &slots, step),
+            Command::PurgeDead { slots } => step.reply = Reply::Purged(self.purge_dead(&slots, step)),
+            Command::Delete => step.reply = Reply::Purged(self.delete(step)),
+            Command::Tick
+            | Command::Enqueue { .. }
+            | Command::Replace { .. }
+            | Command::CancelRecv { .. }
+            | Command::OpenStream { .. }
+            | Command::CloseStream { .. } => {}
         }
-        self.owe(now, &mut step);
-        step
+        self.advance(now, step);
+    }
+
+    /// Ends all that is here, and whoever waits for more; returns how many messages.
+    fn delete(&mut self, step: &mut Step) -> u64 {
+        let dead: Vec<Slot> = self.dead.keys().copied().collect();
+        self.waiters.give_up(Millis::NEVER, &mut step.empty_handed);
+        self.streams = stream::Streams::default();
+        self.purge(step) + self.purge_dead(&dead, step)
     }
 
     /// The commit of `ticket` is done. For an enqueue, `stored` is what became of its messages, in their

@@ -29,7 +29,7 @@ fn one_of_each() -> Shard {
 fn each_invariant_notices_what_breaks_it() {
     assert_eq!(one_of_each().check(), Ok(()));
     type Spoil = fn(&mut Shard);
-    let spoils: [(&str, Spoil); 17] = [
+    let spoils: [(&str, Spoil); 20] = [
         ("Q1", |shard| shard.tally.accepted += 1),
         ("Q1", |shard| shard.tally.acked += 1),
         ("Q1", |shard| shard.tally.expired += 1),
@@ -61,6 +61,13 @@ fn each_invariant_notices_what_breaks_it() {
             shard.streams.hold(Slot(1), StreamId(1)); // it is ready
         }),
         ("Q10", |shard| shard.settings.fifo = true),
+        ("Q11", |shard| drop(shard.places.insert((Slot(1), 1), Slot(1)))), // it was never reprocessed
+        ("Q11", |shard| shard.returned.values_mut().for_each(|msg| msg.turn = 1)),
+        ("Q11", |shard| {
+            let msg = Msg { after: Slot(6), turn: 1, ..shard.returned.remove(&Slot(1)).unwrap() };
+            shard.revived.insert(Slot(1), msg);
+            shard.places.insert(msg.place(), Slot(1)); // behind the tail
+        }),
     ];
     for (i, (id, spoil)) in spoils.into_iter().enumerate() {
         let mut shard = one_of_each();
