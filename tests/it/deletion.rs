@@ -3,6 +3,7 @@
 use crate::harness::{Setup, TestNode, poll};
 use crate::http::{Answer, Client};
 use crate::mailbox::{depths, enqueue, receipt, recv, recv_one, settle, stat};
+use crate::stream::Stream;
 use serde_json::{Value, json};
 
 fn node() -> (TestNode, Client) {
@@ -219,4 +220,19 @@ fn a_sigkill_during_a_deletion_leaves_all_or_nothing() {
         client.get(&format!("/v1/acme/{topic}")).refused(404, "NOT_FOUND");
         assert_eq!(recv(&client, &topic, &json!({})), Vec::<Value>::new());
     }
+}
+
+#[test]
+fn a_stream_ends_with_its_topic_and_says_why() {
+    let (_node, client) = node();
+    enqueue(&client, "s", b"one", &[("Content-Type", b"text/plain")]);
+    let mut stream = Stream::open(&client, "s", &json!({"max_inflight": 1}));
+    assert_eq!(stream.next()["payload"], "one");
+    delete(&client, "s", "other").refused(400, "MALFORMED");
+    assert_eq!(depths(&client, "s"), [0, 0, 1, 0], "nothing has ended");
+    assert_eq!(delete(&client, "s", "s").json(200)["purged"], 1);
+    assert_eq!(stream.next()["reason"], "DOWNSTREAM_UNAVAILABLE");
+    enqueue(&client, "s", b"two", &[("Content-Type", b"text/plain")]);
+    let mut again = Stream::open(&client, "s", &json!({}));
+    assert_eq!(again.next()["payload"], "two", "the topic that comes after has streams of its own");
 }
