@@ -164,6 +164,7 @@ impl Gate {
             attrs: accepted.attrs.clone(),
             idempotency_key: None,
             corr_id: call.call.corr.to_string(),
+            source_msg_id: None,
         };
         let dedup = Some(accepted.dedup.claim(served.rules.name(), &payload_hash));
         NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup }

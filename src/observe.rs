@@ -108,6 +108,7 @@ impl QueueFigures for Queues {
                     requeued_nack: counts.requeued_release,
                     requeued_retry: counts.requeued_retry,
                     dlq_writes: counts.dead,
+                    reprocessed: counts.revived,
                 },
             }
         };

@@ -69,7 +69,7 @@ impl Foundation {
             seed: args.seed,
         };
         let mailbox = Arc::new(args.mailbox);
-        let directory = Arc::new(Directory::new(opened.topics, mailbox.as_ref().clone()));
+        let directory = Arc::new(Directory::new(opened.topics, opened.next_shard, mailbox.as_ref().clone()));
         Ok(Foundation { cell: opened.cell, clock: opened.clock, bus, directory, options, mailbox })
     }
 

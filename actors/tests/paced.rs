@@ -113,6 +113,7 @@ async fn send_one(mailbox: &Mailbox) {
         attrs: Vec::new(),
         idempotency_key: None,
         corr_id: "corr-0001".into(),
+        source_msg_id: None,
     };
     let payload_hash = ContentHash::of(&payload);
     let message = NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup: None };

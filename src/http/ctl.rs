@@ -5,7 +5,9 @@ use crate::http::body;
 use crate::http::dto;
 use crate::http::error::{Failure, json_of};
 use crate::http::headers;
-use crate::http::mailbox::{MailboxApp, MailboxService, mailbox_routes, topic_routes, with_fallbacks};
+use crate::http::mailbox::{
+    MailboxApp, MailboxService, dlq_routes, mailbox_routes, topic_routes, with_fallbacks,
+};
 use crate::http::request::{Call, Peer};
 use axum::Router;
 use axum::body::Body;
@@ -134,7 +136,13 @@ pub fn ctl_router<D: ControlDesk, M: MailboxService>(
         .route("/ctl/keys", get(keys::<D>))
         .route("/ctl/key/rotate", post(rotate::<D>))
         .with_state(desk);
-    with_fallbacks(routes.merge(more).merge(mailbox_routes(mailbox.clone())).merge(topic_routes(mailbox)))
+    with_fallbacks(
+        routes
+            .merge(more)
+            .merge(mailbox_routes(mailbox.clone()))
+            .merge(topic_routes(mailbox.clone()))
+            .merge(dlq_routes(mailbox)),
+    )
 }
 
 type Answer = Result<Response, Failure>;

@@ -97,6 +97,7 @@ impl Draft {
             attrs: self.attrs,
             idempotency_key: self.idempotency_key,
             corr_id: corr.as_str().to_owned(),
+            source_msg_id: None,
         };
         NewMessage { payload, payload_hash, meta, delay_ms: self.delay_ms, ttl_ms: self.ttl_ms, dedup }
     }

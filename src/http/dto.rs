@@ -14,6 +14,10 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
+mod dlq;
+
+pub(super) use dlq::{PurgeDeadRequest, ReprocessRequest, ResendRequest, Wanted};
+
 /// Most entries of a list in a request.
 const LIST_MAX: usize = 256;
 const RECV_BYTES_DEFAULT: u64 = 4 * 1024 * 1024;

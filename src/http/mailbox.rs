@@ -4,10 +4,12 @@
 //! budget, body. Nothing is read of a body before its sender may send it.
 
 mod answers;
+mod dlq;
 mod service;
 mod stream;
 mod topic;
 
+pub use dlq::dlq_routes;
 pub use service::{HandedOut, HandsOut, MailboxService};
 pub use topic::topic_routes;
 
@@ -114,6 +116,7 @@ pub struct MailboxApp<M> {
 /// The mailbox listener's router; with `bench` the routes that a benchmark compares with.
 pub fn mailbox_router<M: MailboxService>(app: Arc<MailboxApp<M>>, bench: bool) -> Router {
     let routes = mailbox_routes(Arc::clone(&app)).merge(topic_routes(Arc::clone(&app)));
+    let routes = routes.merge(dlq_routes(Arc::clone(&app)));
     with_fallbacks(if bench { routes.merge(bench_routes(app)) } else { routes })
 }
 
@@ -399,22 +402,32 @@ impl<M: MailboxService> MailboxApp<M> {
         Ok(authority)
     }
 
-    /// Enqueues, and charges the tenant for the bytes if anybody but `ronctl` sends them.
+    /// Enqueues, at the tenant's charge.
     async fn store(
         &self,
         queue: &QueueKey,
         messages: Vec<NewMessage>,
     ) -> Result<Vec<Result<Enqueued, Reason>>, Refusal> {
-        if matches!(self.access, Access::Full) {
-            return self.mailbox.enqueue(queue, messages).await;
-        }
         let bytes = messages.iter().map(|message| message.payload.len() as u64).sum();
+        self.charged(queue, bytes, self.mailbox.enqueue(queue, messages)).await
+    }
+
+    /// Sends, and charges the tenant for the bytes if anybody but `ronctl` sends them.
+    async fn charged<T>(
+        &self,
+        queue: &QueueKey,
+        bytes: u64,
+        send: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        if matches!(self.access, Access::Full) {
+            return send.await;
+        }
         self.policy.charge_bytes(&queue.tenant, &*self.clock, bytes)?;
-        let stored = self.mailbox.enqueue(queue, messages).await;
-        if let Err(refusal) = &stored {
+        let sent = send.await;
+        if let Err(refusal) = &sent {
             self.policy.give_back(&queue.tenant, bytes, refusal);
         }
-        stored
+        sent
     }
 
     /// Whether the policy lets a topic be seen in its tenant's list.

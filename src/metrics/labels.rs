@@ -3,7 +3,7 @@
 use ron_core::reason::Reason;
 
 /// The mailbox port's routes; [`mailbox_route`] gives the index.
-pub(super) const MAILBOX_ROUTES: [&str; 17] = [
+pub(super) const MAILBOX_ROUTES: [&str; 22] = [
     "/enqueue",
     "/enqueue/batch",
     "/recv",
@@ -18,6 +18,11 @@ pub(super) const MAILBOX_ROUTES: [&str; 17] = [
     "/pause",
     "/resume",
     "/purge",
+    "/dlq",
+    "/dlq/reprocess",
+    "/dlq/purge",
+    "/dlq/resend",
+    "/dlq/tasks",
     "/tenant",
     "/bench",
     "other",
@@ -30,8 +35,10 @@ pub(super) const INTEROP_ROUTES: [&str; 4] = ["/webhooks/{provider}", "/version"
 #[must_use]
 pub fn mailbox_route(path: &str) -> usize {
     const BASE: usize = 7;
-    const TENANT: usize = 14;
-    const BENCH: usize = 15;
+    const MESSAGES: usize = 9;
+    const TASKS: usize = 18;
+    const TENANT: usize = 19;
+    const BENCH: usize = 20;
     const OTHER: usize = MAILBOX_ROUTES.len() - 1;
     let Some(rest) = path.strip_prefix("/v1/") else {
         return if path.starts_with("/bench/") { BENCH } else { OTHER };
@@ -42,7 +49,13 @@ pub fn mailbox_route(path: &str) -> usize {
     match rest.find('/') {
         None => BASE,
         Some(at) => {
-            let call = if rest[at..].starts_with("/messages/") { "/messages" } else { &rest[at..] };
+            let call = &rest[at..];
+            if call.starts_with("/messages/") {
+                return MESSAGES;
+            }
+            if call.starts_with("/dlq/tasks/") {
+                return TASKS;
+            }
             // the last ones are no calls on a topic
             let calls = &MAILBOX_ROUTES[..TENANT];
             calls.iter().position(|route| *route == call && call != "/").unwrap_or(OTHER)

@@ -45,6 +45,8 @@ pub struct QueueCounters {
     pub requeued_retry: u64,
     /// Dead-lettered.
     pub dlq_writes: u64,
+    /// Brought back from the dead-letter queue.
+    pub reprocessed: u64,
 }
 
 impl QueueFigure {
@@ -64,6 +66,7 @@ impl QueueFigure {
         sum.requeued_nack += more.requeued_nack;
         sum.requeued_retry += more.requeued_retry;
         sum.dlq_writes += more.dlq_writes;
+        sum.reprocessed += more.reprocessed;
     }
 }
 
@@ -89,13 +92,14 @@ const REST: &str = "other";
 type Read = fn(&QueueFigure) -> u64;
 
 /// The counters with one series a queue.
-const COUNTERS: [(&str, &str, Read); 6] = [
+const COUNTERS: [(&str, &str, Read); 7] = [
     ("enqueued_total", "Messages accepted, duplicates not counted.", |q| q.counters.enqueued),
     ("delivered_total", "Messages handed out.", |q| q.counters.delivered),
     ("acked_total", "Messages acked.", |q| q.counters.acked),
     ("expired_total", "Messages ended by their TTL or retention.", |q| q.counters.expired),
     ("visibility_timeouts_total", "Leases whose deadline passed.", |q| q.counters.visibility_timeouts),
     ("dlq_writes_total", "Messages moved to the dead-letter queue.", |q| q.counters.dlq_writes),
+    ("reprocessed_total", "Dead letters that were made ready again.", |q| q.counters.reprocessed),
 ];
 
 const REQUEUED: [(&str, Read); 3] = [

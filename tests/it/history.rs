@@ -145,3 +145,38 @@ fn what_is_old_is_forgotten_but_not_where_a_message_is() {
     let found = look(&client, "o", &id);
     assert_eq!((&found["history"], &found["state"]), (&json!([]), &json!("ready")));
 }
+
+#[test]
+fn a_dead_letter_tells_that_it_came_back_and_that_it_was_purged() {
+    let (_node, client) = node();
+    let json_type: &[(&str, &[u8])] = &[("Content-Type", b"application/json")];
+    let dlq = |call: &str, body: Value| {
+        client.call("POST", &format!("/v1/acme/d/dlq/{call}"), json_type, body.to_string().as_bytes())
+    };
+    let id = id_of(&enqueue(&client, "d", b"x", &[]));
+    let reject = || {
+        let held = recv_one(&client, "d", 60_000);
+        let body = json!({"receipts": [receipt(&held)], "mode": "reject", "reason": "boom"});
+        assert_eq!(settle(&client, "d", "nack", &body), [json!({"ok": true})]);
+    };
+    reject();
+    assert_eq!(look(&client, "d", &id)["state"], "dlq");
+    dlq("reprocess", json!({"filter": {"ids": ["no id"]}})).refused(400, "MALFORMED");
+    dlq("reprocess", json!({}));
+    poll("the letter to come back", || (look(&client, "d", &id)["state"] == "ready").then_some(()));
+    let found = look(&client, "d", &id);
+    assert_eq!((&found["attempts"], &found["last_error"]), (&json!(0), &Value::Null));
+    reject();
+    assert_eq!(dlq("purge", json!({"filter": {"reason": "boom"}})).json(200)["purged"], 1);
+    let found = look(&client, "d", &id);
+    let expected = [
+        ("enqueued", 0, None),
+        ("delivered", 1, None),
+        ("dead_lettered", 1, Some("boom")),
+        ("reprocessed", 0, None),
+        ("delivered", 1, None),
+        ("dead_lettered", 1, Some("boom")),
+        ("purged", 1, None),
+    ];
+    assert_eq!((events(&found), &found["state"]), (expected.to_vec(), &json!("purged")));
+}

@@ -7,6 +7,8 @@ mod bad_input;
 mod capabilities;
 mod config;
 mod crowd;
+mod deletion;
+mod dlq;
 mod harness;
 mod history;
 mod http;

@@ -150,8 +150,9 @@ fn ronctl_commands_in_the_manuals_exist() {
                 let is_command = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase());
                 let mut command: Vec<String> = words.take_while(is_command).map(str::to_owned).collect();
                 // the second word is a command only below these
-                let group = ["cap", "key", "topic", "config", "policy", "interop", "snapshot", "store"]
-                    .contains(&command.first().map_or("", |w| w));
+                let group =
+                    ["cap", "key", "topic", "dlq", "config", "policy", "interop", "snapshot", "store"]
+                        .contains(&command.first().map_or("", |w| w));
                 command.truncate(if group { 2 } else { 1 });
                 calls.insert(command);
             }

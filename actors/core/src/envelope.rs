@@ -44,6 +44,9 @@ pub struct Envelope {
     /// When the lease ends, RFC 3339; absent when nothing is leased.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<String>,
+    /// The message that this one was made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_msg_id: Option<String>,
     /// Why and when it was dead-lettered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<DeadLetterView>,
@@ -105,6 +108,7 @@ impl Envelope {
             payload: text.map(str::to_owned),
             payload_b64,
             corr_id: meta.corr_id.clone(),
+            source_msg_id: meta.source_msg_id.clone(),
             deadline: view.deadline.map(Millis::rfc3339),
             dead_letter: view.dead_letter.map(|letter| DeadLetterView {
                 reason: letter.reason,

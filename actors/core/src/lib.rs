@@ -16,6 +16,7 @@ pub mod message;
 pub mod policy;
 pub mod reason;
 pub mod receipt;
+pub mod reprocess;
 pub mod restart;
 pub mod scheme;
 pub mod shard;

@@ -78,7 +78,7 @@ impl DedupClaim {
 }
 
 /// What is stored beside the payload, in the record itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageMeta {
     /// `Content-Type` as sent.
     pub content_type: String,
@@ -88,6 +88,8 @@ pub struct MessageMeta {
     pub idempotency_key: Option<String>,
     /// The enqueueing request's correlation id.
     pub corr_id: String,
+    /// The id of the message that this one was made from, if it was.
+    pub source_msg_id: Option<String>,
 }
 
 /// A message on its way into the store.
@@ -164,6 +166,21 @@ pub struct MsgState {
     pub settled: Settled,
     /// Whether a last error is stored for it.
     pub noted: bool,
+    /// Its newest reprocessing, if it was ever brought back from the dead-letter queue.
+    pub revived: Option<Revived>,
+}
+
+/// A message that came back from the dead-letter queue: since when it lives again, and where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Revived {
+    /// When. Its TTL and ready retention run from here.
+    pub at: Millis,
+    /// Its place among what is ready: behind this slot, and before those after it.
+    pub after: Slot,
+    /// Its place among those behind the same slot, from 1.
+    pub turn: u32,
+    /// Hand-outs it had before, which `max_deliveries` no longer counts.
+    pub deliveries: u32,
 }
 
 /// Where a message is.
@@ -190,6 +207,8 @@ pub enum Settled {
     Released,
     /// nack `reject`.
     Rejected,
+    /// Reprocessed since: no receipt of before counts.
+    Revived,
 }
 
 /// The row of a dead letter.
@@ -240,6 +259,13 @@ pub enum StateOp {
         /// How many.
         count: u16,
     },
+    /// A dead letter is ready again. `state.phase` is [`Phase::Ready`]; its letter and its last error go.
+    Revived {
+        /// Which.
+        slot: Slot,
+        /// Its new state.
+        state: MsgState,
+    },
     /// A dead letter no longer exists.
     DeadGone {
         /// Which.
@@ -262,6 +288,7 @@ impl StateOp {
             | StateOp::Dead { slot, .. }
             | StateOp::Gone { slot, .. }
             | StateOp::GoneRun { first: slot, .. }
+            | StateOp::Revived { slot, .. }
             | StateOp::DeadGone { slot } => *slot,
         }
     }
@@ -304,6 +331,15 @@ pub struct StoredAt {
     pub expires: Option<Millis>,
     /// [`NewMessage::group`].
     pub group: u64,
+}
+
+impl StoredAt {
+    /// Its time to live, ms; 0 = none.
+    #[must_use]
+    pub fn ttl_ms(&self) -> u32 {
+        let ttl = self.expires.map_or(0, |expires| expires.since(self.enqueued).max(1));
+        u32::try_from(ttl).unwrap_or(u32::MAX)
+    }
 }
 
 /// A live message as recovery finds it: its place and shape from the chunk's head, its state if it has one.

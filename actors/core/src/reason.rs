@@ -33,6 +33,8 @@ pub enum Reason {
     StaleReceipt,
     /// Same key, other body, inside the window.
     IdempotencyConflict,
+    /// What is asked for cannot be while something else is under way, such as a second task of a topic.
+    Conflict,
     /// Body over the limit (never truncated).
     BodyLimit,
     /// Content coding or type not allowed here.
@@ -74,7 +76,7 @@ impl Effect {
 
 impl Reason {
     /// Every reason, in the order of SPEC §3.
-    pub const ALL: [Reason; 21] = [
+    pub const ALL: [Reason; 22] = [
         Reason::Malformed,
         Reason::DecompLimit,
         Reason::Unauth,
@@ -88,6 +90,7 @@ impl Reason {
         Reason::Timeout,
         Reason::StaleReceipt,
         Reason::IdempotencyConflict,
+        Reason::Conflict,
         Reason::BodyLimit,
         Reason::UnsupportedEncoding,
         Reason::RateLimit,
@@ -115,6 +118,7 @@ impl Reason {
             Reason::Timeout => "TIMEOUT",
             Reason::StaleReceipt => "STALE_RECEIPT",
             Reason::IdempotencyConflict => "IDEMPOTENCY_CONFLICT",
+            Reason::Conflict => "CONFLICT",
             Reason::BodyLimit => "BODY_LIMIT",
             Reason::UnsupportedEncoding => "UNSUPPORTED_ENCODING",
             Reason::RateLimit => "RATE_LIMIT",
@@ -136,7 +140,7 @@ impl Reason {
             Reason::NotFound => 404,
             Reason::MethodNotAllowed => 405,
             Reason::Timeout => 408,
-            Reason::StaleReceipt | Reason::IdempotencyConflict => 409,
+            Reason::StaleReceipt | Reason::IdempotencyConflict | Reason::Conflict => 409,
             Reason::BodyLimit => 413,
             Reason::UnsupportedEncoding => 415,
             Reason::RateLimit | Reason::Backpressure => 429,
@@ -164,6 +168,7 @@ impl Reason {
             | Reason::Timeout
             | Reason::StaleReceipt
             | Reason::IdempotencyConflict
+            | Reason::Conflict
             | Reason::BodyLimit
             | Reason::UnsupportedEncoding
             | Reason::Internal => None,
@@ -188,6 +193,7 @@ impl Reason {
             | Reason::Timeout
             | Reason::StaleReceipt
             | Reason::IdempotencyConflict
+            | Reason::Conflict
             | Reason::BodyLimit
             | Reason::UnsupportedEncoding
             | Reason::RateLimit

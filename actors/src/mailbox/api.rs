@@ -1,6 +1,7 @@
 //! What the network side asks of the mailbox: plain async calls that hide actors, admission and commits.
 
 use super::MailboxObserver;
+use super::closing::deleted;
 use super::cursor::{read_cursor, write_cursor};
 pub use super::delivery::Delivery;
 use super::delivery::Granted;
@@ -9,7 +10,7 @@ use super::messages::ShardMsg;
 use super::router::RouterMsg;
 use crate::kernel::admission::{Admission, Full, Permit};
 use crate::kernel::handle::{CastError, Handle};
-use crate::store::{ReadFailure, Store};
+use crate::store::{Identity, ReadFailure, Store};
 use ron_core::envelope::{DeliveryView, Envelope};
 use ron_core::ids::{MessageId, QueueKey, Slot, Tenant, Topic};
 use ron_core::message::{NewMessage, PutOutcome, StoredMessage};
@@ -147,19 +148,7 @@ impl Mailbox {
         self.send(&entry, ShardMsg::Enqueue(messages, reply, permit)).await?;
         let outcomes = received(answer.await)?;
         let identity = self.inner.store.identity();
-        let of = |outcome: PutOutcome| match outcome {
-            PutOutcome::Stored(at) => Ok(Enqueued {
-                msg_id: identity.message_id(at.enqueued, at.slot),
-                duplicate: false,
-                other_body: false,
-            }),
-            PutOutcome::Duplicate { slot, enqueued, other_body } => {
-                let msg_id = identity.message_id(enqueued, slot);
-                Ok(Enqueued { msg_id, duplicate: true, other_body })
-            }
-            PutOutcome::Conflict => Err(Reason::IdempotencyConflict),
-            PutOutcome::DedupFull | PutOutcome::RamFull => Err(Reason::Backpressure),
-        };
+        let of = |outcome| enqueued(identity, outcome);
         Ok(outcomes.into_iter().map(of).collect())
     }
 
@@ -233,8 +222,7 @@ impl Mailbox {
                 }
                 Err(ReadFailure::Gone) => granted.drop_message(index),
                 Err(ReadFailure::Store) => {
-                    let refusal = Refusal::new(Reason::Storage, "the store cannot be read now; retry");
-                    return Err(refusal.without_effect());
+                    return Err(unreadable());
                 }
             }
         }
@@ -360,7 +348,10 @@ impl Mailbox {
             page.last().filter(|_| page.len() == limit).map(|last| write_cursor(state, last.sort_key));
         let slots: Vec<Slot> = page.iter().map(|seen| seen.slot).collect();
         let letters = match state {
-            PeekState::Dlq => self.inner.store.reader().letters(entry.shard, slots.clone()).await,
+            PeekState::Dlq => {
+                let read = self.inner.store.reader().letters(entry.shard, slots.clone()).await;
+                read.map_err(|_| unreadable())?
+            }
             PeekState::Ready | PeekState::Delayed | PeekState::Vis => vec![None; slots.len()],
         };
         let bodies = self.inner.store.reader().fetch(slots).await;
@@ -377,9 +368,7 @@ impl Mailbox {
                 Ok(message) => messages.push(self.envelope(&entry.key, &message, view)),
                 // Gone since the page was taken, or damaged: a peek shows what it can vouch for.
                 Err(ReadFailure::Gone | ReadFailure::Damaged) => {}
-                Err(ReadFailure::Store) => {
-                    return Err(Refusal::new(Reason::Storage, "the store cannot be read now; retry"));
-                }
+                Err(ReadFailure::Store) => return Err(unreadable()),
             }
         }
         Ok(PeekPage { messages, cursor })
@@ -433,6 +422,9 @@ impl Mailbox {
             Err(CastError::Quarantined(_)) => return Err(quarantined()),
             Err(CastError::Down(message)) => message,
         };
+        if entry.is_gone() {
+            return Err(deleted());
+        }
         // It was never started, or is being restarted: the router finds out which.
         let (reply, up) = oneshot::channel();
         let router = self.inner.router.wait_up(UP_WITHIN).await.map_err(|_| restarting())?;
@@ -462,6 +454,17 @@ impl Drop for CancelOnDrop<'_> {
     }
 }
 
+/// What a sender is told of one message.
+pub(super) fn enqueued(identity: &Identity, outcome: PutOutcome) -> Result<Enqueued, Reason> {
+    let (slot, at, duplicate, other_body) = match outcome {
+        PutOutcome::Stored(at) => (at.slot, at.enqueued, false, false),
+        PutOutcome::Duplicate { slot, enqueued, other_body } => (slot, enqueued, true, other_body),
+        PutOutcome::Conflict => return Err(Reason::IdempotencyConflict),
+        PutOutcome::DedupFull | PutOutcome::RamFull => return Err(Reason::Backpressure),
+    };
+    Ok(Enqueued { msg_id: identity.message_id(at, slot), duplicate, other_body })
+}
+
 pub(super) fn admit(admission: &Admission, bytes: usize) -> Result<Permit, Refusal> {
     admission.try_acquire(bytes).map_err(|full| {
         let text = match full {
@@ -470,6 +473,10 @@ pub(super) fn admit(admission: &Admission, bytes: usize) -> Result<Permit, Refus
         };
         Refusal::new(Reason::Backpressure, text)
     })
+}
+
+pub(super) fn unreadable() -> Refusal {
+    Refusal::new(Reason::Storage, "the store cannot be read now; retry").without_effect()
 }
 
 fn restarting() -> Refusal {

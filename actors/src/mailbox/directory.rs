@@ -39,6 +39,10 @@ pub struct Entry {
     pub(crate) down_since: AtomicU64,
     /// What it uses of its tenant's quotas.
     pub(crate) parts: Parts,
+    /// Whether the topic was deleted: this is nobody's entry any more, and no actor may be started for it.
+    pub(crate) gone: AtomicBool,
+    /// Whether a task of it runs: then its actor must, too.
+    pub(crate) task_runs: AtomicBool,
     /// What happened to messages, all queues together.
     pub(crate) history: Arc<History>,
     next_waiter: AtomicU64,
@@ -65,6 +69,8 @@ impl Entry {
             stood_still_ms: AtomicU64::new(0),
             down_since: AtomicU64::new(0),
             parts: Parts::new(tenant),
+            gone: AtomicBool::new(false),
+            task_runs: AtomicBool::new(false),
             history: Arc::clone(history),
             next_waiter: AtomicU64::new(0),
         }
@@ -74,6 +80,11 @@ impl Entry {
     #[must_use]
     pub fn exists(&self) -> bool {
         self.exists.load(Ordering::Acquire)
+    }
+
+    /// Whether the topic was deleted, and this is nobody's entry any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     /// Whether its actor failed too often and waits for an operator.
@@ -86,6 +97,12 @@ impl Entry {
     #[must_use]
     pub fn under_way(&self) -> usize {
         self.requests.in_use().count + self.settles.in_use().count
+    }
+
+    /// Whether its actor must run although nobody calls: clocks run, or a task does.
+    pub(crate) fn must_run(&self) -> bool {
+        let stats = self.figures.stats();
+        stats.vis > 0 || stats.delayed > 0 || self.task_runs.load(Ordering::Acquire)
     }
 
     /// The name of its actor among its siblings.
@@ -157,10 +174,15 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// The directory of what a store held when it was opened.
+    /// The directory of what a store held when it was opened; no new topic gets a number below `next_shard`.
     #[must_use]
-    pub fn new(topics: Vec<(ShardId, TopicRow, BootCounts)>, config: MailboxConfig) -> Directory {
-        let next_shard = topics.iter().map(|(shard, _, _)| u64::from(shard.0) + 1).max().unwrap_or(0);
+    pub fn new(
+        topics: Vec<(ShardId, TopicRow, BootCounts)>,
+        next_shard: u32,
+        config: MailboxConfig,
+    ) -> Directory {
+        let above = topics.iter().map(|(shard, _, _)| u64::from(shard.0) + 1).max().unwrap_or(0);
+        let next_shard = above.max(u64::from(next_shard));
         let mut entries = BTreeMap::new();
         let mut tenants = Tenants::default();
         let history = Arc::new(History::new(config.history_ms, config.history_bytes_max));
@@ -169,6 +191,7 @@ impl Directory {
             entry.parts.book(counts.ready + counts.delayed + counts.vis, counts.vis, true);
             entry.exists.store(true, Ordering::Release);
             entry.down_since.store(counts.still_since.map_or(0, |since| since.0), Ordering::Release);
+            entry.task_runs.store(counts.task_runs, Ordering::Release);
             entry.figures.set_stats(&Stats {
                 ready: counts.ready,
                 delayed: counts.delayed,
@@ -222,6 +245,14 @@ impl Directory {
         let entry = Arc::new(entry);
         entries.insert(key.clone(), entry.clone());
         Ok(entry)
+    }
+
+    /// Takes out an entry whose topic was deleted: the next use of its name makes another one.
+    pub(crate) fn remove(&self, entry: &Arc<Entry>) {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        if entries.get(&entry.key).is_some_and(|known| Arc::ptr_eq(known, entry)) {
+            entries.remove(&entry.key);
+        }
     }
 
     /// The policy has changed: every tenant gets the quotas that are in force now.

@@ -33,6 +33,8 @@ pub struct QueueFigures {
     dead: AtomicU64,
     expired: AtomicU64,
     purged: AtomicU64,
+    revived: AtomicU64,
+    dead_again: AtomicU64,
     /// While the shard is not in memory: when time next does something to it; 0 = nothing.
     due: AtomicU64,
 }
@@ -69,6 +71,8 @@ impl QueueFigures {
                 dead: get(&self.dead),
                 expired: get(&self.expired),
                 purged: get(&self.purged),
+                revived: get(&self.revived),
+                dead_again: get(&self.dead_again),
             },
         }
     }
@@ -98,6 +102,8 @@ impl QueueFigures {
         add(&self.dead, counts.dead);
         add(&self.expired, counts.expired);
         add(&self.purged, counts.purged);
+        add(&self.revived, counts.revived);
+        add(&self.dead_again, counts.dead_again);
     }
 
     /// Says when time next does something to a shard that is not in memory; `None` = nothing, or it is.

@@ -2,6 +2,7 @@
 
 use super::messages::{ShardMsg, refusal};
 use super::shard::{ShardArgs, ShardRef, ShardState};
+use super::tasks::Tasks;
 use crate::blocking::Job;
 use crate::store::{ShardEpoch, StoreError, UnitFailure, UnitResult};
 use ron_core::shard::{Command, Recovery, Shard, TopicState};
@@ -20,6 +21,12 @@ pub struct Loaded {
     pub(super) epoch: ShardEpoch,
     /// What an operator set; `None` = the topic does not exist yet.
     pub(super) topic: Option<TopicState>,
+    /// The next commit deletes the topic.
+    pub(super) deletes: bool,
+    /// It was deleted before.
+    pub(super) deleted: bool,
+    /// What operators have it do.
+    pub(super) tasks: Tasks,
     /// When it was loaded and how long its lease clocks had stood still, if they had: written down with the
     /// first tick.
     pub(super) stillness: Option<Stillness>,
@@ -41,6 +48,8 @@ pub(super) enum Phase {
     /// The store cannot give it now: commands are refused until it can.
     Recovering,
     Ready(Box<Loaded>),
+    /// The topic was deleted; the actor ends.
+    Gone,
 }
 
 impl ShardState {
@@ -57,9 +66,11 @@ impl ShardState {
     pub(super) fn loaded(&mut self, myself: &ShardRef, result: Result<Loaded, StoreError>) {
         let waiting = match std::mem::replace(&mut self.phase, Phase::Recovering) {
             Phase::Loading(waiting) => waiting,
-            Phase::Parked | Phase::Recovering | Phase::Ready(_) => VecDeque::new(),
+            Phase::Parked | Phase::Recovering | Phase::Ready(_) | Phase::Gone => VecDeque::new(),
         };
         match result {
+            // The actor before this one died between the commit and its end.
+            Ok(loaded) if loaded.deleted => self.leave(myself, waiting),
             Ok(loaded) => {
                 self.args.entry.exists.store(loaded.topic.is_some(), Ordering::Release);
                 self.args.entry.figures.set_due(None);
@@ -67,6 +78,7 @@ impl ShardState {
                 self.reload_ms = RELOAD_AFTER_MS;
                 self.used = self.now();
                 self.write_stillness(myself);
+                self.resume_task(myself);
                 waiting.into_iter().for_each(|message| self.command(myself, message));
             }
             Err(error) => {
@@ -109,6 +121,7 @@ impl ShardState {
         self.tick += 1;
         self.tick_at = None;
         self.load_behind(myself, VecDeque::new());
+        self.close_no_more(myself, failure);
     }
 }
 
@@ -121,11 +134,14 @@ async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
     let configured = args.config.settings;
     let blocking = args.store.blocking().clone();
     let scan = move || {
-        let (epoch, topic) = (job.epoch, job.topic);
+        let (deletes, deleted) = (false, job.deleted);
+        let (epoch, topic, tasks) = (job.epoch, job.topic, Tasks::new(job.tasks.clone()));
         let state = topic.unwrap_or_default();
         let mut recovery = Recovery::new(state.patch.over(&configured), state.paused, now, stood_still_ms);
         job.run(&mut |message| recovery.push(message))?;
-        Ok(Loaded { shard: recovery.finish(), epoch, topic, stillness })
+        let mut shard = recovery.finish();
+        tasks.newest().into_iter().for_each(|task| shard.watch_from(task.from));
+        Ok(Loaded { shard, epoch, topic, deletes, deleted, tasks, stillness })
     };
     blocking.run(Job::Load, scan).await.unwrap_or(Err(StoreError::Reopening))
 }

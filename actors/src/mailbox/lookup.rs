@@ -1,6 +1,6 @@
 //! One message by its id: where it is, and what happened to it.
 
-use super::api::{Mailbox, received};
+use super::api::{Mailbox, received, unreadable};
 use super::directory::Entry;
 use super::history::Happened;
 use super::messages::ShardMsg;
@@ -63,14 +63,15 @@ impl Mailbox {
         let reader = self.inner.store.reader();
         let enqueued = reader.enqueued(id.slot()).await.map_err(|failure| match failure {
             crate::store::ReadFailure::Gone => unknown(),
-            _ => Refusal::new(Reason::Storage, "the store cannot be read now; retry").without_effect(),
+            _ => unreadable(),
         })?;
         if id != identity.message_id(enqueued, id.slot()) {
             return Err(unknown());
         }
         let last_error = match state.phase {
             Phase::Dead => {
-                let letter = reader.letters(entry.shard, vec![id.slot()]).await.pop().flatten();
+                let read = reader.letters(entry.shard, vec![id.slot()]).await;
+                let letter = read.map_err(|_| unreadable())?.pop().flatten();
                 letter.and_then(|letter| letter.last_error)
             }
             _ if state.noted => reader.note(id.slot()).await,

@@ -1,6 +1,8 @@
 //! What a shard's actor is told, and how it says no.
 
+use super::closing::DeleteReply;
 use super::loading::Loaded;
+use super::tasks::DlqMsg;
 use super::waiting::RecvReply;
 use crate::kernel::admission::Permit;
 use crate::store::{StoreError, UnitFailure};
@@ -75,6 +77,12 @@ pub enum ShardMsg {
     Configure(TopicChange, ConfigureReply, Permit),
     /// End all messages that are not dead letters.
     Purge(PurgeReply, Permit),
+    /// Something about its dead letters.
+    Dlq(DlqMsg),
+    /// Delete the topic.
+    Delete(DeleteReply, Permit),
+    /// The deletion's commit is done.
+    Closed(Result<u64, UnitFailure>),
     /// Time has something to do here: be in memory.
     Wake,
     /// A record that failed its checksum.
@@ -116,8 +124,10 @@ pub(super) fn refuse(message: ShardMsg, refusal: &Refusal) {
         ShardMsg::OpenStream(_, _, reply) => drop(reply.send(Err(refusal))),
         ShardMsg::Configure(_, reply, _) => drop(reply.send(Err(refusal))),
         ShardMsg::Purge(reply, _) => drop(reply.send(Err(refusal))),
+        ShardMsg::Delete(reply, _) => drop(reply.send(Err(refusal))),
         ShardMsg::Stat(reply) => drop(reply.send(Err(refusal))),
         ShardMsg::Peek(_, _, _, reply) => drop(reply.send(Err(refusal))),
+        ShardMsg::Dlq(message) => message.refuse(refusal),
         ShardMsg::Look(_, reply) => drop(reply.send(Err(refusal))),
         ShardMsg::CancelRecv(_)
         | ShardMsg::CloseStream(_)
@@ -125,6 +135,7 @@ pub(super) fn refuse(message: ShardMsg, refusal: &Refusal) {
         | ShardMsg::Unwanted { .. }
         | ShardMsg::Corrupt(_)
         | ShardMsg::Rotted(_)
+        | ShardMsg::Closed(_)
         | ShardMsg::Committed(..)
         | ShardMsg::Failed(_)
         | ShardMsg::Loaded(..)

@@ -22,7 +22,7 @@ pub type RouterRef = ActorRef<RouterMsg>;
 pub enum RouterMsg {
     /// Start the queue's actor, if it has none. Answered when it is up, or has failed its first start.
     Wake(Arc<Entry>, oneshot::Sender<()>),
-    /// Start the actors of all queues that have leases or delays: their clocks run.
+    /// Start the actors of all queues that have leases, delays or tasks: their clocks run.
     WakeAllWithTimers,
     /// Bring the queues to memory that time has something to do to.
     Sweep,
@@ -51,6 +51,9 @@ pub struct RouterArgs {
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// Queues brought to memory by one look.
 const SWEPT_MAX: usize = 256;
+/// How often, and how soon, to look again whether the actor of a deleted topic has ended.
+const NAMESAKE_LOOKS: u32 = 20;
+const NAMESAKE_ENDS: Duration = Duration::from_millis(10);
 /// Longer than a supervisor takes to start its other children.
 const SUPERVISOR_WITHIN: Duration = Duration::from_secs(60);
 
@@ -95,8 +98,7 @@ impl Actor for Router {
                     // It started this router before anybody could call it; its failure restarts this router.
                     let Ok(()) = router.shards.wait_up(SUPERVISOR_WITHIN).await else { return };
                     for entry in router.directory.all() {
-                        let stats = entry.figures.stats();
-                        if stats.vis > 0 || stats.delayed > 0 {
+                        if entry.must_run() {
                             router.start(&entry).await;
                         }
                     }
@@ -126,17 +128,27 @@ impl Actor for Router {
 
 impl RouterArgs {
     async fn start(&self, entry: &Arc<Entry>) {
-        let spec = self.spec(entry);
-        match self.shards.start_child(spec).await {
-            // Another caller was faster, or it is being restarted.
-            Ok(()) | Err(StartError::Exists) => {}
-            Err(error) => tracing::warn!(%error, queue = %entry.key, "a queue's actor did not start"),
+        if entry.is_gone() {
+            return;
+        }
+        for _ in 0..NAMESAKE_LOOKS {
+            match self.shards.start_child(self.spec(entry)).await {
+                // Another caller was faster, or it is being restarted; or the actor of a topic of this name that was
+                // deleted is still ending.
+                Err(StartError::Exists) if !entry.handle.is_up() => tokio::time::sleep(NAMESAKE_ENDS).await,
+                Ok(()) | Err(StartError::Exists) => return,
+                Err(error) => {
+                    tracing::warn!(%error, queue = %entry.key, "a queue's actor did not start");
+                    return;
+                }
+            }
         }
     }
 
     fn spec(&self, entry: &Arc<Entry>) -> ChildSpec {
         let args = ShardArgs {
             entry: entry.clone(),
+            directory: self.directory.clone(),
             store: self.store.clone(),
             clock: self.clock.clone(),
             config: self.config.clone(),

@@ -2,7 +2,8 @@
 //! the callers. Loads itself through the store, drops everything when a commit fails, and gives its memory back
 //! when idle.
 
-use super::directory::Entry;
+use super::closing::{Closing, deleted};
+use super::directory::{Directory, Entry};
 use super::loading::{Phase, RELOAD_AFTER_MS};
 use super::messages::{EnqueueReply, SettleReply, ShardMsg, refusal, refuse};
 use super::waiting::{GrantedBox, RecvReply, Waiting};
@@ -30,6 +31,8 @@ const STARVING_LOOKS_EVERY_MS: u64 = 50;
 pub struct ShardArgs {
     /// Its place in the directory.
     pub entry: Arc<Entry>,
+    /// Where that is.
+    pub directory: Arc<Directory>,
     /// Where it commits.
     pub store: Store,
     /// Node time.
@@ -45,6 +48,7 @@ pub struct ShardState {
     pub(super) args: ShardArgs,
     pub(super) phase: Phase,
     pub(super) waiting: Waiting,
+    pub(super) closing: Option<Closing>,
     pub(super) sink: Arc<dyn ShardSink>,
     pub(super) load: u64,
     pub(super) reload_ms: u64,
@@ -84,6 +88,7 @@ impl Actor for ShardActor {
             args,
             phase: Phase::Parked,
             waiting: Waiting::default(),
+            closing: None,
             sink,
             load: 0,
             reload_ms: RELOAD_AFTER_MS,
@@ -93,9 +98,8 @@ impl Actor for ShardActor {
             entropy,
         };
         // Leases, delays and ends need their timers even if nobody calls.
-        let figures = &state.args.entry.figures;
-        let stats = figures.stats();
-        if stats.vis > 0 || stats.delayed > 0 || figures.is_due(now) || figures.due_is_lost() {
+        let (entry, figures) = (&state.args.entry, &state.args.entry.figures);
+        if entry.must_run() || figures.is_due(now) || figures.due_is_lost() {
             state.load_behind(&myself, VecDeque::new());
         }
         Ok(state)
@@ -119,6 +123,7 @@ impl Actor for ShardActor {
                 state.on_tick(&myself);
             }
             ShardMsg::Tick(_) => {}
+            ShardMsg::Closed(result) => state.closed(&myself, result),
             // Of the shard before this load, which has seen that commit: its ticket is another's by now.
             ShardMsg::Committed(..) if !matches!(state.phase, Phase::Ready(_)) => {}
             command => state.command(&myself, command),
@@ -135,6 +140,7 @@ impl ShardState {
     // --- commands ---
 
     pub(super) fn command(&mut self, myself: &ShardRef, message: ShardMsg) {
+        let Some(message) = self.hold(message) else { return };
         match &mut self.phase {
             Phase::Ready(_) => self.on_ready(myself, message),
             // Of a ticket of the shard before: the snapshot has it, and the new shard counts its own from 1.
@@ -151,6 +157,7 @@ impl ShardState {
                 ) => {}
             Phase::Parked => self.load_behind(myself, VecDeque::from([message])),
             Phase::Recovering => refuse(message, &refusal(UnitFailure::NotTried)),
+            Phase::Gone => refuse(message, &deleted()),
         }
     }
 
@@ -199,6 +206,8 @@ impl ShardState {
             }
             ShardMsg::Configure(change, reply, permit) => self.configure(myself, &change, reply, permit),
             ShardMsg::Purge(reply, permit) => self.purge(myself, reply, permit),
+            ShardMsg::Dlq(message) => self.dlq(myself, message),
+            ShardMsg::Delete(reply, permit) => self.close(myself, reply, permit),
             ShardMsg::Stat(reply) => self.stat(reply),
             ShardMsg::Check(reply) => {
                 let Phase::Ready(loaded) = &self.phase else { return };
@@ -207,18 +216,22 @@ impl ShardState {
             ShardMsg::Peek(peek, after, limit, reply) => self.peek(peek, after, limit, reply),
             ShardMsg::Look(slot, reply) => self.look(slot, reply),
             ShardMsg::Committed(ticket, outcomes) => self.committed(myself, ticket, &outcomes),
-            ShardMsg::EndWaits => {
-                for waiter in self.waiting.all() {
-                    self.waiting.answer_empty(&[waiter]);
-                    self.apply_and_carry(myself, Command::CancelRecv { waiter });
-                }
-            }
+            ShardMsg::EndWaits => self.end_waits(myself),
             ShardMsg::Failed(_)
             | ShardMsg::Loaded(..)
             | ShardMsg::Reload(_)
             | ShardMsg::Tick(_)
             | ShardMsg::Wake
+            | ShardMsg::Closed(_)
             | ShardMsg::Crash => {}
+        }
+    }
+
+    /// Answers the receives that wait, empty.
+    pub(super) fn end_waits(&mut self, myself: &ShardRef) {
+        for waiter in self.waiting.all() {
+            self.waiting.answer_empty(&[waiter]);
+            self.apply_and_carry(myself, Command::CancelRecv { waiter });
         }
     }
 
@@ -234,7 +247,7 @@ impl ShardState {
                 self.args.entry.allow_deliveries(&mut loaded.shard, wanted);
                 Some(loaded.shard.apply(now, command))
             }
-            Phase::Parked | Phase::Loading(_) | Phase::Recovering => None,
+            Phase::Parked | Phase::Loading(_) | Phase::Recovering | Phase::Gone => None,
         }
     }
 
@@ -290,7 +303,11 @@ impl ShardState {
         let Some(mut step) = self.apply(command) else { return };
         let results = match std::mem::replace(&mut step.reply, Reply::None) {
             Reply::Settled(results) => results,
-            Reply::None | Reply::Reserved | Reply::Purged(_) | Reply::Refused(_) => Vec::new(),
+            Reply::None
+            | Reply::Reserved
+            | Reply::Purged(_)
+            | Reply::Reprocessed { .. }
+            | Reply::Refused(_) => Vec::new(),
         };
         let done = move |result: UnitResult<'_>| {
             drop(permit);
@@ -307,6 +324,7 @@ impl ShardState {
         self.args.entry.allow_deliveries(&mut loaded.shard, 0);
         let step = loaded.shard.committed(self.used, ticket, outcomes);
         self.carry(myself, step, Vec::new(), None);
+        self.close_if_quiet(myself);
     }
 
     /// Brings a step's consequences where they belong.
@@ -319,6 +337,8 @@ impl ShardState {
     ) {
         let Phase::Ready(loaded) = &mut self.phase else { return };
         let entry = &self.args.entry;
+        loaded.tasks.returned(self.args.clock.now(), step.counts.dead_again);
+        entry.task_runs.store(loaded.tasks.running().is_some(), Ordering::Release);
         self.waiting.answer_empty(&step.empty_handed);
         let grants = self.waiting.match_grants(entry, step.grants);
         if step.ticket.is_some() || done.is_some() {
@@ -326,11 +346,14 @@ impl ShardState {
             let state = loaded.topic.unwrap_or_default();
             let topic = changed.then(|| TopicRow { key: entry.key.clone(), state });
             let clocks_go_on = loaded.stillness.take().map(|stillness| stillness.over);
+            let delete = std::mem::take(&mut loaded.deletes);
+            let task = step.ticket.and_then(|_| loaded.tasks.take_changed());
             // Where nothing is on disk there is nothing to keep beside it.
             let ram = loaded.shard.settings().ram && self.args.store.durable();
-            let work = Work { epoch: loaded.epoch, topic, puts, ops: step.ops, ram, clocks_go_on };
+            let (epoch, ops) = (loaded.epoch, step.ops);
+            let work = Work { epoch, topic, puts, ops, task, delete, clocks_go_on, ram };
             let ticket = step.ticket.map(|ticket| (ticket, self.sink.clone()));
-            if ticket.is_none() && clocks_go_on.is_none() && !loaded.shard.uncommitted() {
+            if ticket.is_none() && !delete && clocks_go_on.is_none() && !loaded.shard.uncommitted() {
                 // Nothing to write and nothing pending: the answer is already true.
                 entry.history.record(self.args.clock.now(), entry.shard, step.events);
                 if let Some(done) = done {
@@ -356,7 +379,7 @@ impl ShardState {
     }
 
     /// Books what the shard now holds of its tenant's quotas.
-    fn book(&self) {
+    pub(super) fn book(&self) {
         let Phase::Ready(loaded) = &self.phase else { return };
         let stats = loaded.shard.stats();
         // A first send whose commit is owed has its place among the topics, and loses it if it comes to nothing.
@@ -409,7 +432,8 @@ impl ShardState {
         let park_after = self.args.config.park_after_ms.max(1);
         let park_at = self.used.plus(park_after);
         let far = |due: Millis| due.since(park_at) > park_after;
-        (loaded.shard.idle() && loaded.shard.wake_at().is_none_or(far)).then_some(park_at)
+        let idle = loaded.shard.idle() && loaded.tasks.running().is_none();
+        (idle && loaded.shard.wake_at().is_none_or(far)).then_some(park_at)
     }
 
     fn on_tick(&mut self, myself: &ShardRef) {

@@ -25,6 +25,18 @@ impl Mailbox {
         received(answer.await)
     }
 
+    /// Deletes the topic with all that it holds, by one commit. Returns how many messages ended.
+    ///
+    /// # Errors
+    /// NOT_FOUND for a topic never used; otherwise as for [`Mailbox::recv`].
+    pub async fn delete(&self, queue: &QueueKey) -> Result<u64, Refusal> {
+        let entry = self.existing(queue)?;
+        let permit = admit(&entry.requests, 0)?;
+        let (reply, answer) = oneshot::channel();
+        self.send(&entry, ShardMsg::Delete(reply, permit)).await?;
+        received(answer.await)
+    }
+
     /// Ends all messages of the topic but its dead letters, by one commit. Returns how many.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use redb::Database;
 use ron_core::ids::ShardId;
 use ron_core::message::PutOutcome;
 use ron_core::time::{Clock, Millis};
+use std::collections::BTreeSet;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,6 +45,8 @@ struct State {
     engine: Option<Engine>,
     /// While there is no engine: its epochs, so that a ghost's is never given again.
     epochs: HashMap<ShardId, ShardEpoch>,
+    /// The same of the topics it deleted, or may have.
+    deleted: BTreeSet<ShardId>,
     /// While there is no engine: what is kept in memory alone.
     volatile: Volatile,
     /// The number of the last unit taken from each shard's newest load.
@@ -103,6 +106,8 @@ pub struct Opened {
     pub cell: Arc<EngineCell>,
     /// Every topic and what it holds.
     pub topics: Vec<(ShardId, TopicRow, BootCounts)>,
+    /// Above the number of every topic that was ever deleted.
+    pub next_shard: u32,
     /// The last sign of life before: lease clocks stand still since.
     pub last_alive: Millis,
     /// The clock to use, floored at what the store had seen.
@@ -127,11 +132,17 @@ impl EngineCell {
         let clock = engine.clock.clone();
         let counts_of = |shard| counts.get(&shard).copied().unwrap_or_default();
         let topics = engine.topics().map(|(shard, row)| (shard, row.clone(), counts_of(shard))).collect();
-        let last_alive = engine.last_alive;
+        let (last_alive, next_shard) = (engine.last_alive, engine.next_shard);
         let identity = engine.identity().clone();
         let (epochs, volatile, taken) = (HashMap::new(), Volatile::default(), Counts::default());
         let cell = EngineCell {
-            state: Mutex::new(State { engine: Some(engine), epochs, volatile, taken }),
+            state: Mutex::new(State {
+                engine: Some(engine),
+                epochs,
+                deleted: BTreeSet::new(),
+                volatile,
+                taken,
+            }),
             queue: Queue::default(),
             medium,
             config,
@@ -143,7 +154,7 @@ impl EngineCell {
             healthy: AtomicBool::new(true),
             stilled: Mutex::default(),
         };
-        Ok(Opened { cell: Arc::new(cell), topics, last_alive, clock })
+        Ok(Opened { cell: Arc::new(cell), topics, next_shard, last_alive, clock })
     }
 
     /// Facts that receipts and ids need.
@@ -239,6 +250,7 @@ impl EngineCell {
             match opened {
                 Ok((mut engine, _)) => {
                     engine.epochs = std::mem::take(&mut state.epochs);
+                    engine.deleted = std::mem::take(&mut state.deleted);
                     engine.adopt(std::mem::take(&mut state.volatile));
                     tracing::info!("store reopened");
                     self.healthy.store(true, Ordering::Relaxed);
@@ -330,6 +342,7 @@ impl EngineCell {
         let mut engine = state.engine.take()?;
         state.volatile = engine.take_volatile();
         state.epochs = engine.epochs;
+        state.deleted = engine.deleted;
         let mut db: Arc<Database> = engine.db;
         // Readers hold the database for one short transaction.
         loop {

@@ -10,13 +10,14 @@ use super::findings::{Damage, Findings};
 use super::fold::by_place;
 use super::identity::{Identity, mark};
 use super::schema::{
-    BODY, DEDUP, DEDUP_BUCKET_MS, DELTA, DLQ, FORMAT, HEAD, META, NOTE, STATE, STILL, TOPIC, body_key,
+    BODY, DEDUP, DEDUP_BUCKET_MS, DELTA, DLQ, FORMAT, HEAD, META, NOTE, STATE, STILL, TASK, TOPIC, body_key,
 };
 use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable};
 use ron_core::dedup::DedupRow;
 use ron_core::ids::{QueueKey, ShardId, Slot};
 use ron_core::message::{DeadLetter, MsgState, Phase};
+use ron_core::reprocess::Task;
 use ron_core::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -147,6 +148,13 @@ impl Checker {
             self.count(value.value().len(), &mut 0);
             if let Err(why) = open_value::<Millis>(value.value()) {
                 self.findings.row("still", shard.value(), why);
+            }
+        }
+        for row in txn.open_table(TASK)?.iter()? {
+            let (key, value) = row?;
+            self.count(value.value().len(), &mut 0);
+            if let Err(why) = open_value::<Task>(value.value()) {
+                self.findings.row("task", format!("{:?}", key.value()), why);
             }
         }
         self.stage = Stage::Chunks(0);

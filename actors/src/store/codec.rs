@@ -258,7 +258,9 @@ impl Delta {
 
     pub(crate) fn push(&mut self, op: &StateOp) {
         let (slot, count, state) = match op {
-            StateOp::Set { slot, state, .. } | StateOp::Dead { slot, state, .. } => (*slot, 1, Some(*state)),
+            StateOp::Set { slot, state, .. }
+            | StateOp::Dead { slot, state, .. }
+            | StateOp::Revived { slot, state } => (*slot, 1, Some(*state)),
             StateOp::Gone { slot, .. } | StateOp::DeadGone { slot } => (*slot, 1, None),
             StateOp::GoneRun { first, count } => (*first, *count, None),
         };
@@ -296,6 +298,7 @@ mod tests {
                 attrs: vec![("k".into(), "v".into())],
                 idempotency_key: Some("key".into()),
                 corr_id: "corr-1234".into(),
+                source_msg_id: None,
             },
             delay_ms: 0,
             ttl_ms: None,
@@ -364,6 +367,7 @@ mod tests {
             delivery: 1,
             settled: Settled::No,
             noted: false,
+            revived: None,
         };
         let mut delta = Delta { now: Millis(1), next_chunk: 3, runs: Vec::new() };
         for idx in 0..5 {

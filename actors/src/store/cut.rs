@@ -64,7 +64,17 @@ impl Cutter {
         StoredAt { slot, enqueued: now, len: payload_len, due, expires, group }
     }
 
-    /// Where the next message would be put; what an idempotency key needs to know beforehand.
+    /// The next message gets a place above this one, of whichever kind.
+    pub(crate) fn rise_above(&mut self, slot: Slot) {
+        if self.next_chunk < slot.chunk() {
+            self.close();
+            // what was closed above is below still, or was nothing
+            let kind = self.next_chunk % 2;
+            let above = slot.chunk() + 1;
+            self.next_chunk = self.next_chunk.max(above + (above + kind) % 2);
+        }
+    }
+
     fn close(&mut self) {
         if let Some((mut head, body)) = self.open.take() {
             head.body_len = body.len() as u32;
@@ -103,6 +113,7 @@ mod tests {
             attrs: Vec::new(),
             idempotency_key: None,
             corr_id: "c".into(),
+            source_msg_id: None,
         };
         let payload_hash = ContentHash::of(&payload);
         NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup: None }

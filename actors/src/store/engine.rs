@@ -5,21 +5,23 @@
 
 use super::backend::Medium;
 use super::chunks::{ChunkInfo, ShardChunks};
-use super::codec::{ChunkStates, Delta, open_value, seal, seal_value};
+use super::codec::{ChunkStates, Delta, open_value, seal_value};
 use super::cut::{CutChunk, part_count, parts};
 use super::error::{StoreError, UnitFailure};
 use super::identity::Identity;
+use super::letters::write_letters;
 use super::prepare::Batch;
 use super::read::{ChunkImage, Reader};
 use super::recover::{BootCounts, ClockFrom, Opening};
-use super::schema::{BODY, DEDUP, DELTA, DLQ, HEAD, META, NOTE, STATE, TOPIC, body_key};
+use super::schema::{BODY, DEDUP, DELTA, HEAD, META, STATE, TASK, TOPIC, body_key};
 use super::still::Still;
 use super::volatile::Volatile;
 use super::{ShardEpoch, StoreConfig};
-use redb::{Database, ReadableTable, WriteTransaction};
+use redb::{Database, WriteTransaction};
 use ron_core::dedup::Dedup;
 use ron_core::ids::{QueueKey, ShardId, Slot};
-use ron_core::message::{DeadLetter, MsgState, NewMessage, PutOutcome, StateOp};
+use ron_core::message::{MsgState, NewMessage, PutOutcome, StateOp};
+use ron_core::reprocess::{TASKS_KEPT, Task};
 use ron_core::shard::TopicState;
 use ron_core::time::{Clock, Millis};
 use serde::{Deserialize, Serialize};
@@ -37,6 +39,10 @@ pub struct Work {
     pub puts: Vec<NewMessage>,
     /// State changes.
     pub ops: Vec<StateOp>,
+    /// A task's row.
+    pub task: Option<Box<Task>>,
+    /// The topic is gone: its messages by the ops, all else by this.
+    pub delete: bool,
     /// When the shard was loaded, if its lease clocks had stood still: what it moved is in here, or nothing had
     /// to be, and [`BootCounts::still_since`] of before is forgotten.
     pub clocks_go_on: Option<Millis>,
@@ -46,7 +52,11 @@ pub struct Work {
 
 impl Work {
     fn is_empty(&self) -> bool {
-        self.puts.is_empty() && self.ops.is_empty() && self.topic.is_none()
+        self.puts.is_empty()
+            && self.ops.is_empty()
+            && self.topic.is_none()
+            && self.task.is_none()
+            && !self.delete
     }
 }
 
@@ -105,6 +115,11 @@ pub struct Engine {
     pub(crate) durable: bool,
     pub(crate) identity: Identity,
     pub(crate) topics: BTreeMap<ShardId, TopicRow>,
+    /// Topics deleted since the store was opened, or nearly: see [`Engine::is_deleted`].
+    pub(crate) deleted: BTreeSet<ShardId>,
+    /// Above the number of every topic that was ever deleted.
+    pub(crate) next_shard: u32,
+    pub(crate) tasks: BTreeMap<ShardId, BTreeMap<u64, Task>>,
     pub(crate) still: Still,
     pub(crate) epochs: HashMap<ShardId, ShardEpoch>,
     pub(crate) chunks: HashMap<u64, ChunkInfo>,
@@ -192,7 +207,15 @@ impl Engine {
 
     /// The lease clocks of a shard stand still since `since`: the next commit says so.
     pub(crate) fn stands_still(&mut self, shard: ShardId, since: Millis) {
-        self.still.stands(shard, since);
+        // The last actor of a deleted topic may have stopped meanwhile: there is nothing left that stands still.
+        if !self.is_deleted(shard) {
+            self.still.stands(shard, since);
+        }
+    }
+
+    /// Whether the topic was deleted since the store was opened. Its number is not used again.
+    pub(crate) fn is_deleted(&self, shard: ShardId) -> bool {
+        self.deleted.contains(&shard) && !self.topics.contains_key(&shard)
     }
 
     /// Live idempotency keys of a topic.
@@ -248,6 +271,21 @@ impl Engine {
                 txn.open_table(TOPIC)?.insert(shard.0, seal_value(row).as_slice())?;
                 self.topics.insert(*shard, row.clone());
             }
+            if work.delete {
+                self.forget_topic(&txn, *shard)?;
+            }
+            if let Some(task) = &work.task {
+                let mut table = txn.open_table(TASK)?;
+                table.insert((shard.0, task.number), seal_value(task.as_ref()).as_slice())?;
+                let tasks = self.tasks.entry(*shard).or_default();
+                tasks.insert(task.number, task.as_ref().clone());
+                // the oldest is over: only the newest can run
+                if tasks.len() > TASKS_KEPT
+                    && let Some((oldest, _)) = tasks.pop_first()
+                {
+                    table.remove((shard.0, oldest))?;
+                }
+            }
         }
         self.still.save(&txn)?;
         if batch.reserve_to > self.reserved {
@@ -277,6 +315,22 @@ impl Engine {
             self.fold_slice(&txn)?;
         }
         txn.commit()?;
+        Ok(())
+    }
+
+    /// Removes what is left of a topic beside its messages.
+    fn forget_topic(&mut self, txn: &WriteTransaction, shard: ShardId) -> Result<(), StoreError> {
+        txn.open_table(TOPIC)?.remove(shard.0)?;
+        txn.open_table(TASK)?.retain_in((shard.0, 0)..=(shard.0, u64::MAX), |_, _| false)?;
+        self.next_shard = self.next_shard.max(shard.0.saturating_add(1));
+        write_meta(txn, "next_shard", &self.next_shard)?;
+        self.topics.remove(&shard);
+        self.tasks.remove(&shard);
+        self.by_shard.remove(&shard);
+        // Their rows stay until they expire; nothing reads those of a topic that is not there.
+        self.dedup.remove_shard(shard);
+        self.still.forget(shard);
+        self.deleted.insert(shard);
         Ok(())
     }
 
@@ -366,47 +420,6 @@ fn write_chunks(txn: &WriteTransaction, chunks: &[CutChunk]) -> Result<(), Store
         }
     }
     Ok(())
-}
-
-/// The rows beside the delta: last errors and dead letters.
-fn write_letters(txn: &WriteTransaction, shard: ShardId, ops: &[StateOp]) -> Result<(), StoreError> {
-    for op in ops.iter().filter(|op| !op.slot().is_ram()) {
-        match op {
-            StateOp::Set { slot, note: Some(note), .. } => {
-                txn.open_table(NOTE)?.insert(slot.0, seal(note.as_bytes()).as_slice())?;
-            }
-            StateOp::Set { note: None, .. }
-            | StateOp::Gone { noted: false, .. }
-            | StateOp::GoneRun { .. } => {}
-            StateOp::Dead { slot, state, letter } => {
-                let mut letter = letter.clone();
-                if letter.last_error.is_none() && state.noted {
-                    letter.last_error = read_note(txn, *slot)?;
-                }
-                txn.open_table(DLQ)?.insert((shard.0, slot.0), seal_value(&letter).as_slice())?;
-            }
-            StateOp::Gone { slot, noted: true } => {
-                txn.open_table(NOTE)?.remove(slot.0)?;
-            }
-            StateOp::DeadGone { slot } => {
-                txn.open_table(NOTE)?.remove(slot.0)?;
-                txn.open_table(DLQ)?.remove((shard.0, slot.0))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn read_note(txn: &WriteTransaction, slot: Slot) -> Result<Option<String>, StoreError> {
-    let notes = txn.open_table(NOTE)?;
-    let Some(row) = notes.get(slot.0)? else { return Ok(None) };
-    // A rotted note is no reason to keep a message out of the DLQ.
-    Ok(super::codec::open(row.value()).ok().map(|text| String::from_utf8_lossy(text).into_owned()))
-}
-
-/// Reads a dead letter's row.
-pub(crate) fn dead_letter(row: &[u8]) -> Option<DeadLetter> {
-    open_value(row).ok()
 }
 
 /// Reads a chunk's folded states.

@@ -12,6 +12,7 @@ use super::schema::{HEAD, STATE};
 use redb::{ReadTransaction, ReadableDatabase};
 use ron_core::ids::ShardId;
 use ron_core::message::Recovered;
+use ron_core::reprocess::Task;
 use ron_core::shard::TopicState;
 use std::collections::BTreeMap;
 
@@ -30,6 +31,10 @@ pub struct LoadJob {
     pub dedup_keys: u64,
     /// What an operator set for the topic; `None` = it does not exist yet.
     pub topic: Option<TopicState>,
+    /// Whether the topic was deleted: it comes back under another number, if at all.
+    pub deleted: bool,
+    /// Its tasks, by number.
+    pub tasks: BTreeMap<u64, Task>,
 }
 
 impl Engine {
@@ -49,7 +54,9 @@ impl Engine {
         let txn = self.db.begin_read()?;
         let dedup_keys = self.dedup.live(shard);
         let topic = self.topics.get(&shard).map(|row| row.state);
-        Ok(LoadJob { txn, shard, epoch, chunks, ram, dedup_keys, topic })
+        let deleted = self.is_deleted(shard);
+        let tasks = self.tasks.get(&shard).cloned().unwrap_or_default();
+        Ok(LoadJob { txn, shard, epoch, chunks, ram, dedup_keys, topic, deleted, tasks })
     }
 }
 

@@ -17,6 +17,7 @@ mod findings;
 mod fold;
 mod identity;
 mod inventory;
+mod letters;
 mod load;
 pub mod offline;
 mod prepare;

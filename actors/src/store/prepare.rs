@@ -7,7 +7,7 @@ use super::engine::{Engine, Work};
 use super::error::UnitFailure;
 use super::schema::DEDUP_BUCKET_MS;
 use ron_core::dedup::{DedupRow, Verdict};
-use ron_core::ids::ShardId;
+use ron_core::ids::{ShardId, Slot};
 use ron_core::message::{DedupClaim, NewMessage, PutOutcome, StoredAt};
 use ron_core::time::Millis;
 use std::collections::BTreeMap;
@@ -40,6 +40,25 @@ struct Cuts {
     /// Bytes of bodies that are kept in memory alone, these included.
     ram_bytes: usize,
     keys: BTreeMap<(u64, u64), Vec<DedupRow>>,
+    /// The last message, and whose it is.
+    last: Option<(ShardId, Slot)>,
+}
+
+impl Cuts {
+    /// Puts one message of `shard` behind all others of it, of either kind: in a commit too, places rise in the order
+    /// in which they are given, or one that comes later would stand before one that is at work already.
+    fn push(&mut self, ram: bool, shard: ShardId, message: &NewMessage) -> StoredAt {
+        let cutter = if ram { &mut self.ram } else { &mut self.durable };
+        if let Some((_, last)) = self.last.filter(|(of, _)| *of == shard) {
+            cutter.rise_above(last);
+        }
+        let stored = cutter.push(shard, message);
+        self.last = Some((shard, stored.slot));
+        if ram {
+            self.ram_bytes += record_len(message);
+        }
+        stored
+    }
 }
 
 impl Engine {
@@ -56,15 +75,17 @@ impl Engine {
         // Even numbers for what is on disk, odd ones for what is not: an id says for life which it is.
         let first = self.next_chunk.next_multiple_of(2);
         let (durable, ram) = (Cutter::new(now, first), Cutter::new(now, first + 1));
-        let mut cuts = Cuts { durable, ram, ram_bytes: self.volatile.bytes(), keys: BTreeMap::new() };
+        let mut cuts =
+            Cuts { durable, ram, ram_bytes: self.volatile.bytes(), keys: BTreeMap::new(), last: None };
         let (mut size, mut needs_disk) = (0, false);
         for &i in &order {
             let (shard, work) = &work[i];
-            let outcomes =
-                work.puts.iter().map(|message| self.put(&mut cuts, now, *shard, work.ram, message));
+            let outcomes = work.puts.iter().map(|message| self.put(&mut cuts, now, *shard, work, message));
             let outcomes: Vec<PutOutcome> = outcomes.collect();
-            size += outcomes.len() + work.ops.len() + usize::from(work.topic.is_some());
-            needs_disk |= work.topic.is_some() || !(work.ram || outcomes.is_empty());
+            let rows = [work.topic.is_some(), work.task.is_some(), work.delete];
+            let rows = rows.into_iter().map(usize::from).sum::<usize>();
+            size += outcomes.len() + work.ops.len() + rows;
+            needs_disk |= rows > 0 || !(work.ram || outcomes.is_empty());
             results[i] = Ok(outcomes);
         }
         let (chunks, next) = cuts.durable.finish();
@@ -76,7 +97,7 @@ impl Engine {
         }
         let unproven = !ram_chunks.is_empty() && self.next_chunk > self.reserved;
         let reserve_to = if unproven { self.next_chunk + RESERVED_CHUNKS } else { 0 };
-        needs_disk |= unproven || !delta.runs.is_empty();
+        needs_disk |= unproven || !(chunks.is_empty() && delta.runs.is_empty());
         let (keys, dead_chunks) = (cuts.keys, Vec::new());
         Batch { now, chunks, ram_chunks, keys, delta, ram_delta, dead_chunks, reserve_to, needs_disk, size }
     }
@@ -86,7 +107,7 @@ impl Engine {
         cuts: &mut Cuts,
         now: Millis,
         shard: ShardId,
-        ram: bool,
+        work: &Work,
         message: &NewMessage,
     ) -> PutOutcome {
         let verdict = message.dedup.as_ref().map(|claim| (claim, self.dedup.check(now, shard, claim)));
@@ -98,14 +119,14 @@ impl Engine {
             Some((_, Verdict::Full)) => return PutOutcome::DedupFull,
             Some((_, Verdict::New)) | None => {}
         }
-        if ram {
-            cuts.ram_bytes += record_len(message);
-            if cuts.ram_bytes > self.config.ram_bytes_max {
-                cuts.ram_bytes -= record_len(message);
-                return PutOutcome::RamFull;
-            }
+        let fits = cuts.ram_bytes + record_len(message) <= self.config.ram_bytes_max;
+        // What takes a dead letter's place must not be lost, since that one ends with it: then it goes to disk.
+        let replaces = !work.ops.is_empty();
+        if work.ram && !fits && !replaces {
+            return PutOutcome::RamFull;
         }
-        let stored = if ram { cuts.ram.push(shard, message) } else { cuts.durable.push(shard, message) };
+        let ram = work.ram && fits;
+        let stored = cuts.push(ram, shard, message);
         if let Some(claim) = &message.dedup {
             let row = self.remember(now, shard, claim, &stored);
             let bucket = row.expires.0 / DEDUP_BUCKET_MS;

@@ -204,6 +204,7 @@ mod tests {
             attrs: Vec::new(),
             idempotency_key: None,
             corr_id: "c".into(),
+            source_msg_id: None,
         };
         let payload_hash = ContentHash([0; 32]);
         let message = NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup: None };

@@ -3,8 +3,8 @@
 
 use super::codec::{Head, open, read_record};
 use super::cut::part_count;
-use super::engine::dead_letter;
 use super::error::StoreError;
+use super::letters::dead_letter;
 use super::schema::{BODY, DLQ, HEAD, NOTE, body_key};
 use crate::blocking::{Blocking, Job};
 use arc_swap::ArcSwapOption;
@@ -279,11 +279,17 @@ impl Reader {
     }
 
     /// The dead letters of `slots`, in order; `None` where there is none.
-    pub async fn letters(&self, shard: ShardId, slots: Vec<Slot>) -> Vec<Option<DeadLetter>> {
+    ///
+    /// # Errors
+    /// The store cannot be read now.
+    pub async fn letters(
+        &self,
+        shard: ShardId,
+        slots: Vec<Slot>,
+    ) -> Result<Vec<Option<DeadLetter>>, ReadFailure> {
         let reader = self.clone();
-        let n = slots.len();
         let read = self.0.blocking.run(Job::Read, move || reader.letters_blocking(shard, &slots)).await;
-        read.and_then(Result::ok).unwrap_or_else(|| vec![None; n])
+        read.and_then(Result::ok).ok_or(ReadFailure::Store)
     }
 
     /// [`Reader::letters`] for a thread that may block.

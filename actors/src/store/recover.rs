@@ -10,13 +10,14 @@ use super::error::StoreError;
 use super::fold::by_place;
 use super::identity::{self, Identity};
 use super::read::Reader;
-use super::schema::{BODY, DEDUP, DELTA, DLQ, FORMAT, HEAD, META, NOTE, STATE, STILL, TOPIC};
+use super::schema::{BODY, DEDUP, DELTA, DLQ, FORMAT, HEAD, META, NOTE, STATE, STILL, TASK, TOPIC};
 use super::still::Still;
 use super::volatile::Volatile;
 use redb::{Database, ReadableTable, WriteTransaction};
 use ron_core::dedup::{Dedup, DedupRow};
 use ron_core::ids::ShardId;
 use ron_core::message::{MsgState, Phase};
+use ron_core::reprocess::Task;
 use ron_core::shard::Settings;
 use ron_core::time::{Clock, Millis};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -39,6 +40,8 @@ pub struct BootCounts {
     pub first_expiry: Option<Millis>,
     /// When the oldest dead letter was dead-lettered.
     pub oldest_dead: Option<Millis>,
+    /// Whether a task of it runs.
+    pub task_runs: bool,
     /// Since when its lease clocks stand still.
     pub still_since: Option<Millis>,
 }
@@ -79,6 +82,8 @@ pub(crate) fn open(
     let next_chunk = read_meta(&txn, "next_chunk")?.unwrap_or(0).max(found.next_chunk);
     let last_alive = read_meta::<Millis>(&txn, "node_time")?.unwrap_or_default().max(found.last_alive);
     let topics = read_topics(&txn)?;
+    let tasks = found.tasks(&txn)?;
+    let next_shard = read_meta(&txn, "next_shard")?.unwrap_or(0);
     let still = found.lease_clocks(&txn, opening, last_alive)?;
     let clock = clock_from(last_alive);
     let now = clock.now().max(last_alive);
@@ -90,6 +95,9 @@ pub(crate) fn open(
         durable: medium.durable(),
         identity,
         topics,
+        tasks,
+        deleted: BTreeSet::new(),
+        next_shard,
         still,
         epochs: HashMap::new(),
         chunks: found.chunks,
@@ -113,18 +121,7 @@ pub(crate) fn open(
         commits: 0,
         poisoned: false,
     };
-    engine.sweep_dedup(&txn, now)?;
-    engine.read_dedup(&txn, now)?;
-    // Everything folded: each shard's load then replays nothing.
-    while !(engine.dirty.is_empty() && engine.folding.is_empty()) {
-        engine.fold_slice(&txn)?;
-    }
-    engine.still.save(&txn)?;
-    // What is proven, not what time it is: nothing has been answered by the new life yet.
-    engine.save_marks(&txn, last_alive)?;
-    txn.commit()?;
-    reader.clear();
-    reader.attach(Some(engine.db.clone()));
+    engine.tidy_up(txn, now)?;
     Ok((engine, found.counts))
 }
 
@@ -137,6 +134,7 @@ fn create_tables(txn: &WriteTransaction, opening: Opening) -> Result<Identity, S
     txn.open_table(DLQ)?;
     txn.open_table(DEDUP)?;
     txn.open_table(TOPIC)?;
+    txn.open_table(TASK)?;
     txn.open_table(STILL)?;
     let format: Option<u32> = read_meta(txn, "format")?;
     match format {
@@ -181,13 +179,43 @@ fn read_topics(txn: &WriteTransaction) -> Result<BTreeMap<ShardId, TopicRow>, St
     Ok(topics)
 }
 
+fn read_tasks(txn: &WriteTransaction) -> Result<BTreeMap<ShardId, BTreeMap<u64, Task>>, StoreError> {
+    let mut tasks: BTreeMap<ShardId, BTreeMap<u64, Task>> = BTreeMap::new();
+    for row in txn.open_table(TASK)?.iter()? {
+        let (key, value) = row?;
+        let (shard, number) = key.value();
+        let task = open_value(value.value())
+            .map_err(|why| StoreError::damaged("task", format!("{shard}/{number}"), why))?;
+        tasks.entry(ShardId(shard)).or_default().insert(number, task);
+    }
+    Ok(tasks)
+}
+
 impl Engine {
+    /// The first commit: what has expired is dropped, and everything folded, so that a shard's load replays nothing.
+    fn tidy_up(&mut self, txn: WriteTransaction, now: Millis) -> Result<(), StoreError> {
+        self.sweep_dedup(&txn, now)?;
+        self.read_dedup(&txn, now)?;
+        // Everything folded: each shard's load then replays nothing.
+        while !(self.dirty.is_empty() && self.folding.is_empty()) {
+            self.fold_slice(&txn)?;
+        }
+        self.still.save(&txn)?;
+        // What is proven, not what time it is: nothing has been answered by the new life yet.
+        self.save_marks(&txn, self.last_alive)?;
+        txn.commit()?;
+        self.reader.clear();
+        self.reader.attach(Some(self.db.clone()));
+        Ok(())
+    }
+
     fn read_dedup(&mut self, txn: &WriteTransaction, now: Millis) -> Result<(), StoreError> {
         for row in txn.open_table(DEDUP)?.iter()? {
             let (key, value) = row?;
             let damaged = |why| StoreError::damaged("dedup", format!("{:?}", key.value()), why);
             let rows: Vec<DedupRow> = open_value(value.value()).map_err(damaged)?;
-            rows.into_iter().filter(|row| row.expires > now).for_each(|row| self.dedup.restore(row));
+            let lives = |row: &DedupRow| row.expires > now && self.topics.contains_key(&row.shard);
+            rows.into_iter().filter(lives).for_each(|row| self.dedup.restore(row));
         }
         Ok(())
     }
@@ -208,6 +236,18 @@ struct Found {
 }
 
 impl Found {
+    /// The tasks of all topics.
+    fn tasks(
+        &mut self,
+        txn: &WriteTransaction,
+    ) -> Result<BTreeMap<ShardId, BTreeMap<u64, Task>>, StoreError> {
+        let tasks = read_tasks(txn)?;
+        for (shard, _) in tasks.iter().filter(|(_, tasks)| tasks.values().any(Task::runs)) {
+            self.counts.entry(*shard).or_default().task_runs = true;
+        }
+        Ok(tasks)
+    }
+
     fn read_deltas(&mut self, txn: &WriteTransaction) -> Result<(), StoreError> {
         for row in txn.open_table(DELTA)?.iter()? {
             let (key, value) = row?;

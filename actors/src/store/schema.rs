@@ -19,6 +19,8 @@ pub(crate) const STATE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("
 pub(crate) const NOTE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("note");
 /// (shard, slot) → the dead letter.
 pub(crate) const DLQ: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("dlq");
+/// (shard, number) → a task of the topic. Written with what it moves.
+pub(crate) const TASK: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("task");
 /// (expiry bucket, chunk) → idempotency keys, written with their messages.
 pub(crate) const DEDUP: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("dedup");
 
@@ -31,9 +33,9 @@ pub(crate) const STILL: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("
 /// Width of an expiry bucket of `DEDUP`, ms.
 pub(crate) const DEDUP_BUCKET_MS: u64 = 600_000;
 
-/// The format of this schema; a store with another one is refused. 2: topics have settings. 3: a chunk's
-/// number is even, and settings name a durability.
-pub(crate) const FORMAT: u32 = 3;
+/// The format of this schema; a store with another one is refused. 2: topics have settings. 3: either states know of
+/// reprocessing, or a chunk's number is even and settings name a durability. 4: both.
+pub(crate) const FORMAT: u32 = 4;
 
 /// The key of a body part.
 pub(crate) const fn body_key(chunk: u64, part: usize) -> u64 {

@@ -69,6 +69,14 @@ impl Still {
         }
     }
 
+    /// The shard is gone.
+    pub(crate) fn forget(&mut self, shard: ShardId) {
+        self.again.remove(&shard);
+        if self.since.remove(&shard).is_some() {
+            self.changed.insert(shard);
+        }
+    }
+
     /// Since when the clocks of `shard` stand still, if they do.
     pub(crate) fn since(&self, shard: ShardId) -> Option<Millis> {
         self.since.get(&shard).copied()

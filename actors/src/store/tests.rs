@@ -76,6 +76,7 @@ pub(super) fn message(text: &str) -> NewMessage {
         attrs: Vec::new(),
         idempotency_key: None,
         corr_id: "corr-0001".into(),
+        source_msg_id: None,
     };
     let payload_hash = ContentHash::of(&payload);
     NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup: None }
@@ -123,7 +124,15 @@ pub(super) fn slots(outcomes: &[PutOutcome]) -> Vec<Slot> {
 }
 
 pub(super) fn state(phase: Phase, at: u64) -> MsgState {
-    MsgState { phase, at: Millis(at), attempt: 1, delivery: 1, settled: Settled::No, noted: false }
+    MsgState {
+        phase,
+        at: Millis(at),
+        attempt: 1,
+        delivery: 1,
+        settled: Settled::No,
+        noted: false,
+        revived: None,
+    }
 }
 
 pub(super) fn gone(slot: Slot) -> StateOp {

@@ -36,6 +36,7 @@ fn message() -> NewMessage {
         attrs: Vec::new(),
         idempotency_key: None,
         corr_id: "corr-0001".into(),
+        source_msg_id: None,
     };
     let payload_hash = ContentHash::of(&payload);
     NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup: None }
@@ -136,6 +137,7 @@ fn clocks_that_stopped_while_others_went_on_are_known_after_a_crash() {
         delivery: 1,
         settled: Settled::No,
         noted: false,
+        revived: None,
     };
     let lease = StateOp::Set { slot: found[0].stored.slot, state, note: None };
     let epoch = cell.load(SHARD).unwrap().epoch;

@@ -13,7 +13,7 @@ use super::fold::{merge, survivors};
 use super::read::ChunkImage;
 use bytes::Bytes;
 use ron_core::dedup::DedupRow;
-use ron_core::ids::ShardId;
+use ron_core::ids::{ShardId, Slot};
 use ron_core::message::{PutOutcome, StateOp};
 use std::collections::BTreeMap;
 
@@ -113,7 +113,9 @@ impl Engine {
             StateOp::Set { slot, note: Some(note), .. } => self.reader.keep_note(*slot, note.clone()),
             StateOp::Set { note: None, .. } | StateOp::GoneRun { .. } => {}
             StateOp::Dead { slot, letter, .. } => self.reader.keep_letter(shard, *slot, letter.clone()),
-            StateOp::Gone { slot, .. } | StateOp::DeadGone { slot } => self.reader.forget_words(shard, *slot),
+            StateOp::Gone { slot, .. } | StateOp::DeadGone { slot } | StateOp::Revived { slot, .. } => {
+                self.reader.forget_words(shard, *slot);
+            }
         }
     }
 
@@ -132,5 +134,25 @@ impl Engine {
             self.next_chunk = self.next_chunk.max(chunk + 1);
             self.adopt_chunk(chunk, kept);
         }
+        self.end_orphans();
+    }
+
+    /// Ends the messages of topics whose deletion was found to be committed after all.
+    fn end_orphans(&mut self) {
+        let mut gone = Delta::new(self.last_commit, self.next_chunk);
+        let mut orphaned = Vec::new();
+        for (chunk, kept) in &self.volatile.chunks {
+            for run in kept.head.runs.iter().filter(|run| self.is_deleted(run.shard)) {
+                orphaned.push(run.shard);
+                let places = run.first..run.first.saturating_add(run.count);
+                for idx in places.filter(|idx| kept.fate.get(idx) != Some(&None)) {
+                    let slot = Slot::new(*chunk, idx);
+                    self.reader.forget_words(run.shard, slot);
+                    gone.push(&StateOp::Gone { slot, noted: false });
+                }
+            }
+        }
+        self.apply_ram_delta(&gone);
+        orphaned.iter().for_each(|shard| drop(self.by_shard.remove(shard)));
     }
 }

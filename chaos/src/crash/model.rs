@@ -59,7 +59,7 @@ impl Msg {
             Place::Dead(letter) => (Phase::Dead, letter.at),
         };
         let (attempt, delivery, settled) = (self.attempt, self.delivery, self.settled);
-        Some(MsgState { phase, at, attempt, delivery, settled, noted: self.note.is_some() })
+        Some(MsgState { phase, at, attempt, delivery, settled, noted: self.note.is_some(), revived: None })
     }
 
     fn available(&self, now: Millis) -> bool {

@@ -320,6 +320,7 @@ impl World {
                 | StateOp::Dead { .. }
                 | StateOp::Gone { .. }
                 | StateOp::GoneRun { .. }
+                | StateOp::Revived { .. }
                 | StateOp::DeadGone { .. } => None,
             }));
         }

@@ -138,6 +138,7 @@ impl Client {
                 attrs: vec![("number".into(), number.to_string())],
                 idempotency_key: key,
                 corr_id: format!("sim-{number:08}"),
+                source_msg_id: None,
             },
             payload,
             delay_ms: content.delay_ms,

@@ -148,6 +148,18 @@ impl Call {
         Call { method: Method::PUT, ..Call::json(path, body) }
     }
 
+    /// A DELETE.
+    #[must_use]
+    pub(crate) fn delete(path: impl Into<String>) -> Call {
+        Call { method: Method::DELETE, ..Call::get(path) }
+    }
+
+    /// A DELETE with JSON.
+    #[must_use]
+    pub(crate) fn delete_json(path: impl Into<String>, body: &serde_json::Value) -> Call {
+        Call { method: Method::DELETE, ..Call::json(path, body) }
+    }
+
     /// The same call with one more header.
     #[must_use]
     pub(crate) fn header(mut self, name: &str, value: impl Into<String>) -> Call {

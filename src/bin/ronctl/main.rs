@@ -12,6 +12,7 @@ mod client;
 mod config;
 mod control;
 mod demo;
+mod dlq;
 mod failure;
 mod key;
 mod locate;
@@ -85,6 +86,9 @@ enum Command {
     /// Check, count, scrub or compact the store
     #[command(subcommand)]
     Store(store::StoreCommand),
+    /// Look at dead letters, bring them back, send them again, end them
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Measure a node: rate and latency of durable sends and of whole cycles
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -142,6 +146,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Topic(command) => topic::run(command, node()?, out).await,
         Command::Snapshot(command) => snapshot::run(command, node, places, out).await,
         Command::Store(command) => store::run(command, node, places, out).await,
+        Command::Dlq(command) => dlq::run(command, node()?, out).await,
         Command::Bench(command) => bench::run(command, node, out).await,
         Command::Demo(args) => demo::run(args, out).await,
     }

@@ -80,6 +80,15 @@ pub(crate) enum TopicCommand {
         #[arg(value_enum)]
         what: What,
     },
+    /// Delete a topic with all its messages, dead letters, settings and tasks
+    Delete {
+        /// TENANT/TOPIC
+        #[arg(value_parser = args::queue)]
+        queue: QueueKey,
+        /// Really: this cannot be undone
+        #[arg(long, required = true)]
+        yes: bool,
+    },
     /// End all messages but dead letters, those in flight included
     Purge {
         /// TENANT/TOPIC
@@ -221,6 +230,7 @@ pub(crate) async fn run(command: TopicCommand, mut client: Client, out: Output) 
         TopicCommand::Set(args) => admin::set(args, &mut client, out).await,
         TopicCommand::Pause { queue, what } => admin::pause(&queue, what, "pause", &mut client, out).await,
         TopicCommand::Resume { queue, what } => admin::pause(&queue, what, "resume", &mut client, out).await,
+        TopicCommand::Delete { queue, yes: _ } => admin::delete(&queue, &mut client, out).await,
         TopicCommand::Purge { queue, yes: _ } => admin::purge(&queue, &mut client, out).await,
     }
 }

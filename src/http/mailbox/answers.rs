@@ -174,6 +174,7 @@ const fn event_name(what: What) -> &'static str {
         What::Failed => "failed",
         What::TimedOut => "timed_out",
         What::DeadLettered => "dead_lettered",
+        What::Reprocessed => "reprocessed",
         What::Acked => "acked",
         What::Expired => "expired",
         What::Purged => "purged",

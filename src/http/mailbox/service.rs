@@ -122,12 +122,19 @@ pub trait MailboxService: Send + Sync + 'static {
 
     fn purge(&self, queue: &QueueKey) -> impl Future<Output = Result<u64, Refusal>> + Send;
 
+    fn delete(&self, queue: &QueueKey) -> impl Future<Output = Result<u64, Refusal>> + Send;
+
     fn topics(
         &self,
         tenant: &Tenant,
         cursor: Option<&str>,
         limit: u32,
     ) -> impl Future<Output = Result<(Vec<TopicRow>, Option<String>), Refusal>> + Send;
+
+    /// The workbench of the dead letters; `None` where there is none.
+    fn workbench(&self) -> Option<&Mailbox> {
+        None
+    }
 }
 
 impl MailboxService for Mailbox {
@@ -194,6 +201,10 @@ impl MailboxService for Mailbox {
         Mailbox::purge(self, queue).await
     }
 
+    async fn delete(&self, queue: &QueueKey) -> Result<u64, Refusal> {
+        Mailbox::delete(self, queue).await
+    }
+
     async fn topics(
         &self,
         tenant: &Tenant,
@@ -201,5 +212,9 @@ impl MailboxService for Mailbox {
         limit: u32,
     ) -> Result<(Vec<TopicRow>, Option<String>), Refusal> {
         Mailbox::topics(self, tenant, cursor, limit as usize)
+    }
+
+    fn workbench(&self) -> Option<&Mailbox> {
+        Some(self)
     }
 }

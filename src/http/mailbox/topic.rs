@@ -1,4 +1,4 @@
-//! Routes that change a topic as a whole: settings, pause and resume, purge. All need the op `admin`, and are
+//! Routes that change a topic as a whole: settings, pause and resume, purge, delete. All need the op `admin`, and are
 //! served where the operator is: on the mailbox's own port and the Unix socket.
 
 use super::{Answer, App, MailboxApp, MailboxService, Want, answers};
@@ -8,7 +8,7 @@ use crate::http::error::json_of;
 use crate::http::request::{Call, Path, queue_of};
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::routing::{post, put};
+use axum::routing::{delete, post, put};
 use http::StatusCode;
 use ron_core::ids::QueueKey;
 use ron_core::shard::{Paused, TopicChange};
@@ -19,6 +19,7 @@ use std::sync::Arc;
 /// The routes.
 pub fn topic_routes<M: MailboxService>(app: Arc<MailboxApp<M>>) -> Router {
     Router::new()
+        .route("/v1/{tenant}/{topic}", delete(delete_topic::<M>))
         .route("/v1/{tenant}/{topic}/settings", put(settings::<M>))
         .route("/v1/{tenant}/{topic}/pause", post(pause::<M>))
         .route("/v1/{tenant}/{topic}/resume", post(resume::<M>))
@@ -52,9 +53,22 @@ async fn purge<M: MailboxService>(State(app): App<M>, path: Path, request: Reque
     json_of(StatusCode::OK, &Purged { purged })
 }
 
+async fn delete_topic<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
+    #[derive(Serialize)]
+    struct Deleted {
+        deleted: bool,
+        purged: u64,
+    }
+    let (queue, confirmed) = app.admin::<dto::ConfirmRequest>(&path, request).await?;
+    confirmed.check(&queue.topic)?;
+    let purged = app.mailbox.delete(&queue).await?;
+    tracing::info!(%queue, purged, "topic deleted");
+    json_of(StatusCode::OK, &Deleted { deleted: true, purged })
+}
+
 impl<M: MailboxService> MailboxApp<M> {
     /// The queue and the body of a call that changes the topic.
-    async fn admin<T: DeserializeOwned>(
+    pub(super) async fn admin<T: DeserializeOwned>(
         &self,
         path: &Path,
         request: Request,

@@ -135,6 +135,9 @@ async fn topic_calls_bring_what_is_asked_and_show_what_is_in_force() {
     assert_eq!(what, Paused { recv: true, enqueue: false });
     assert_eq!(exchange(addr, post("purge", r#"{"confirm":"orders"}"#)).await.json()["purged"], 3);
     assert!(matches!(net.mailbox.last(), Asked::Purge));
+    let delete = |body: &str| request("DELETE", "/v1/acme/orders", "", body.as_bytes());
+    assert_eq!(exchange(addr, delete(r#"{"confirm":"orders"}"#)).await.json()["purged"], 4);
+    assert!(matches!(net.mailbox.last(), Asked::Delete));
     let asked = net.mailbox.asked.lock().unwrap().len();
     for (call, body) in [("purge", r#"{"confirm":"order"}"#), ("pause", r#"{"what":"all"}"#), ("pause", "{}")]
     {

@@ -112,6 +112,7 @@ pub(super) enum Asked {
     Topics(Option<String>),
     Configure(TopicChange),
     Purge,
+    Delete,
 }
 
 #[derive(Debug, Default)]
@@ -156,6 +157,7 @@ pub(super) fn envelope(payload: &'static str) -> Envelope {
             attrs: Vec::new(),
             idempotency_key: None,
             corr_id: "corr-0001".into(),
+            source_msg_id: None,
         },
     };
     let view =
@@ -326,6 +328,11 @@ impl MailboxService for Arc<FakeMailbox> {
         self.ask(Asked::Configure(change))?;
         let settings = Settings { max_attempts: 9, ..Settings::default() };
         Ok(TopicInForce { settings, paused: Paused { recv: false, enqueue: true } })
+    }
+
+    async fn delete(&self, _: &QueueKey) -> Result<u64, Refusal> {
+        self.ask(Asked::Delete)?;
+        Ok(4)
     }
 
     async fn purge(&self, _: &QueueKey) -> Result<u64, Refusal> {

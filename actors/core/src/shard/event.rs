@@ -1,6 +1,7 @@
 //! What happened to a message, for whoever asks later. Told beside what must be durable; decides nothing.
 
-use super::{Msg, Step};
+use super::Step;
+use super::kept::{Corpse, Msg};
 use crate::ids::Slot;
 use crate::time::Millis;
 
@@ -21,6 +22,8 @@ pub enum What {
     TimedOut,
     /// Moved to the dead-letter queue.
     DeadLettered,
+    /// Ready again after it was a dead letter.
+    Reprocessed,
     /// Done.
     Acked,
     /// Ended by its TTL or by retention.
@@ -54,6 +57,12 @@ impl Step {
     pub(super) fn tell_why(&mut self, slot: Slot, msg: &Msg, what: What, why: Option<&str>) {
         let (attempt, enqueued, reason) = (msg.attempt, msg.enqueued, why.map(Into::into));
         self.events.push(Event { first: slot, count: 1, what, attempt, enqueued, reason });
+    }
+
+    /// Of a dead letter.
+    pub(super) fn tell_of_dead(&mut self, slot: Slot, corpse: &Corpse, what: What) {
+        let (attempt, enqueued) = (corpse.attempt, corpse.enqueued);
+        self.events.push(Event { first: slot, count: 1, what, attempt, enqueued, reason: None });
     }
 
     /// Of neighbours that were never handed out.

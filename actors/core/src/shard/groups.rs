@@ -1,41 +1,44 @@
 //! Strict order by group (SPEC §4.5): of each group only the first message may be handed out, and while that one is
-//! in flight or delayed the others wait. Kept only for topics that are set so; costs an entry a message.
+//! in flight or delayed the others wait. First is who has the lowest place, so one that was reprocessed is the
+//! last of its group. Kept only for topics that are set so; costs an entry a message.
 
-use super::{Msg, Shard};
+use super::Shard;
+use super::kept::{Msg, Place};
 use crate::ids::Slot;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-/// The messages of one group that are not dead, and whether each is ready.
-type Members = BTreeMap<Slot, bool>;
+/// The messages of one group that are not dead, by their places, and whether each is ready.
+type Members = BTreeMap<Place, (Slot, bool)>;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     members: BTreeMap<u64, Members>,
     /// The first of each group, where it is ready.
-    heads: BTreeSet<Slot>,
+    heads: BTreeMap<Place, Slot>,
 }
 
-fn ready_head(members: &Members) -> Option<Slot> {
-    members.first_key_value().filter(|(_, ready)| **ready).map(|(&slot, _)| slot)
+fn ready_head(members: &Members) -> Option<(Place, Slot)> {
+    let (&place, &(slot, ready)) = members.first_key_value()?;
+    ready.then_some((place, slot))
 }
 
 impl Groups {
-    pub(super) fn insert(&mut self, group: u64, slot: Slot, ready: bool) {
-        self.change(group, |members| {
-            members.insert(slot, ready);
+    pub(super) fn insert(&mut self, slot: Slot, msg: &Msg, ready: bool) {
+        self.change(msg.group, |members| {
+            members.insert(msg.place(), (slot, ready));
         });
     }
 
-    pub(super) fn remove(&mut self, group: u64, slot: Slot) {
-        self.change(group, |members| {
-            members.remove(&slot);
+    pub(super) fn remove(&mut self, msg: &Msg) {
+        self.change(msg.group, |members| {
+            members.remove(&msg.place());
         });
     }
 
-    /// The lowest slot that may be handed out.
+    /// Of those that may be handed out, the one that stands first.
     pub(super) fn first_ready(&self) -> Option<Slot> {
-        self.heads.first().copied()
+        self.heads.first_key_value().map(|(_, &slot)| slot)
     }
 
     fn change(&mut self, group: u64, how: impl FnOnce(&mut Members)) {
@@ -44,8 +47,8 @@ impl Groups {
         how(members);
         let (after, empty) = (ready_head(members), members.is_empty());
         if before != after {
-            if let Some(slot) = before {
-                self.heads.remove(&slot);
+            if let Some((place, _)) = before {
+                self.heads.remove(&place);
             }
             self.heads.extend(after);
         }
@@ -57,16 +60,16 @@ impl Groups {
 
 impl Shard {
     /// A message was put where it is ready, or not.
-    pub(super) fn joined(&mut self, slot: Slot, group: u64, ready: bool) {
+    pub(super) fn joined(&mut self, slot: Slot, msg: &Msg, ready: bool) {
         if self.settings.fifo {
-            self.groups.insert(group, slot, ready);
+            self.groups.insert(slot, msg, ready);
         }
     }
 
     /// A message was taken from where it was.
-    pub(super) fn left(&mut self, slot: Slot, group: u64) {
+    pub(super) fn left(&mut self, msg: &Msg) {
         if self.settings.fifo {
-            self.groups.remove(group, slot);
+            self.groups.remove(msg);
         }
     }
 
@@ -87,8 +90,10 @@ impl Shard {
     /// The groups as the messages say.
     fn grouped(&self) -> Groups {
         let mut groups = Groups::default();
-        for (map, ready) in [(&self.returned, true), (&self.leased, false), (&self.delayed, false)] {
-            map.iter().for_each(|(&slot, msg)| groups.insert(msg.group, slot, ready));
+        let maps =
+            [(&self.returned, true), (&self.revived, true), (&self.leased, false), (&self.delayed, false)];
+        for (map, ready) in maps {
+            map.iter().for_each(|(&slot, msg)| groups.insert(slot, msg, ready));
         }
         groups
     }

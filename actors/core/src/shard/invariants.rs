@@ -12,6 +12,7 @@
 //! | Q8 | fresh runs rise and have a length for each message |
 //! | Q9 | a stream holds what it was handed and is still leased, and no more than it said |
 //! | Q10 | where order is strict, groups are what the messages say, and only ready heads are handed out |
+//! | Q11 | every reprocessed ready message stands in one place of its own, and none is behind the tail |
 
 use super::Shard;
 use crate::ids::Slot;
@@ -49,7 +50,8 @@ impl Shard {
         self.check_places()?;
         index_matches("deadlines", &self.leased, &self.deadlines, |msg| Some(msg.at))?;
         index_matches("dues", &self.delayed, &self.dues, |msg| Some(msg.at))?;
-        index_matches("expiring", &self.returned, &self.expiring, |msg| Some(self.end_of(msg)))?;
+        let ready = self.returned.iter().chain(&self.revived).map(|(&slot, &msg)| (slot, msg)).collect();
+        index_matches("expiring", &ready, &self.expiring, |msg| Some(self.end_of(msg)))?;
         index_matches("buried", &self.dead, &self.buried, |corpse| Some(corpse.at))?;
         let may_wait = self.next_ready().is_none() || self.room() == 0;
         ensure(!self.waiters.any_in_line() || may_wait, "Q4", || {
@@ -60,13 +62,19 @@ impl Shard {
         let owed: u64 = self.puts.iter().map(|&(_, count)| u64::from(count)).sum();
         ensure(self.reserved == owed, "Q6", || format!("{} reserved, {owed} owed", self.reserved))?;
         self.check_counters()?;
+        let places: BTreeMap<_, _> = self.revived.iter().map(|(&slot, msg)| (msg.place(), slot)).collect();
+        let own = self.revived.values().all(|msg| msg.turn > 0 && msg.place() <= self.tail)
+            && self.returned.values().all(|msg| msg.turn == 0);
+        ensure(own && places.len() == self.revived.len() && places == self.places, "Q11", || {
+            format!("{:?} instead of {places:?}, tail {:?}", self.places, self.tail)
+        })?;
         ensure(self.fresh.consistent(), "Q8", || "fresh runs".to_owned())?;
         ensure(self.groups_consistent(), "Q10", || format!("{:?}", self.groups))
     }
 
     fn check_places(&self) -> Result<(), Violation> {
         let mut seen = BTreeSet::new();
-        let maps = [&self.returned, &self.leased, &self.delayed];
+        let maps = [&self.returned, &self.revived, &self.leased, &self.delayed];
         let slots = maps.into_iter().flat_map(|map| map.keys()).chain(self.dead.keys());
         for &slot in slots {
             let once = seen.insert(slot) && !self.fresh.contains(slot);
@@ -76,7 +84,7 @@ impl Shard {
     }
 
     fn check_counters(&self) -> Result<(), Violation> {
-        let maps = [&self.returned, &self.leased, &self.delayed];
+        let maps = [&self.returned, &self.revived, &self.leased, &self.delayed];
         for (slot, msg) in maps.into_iter().flatten() {
             ensure(msg.attempt <= msg.delivery, "Q7", || format!("{slot:?} {msg:?}"))?;
         }

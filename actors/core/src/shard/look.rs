@@ -11,12 +11,14 @@ impl Shard {
     pub fn stats(&self) -> Stats {
         let fresh = self.fresh.front().map(|front| front.enqueued);
         let returned = self.returned.first_key_value().map(|(_, msg)| msg.enqueued);
+        let revived = self.places.first_key_value().and_then(|(_, slot)| self.revived.get(slot));
+        let oldest = fresh.into_iter().chain(returned).chain(revived.map(|msg| msg.since)).min();
         Stats {
-            ready: (self.fresh.len() + self.returned.len()) as u64,
+            ready: (self.fresh.len() + self.returned.len() + self.revived.len()) as u64,
             delayed: self.delayed.len() as u64,
             vis: self.leased.len() as u64,
             dlq: self.dead.len() as u64,
-            oldest_enqueued: fresh.into_iter().chain(returned).min(),
+            oldest_enqueued: oldest,
             waiters: self.waiters.len() as u64,
         }
     }
@@ -28,7 +30,8 @@ impl Shard {
     }
 
     /// Up to `limit` messages in `state` behind the sort key `after`. All keys are by slot, which never
-    /// changes: a message that stays in the state is seen exactly once by a walk, whatever else happens.
+    /// changes: a message that stays in the state is seen exactly once by a walk, whatever else happens. So a
+    /// reprocessed one is seen at its id's place, though it is served after others.
     #[must_use]
     pub fn peek(&self, state: PeekState, after: Option<(u64, Slot)>, limit: usize) -> Vec<Peeked> {
         let from = match after {
@@ -64,8 +67,12 @@ impl Shard {
     /// are in the store only, and 0 and `false` here. A lease past its deadline counts as ready.
     #[must_use]
     pub fn state_of(&self, slot: Slot) -> Option<MsgState> {
-        let places =
-            [(&self.leased, Phase::Leased), (&self.returned, Phase::Ready), (&self.delayed, Phase::Delayed)];
+        let places = [
+            (&self.leased, Phase::Leased),
+            (&self.returned, Phase::Ready),
+            (&self.revived, Phase::Ready),
+            (&self.delayed, Phase::Delayed),
+        ];
         for (map, phase) in places {
             if let Some(msg) = map.get(&slot) {
                 return Some(msg.state(phase));
@@ -78,6 +85,7 @@ impl Shard {
             delivery,
             settled,
             noted: false,
+            revived: None,
         };
         if let Some(corpse) = self.dead.get(&slot) {
             return Some(bare(Phase::Dead, corpse.attempt, corpse.delivery, corpse.settled));
@@ -92,29 +100,15 @@ impl Shard {
     }
 
     fn peek_ready(&self, from: Slot, limit: usize) -> Vec<Peeked> {
-        let mut fresh = self.fresh.from(from).peekable();
-        let mut returned = self.returned.range(from..).peekable();
-        let mut page = Vec::new();
-        while page.len() < limit {
-            let from_fresh = match (fresh.peek(), returned.peek()) {
-                (Some(a), Some((b, _))) => a < *b,
-                (Some(_), None) => true,
-                (None, Some(_)) => false,
-                (None, None) => break,
-            };
-            let (slot, attempt, delivery) = if from_fresh {
-                match fresh.next() {
-                    Some(slot) => (slot, 0, 0),
-                    None => break,
-                }
-            } else {
-                match returned.next() {
-                    Some((&slot, msg)) => (slot, msg.attempt, msg.delivery),
-                    None => break,
-                }
-            };
-            page.push(Peeked { slot, attempt, delivery, deadline: None, sort_key: (0, slot) });
-        }
+        let seen =
+            |slot, attempt, delivery| Peeked { slot, attempt, delivery, deadline: None, sort_key: (0, slot) };
+        let fresh = self.fresh.from(from).take(limit).map(|slot| seen(slot, 0, 0));
+        let others = [&self.returned, &self.revived].map(|map| {
+            map.range(from..).take(limit).map(|(&slot, msg)| seen(slot, msg.attempt, msg.delivery))
+        });
+        let mut page: Vec<Peeked> = fresh.chain(others.into_iter().flatten()).collect();
+        page.sort_unstable_by_key(|seen| seen.slot);
+        page.truncate(limit);
         page
     }
 }

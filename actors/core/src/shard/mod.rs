@@ -6,8 +6,9 @@
 //! answers only then. It never reads a clock and never draws a random number.
 //!
 //! Ready messages are served in slot order, so a message that comes back (timeout, nack, end of a delay)
-//! stands at its old place, before and after a restart. Plain ones (no TTL, never handed out) are runs of a
-//! few bytes each; all others have an entry in the one map that says where they are.
+//! stands at its old place, before and after a restart. One that was reprocessed has a new place, behind all
+//! that was there then. Plain ones (no TTL, never handed out) are runs of a few bytes each; all others have an
+//! entry in the one map that says where they are.
 //!
 //! Time only moves in [`Shard::apply`]. A settling command is judged first and time is advanced after it, so
 //! a consumer that is a moment late is not robbed by the timer; a receive advances time before it is served.
@@ -17,9 +18,11 @@ mod event;
 mod fresh;
 mod groups;
 mod invariants;
+mod kept;
 mod look;
 mod recover;
 mod recv;
+mod revive;
 mod settings;
 mod settle;
 mod stream;
@@ -32,81 +35,19 @@ mod tests;
 pub use event::{Event, What};
 pub use invariants::Violation;
 pub use recover::Recovery;
+pub use revive::no_such_letter;
 pub use settings::{Paused, Settings, SettingsPatch, TopicChange, TopicState};
 pub use types::{
-    Command, Counts, DeliveryRef, Grant, Leased, NackMode, PeekState, Peeked, PutOutcomes, Reply, Stats,
-    Step, StreamId, Ticket, WaiterId, Want,
+    Buried, Command, Counts, DeliveryRef, Grant, Leased, NackMode, PeekState, Peeked, PutOutcomes, Reply,
+    Stats, Step, StreamId, Ticket, WaiterId, Want,
 };
 
 use crate::ids::Slot;
-use crate::message::{MsgState, Phase, PutOutcome, Settled, StateOp, StoredAt};
+use crate::message::{PutOutcome, StateOp, StoredAt};
 use crate::reason::{Reason, Refusal};
 use crate::time::Millis;
+use kept::{Corpse, Msg, Place};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-/// A live message that is not plain fresh.
-#[derive(Debug, Clone, Copy)]
-struct Msg {
-    /// The lease's deadline or the delay's due time; 0 when ready.
-    at: Millis,
-    enqueued: Millis,
-    /// When it became available: its enqueue, or the end of its delay. Retention runs from here.
-    since: Millis,
-    /// End of its TTL; [`Millis::NEVER`] if it has none.
-    expires: Millis,
-    len: u32,
-    attempt: u32,
-    delivery: u32,
-    settled: Settled,
-    noted: bool,
-    /// [`StoredAt::group`].
-    group: u64,
-}
-
-impl Msg {
-    /// A message that was never handed out.
-    fn new(stored: &StoredAt) -> Msg {
-        Msg {
-            at: Millis(0),
-            enqueued: stored.enqueued,
-            since: stored.due.unwrap_or(stored.enqueued),
-            expires: stored.expires.unwrap_or(Millis::NEVER),
-            len: stored.len,
-            attempt: 0,
-            delivery: 0,
-            settled: Settled::No,
-            noted: false,
-            group: stored.group,
-        }
-    }
-
-    /// One that stood among the fresh.
-    fn fresh(front: &fresh::Front, group: u64) -> Msg {
-        let (slot, enqueued, len) = (front.slot, front.enqueued, front.len);
-        Msg::new(&StoredAt { slot, enqueued, len, due: None, expires: None, group })
-    }
-
-    /// What the store keeps of it.
-    fn state(&self, phase: Phase) -> MsgState {
-        MsgState {
-            phase,
-            at: self.at,
-            attempt: self.attempt,
-            delivery: self.delivery,
-            settled: self.settled,
-            noted: self.noted,
-        }
-    }
-}
-
-/// What is kept of a dead letter, so that its receipts are judged without reading the store.
-#[derive(Debug, Clone, Copy)]
-struct Corpse {
-    at: Millis,
-    attempt: u32,
-    delivery: u32,
-    settled: Settled,
-}
 
 /// What the shard has seen in its life; recovered messages count as accepted. For invariant Q1.
 #[derive(Debug, Clone, Copy, Default)]
@@ -134,8 +75,16 @@ pub struct Shard {
     fresh_groups: BTreeMap<Slot, u64>,
     /// Empty unless the topic keeps strict order.
     groups: groups::Groups,
-    /// Ready, all others.
+    /// Ready, at their own place, all others.
     returned: BTreeMap<Slot, Msg>,
+    /// Ready, reprocessed.
+    revived: BTreeMap<Slot, Msg>,
+    /// Of `revived`: who stands where.
+    places: BTreeMap<Place, Slot>,
+    /// The last place that was ever taken.
+    tail: Place,
+    /// Who stands behind it counts in [`Counts::dead_again`] when it dies.
+    watched_from: Place,
     leased: BTreeMap<Slot, Msg>,
     delayed: BTreeMap<Slot, Msg>,
     dead: BTreeMap<Slot, Corpse>,
@@ -143,7 +92,7 @@ pub struct Shard {
     deadlines: BTreeSet<(Millis, Slot)>,
     /// Of `delayed`.
     dues: BTreeSet<(Millis, Slot)>,
-    /// Of `returned`: when each ends by its TTL or by retention.
+    /// Of `returned` and `revived`: when each ends by its TTL or by retention.
     expiring: BTreeSet<(Millis, Slot)>,
     /// Of `dead`.
     buried: BTreeSet<(Millis, Slot)>,
@@ -174,6 +123,10 @@ impl Shard {
             fresh_groups: BTreeMap::new(),
             groups: groups::Groups::default(),
             returned: BTreeMap::new(),
+            revived: BTreeMap::new(),
+            places: BTreeMap::new(),
+            tail: (Slot(0), 0),
+            watched_from: (Slot(0), 0),
             leased: BTreeMap::new(),
             delayed: BTreeMap::new(),
             dead: BTreeMap::new(),
@@ -197,64 +150,70 @@ impl Shard {
     pub fn apply(&mut self, now: Millis, command: Command) -> Step {
         let mut step = Step::empty();
         match command {
-            Command::Enqueue { count } => {
-                self.reserve(count, &mut step);
-                return step;
+            Command::Enqueue { count } => self.reserve(count, &mut step),
+            Command::Replace { slot } => self.replace(now, slot, &mut step),
+            Command::CancelRecv { waiter } => self.waiters.remove(waiter),
+            Command::OpenStream { stream, max_inflight } => self.open_stream(stream, max_inflight, &mut step),
+            Command::CloseStream { stream } => self.close_stream(stream),
+            timed => {
+                self.apply_in_time(now, timed, &mut step);
+                self.owe(now, &mut step);
             }
-            Command::CancelRecv { waiter } => {
-                self.waiters.remove(waiter);
-                return step;
-            }
+        }
+        step
+    }
+
+    /// Applies a command that brings the shard to `now`.
+    fn apply_in_time(&mut self, now: Millis, command: Command, step: &mut Step) {
+        match command {
             Command::Recv { waiter, want, until, stream } => {
-                self.advance(now, &mut step);
-                self.recv(now, recv::Waiter { id: waiter, want, until, stream }, &mut step);
-            }
-            Command::OpenStream { stream, max_inflight } => {
-                self.open_stream(stream, max_inflight, &mut step);
-                return step;
-            }
-            Command::CloseStream { stream } => {
-                self.close_stream(stream);
-                return step;
+                self.advance(now, step);
+                self.recv(now, recv::Waiter { id: waiter, want, until, stream }, step);
+                return;
             }
             Command::Ack { deliveries } => {
-                let results = deliveries.iter().map(|&d| self.ack(d, &mut step)).collect();
+                let results = deliveries.iter().map(|&d| self.ack(d, step)).collect();
                 step.reply = Reply::Settled(results);
-                self.advance(now, &mut step);
             }
             Command::Nack { deliveries, mode, delay_ms, note, entropy } => {
                 let nack = settle::Nack { mode, delay_ms, note, entropy };
-                let results = deliveries.iter().map(|&d| self.nack(now, d, &nack, &mut step)).collect();
+                let results = deliveries.iter().map(|&d| self.nack(now, d, &nack, step)).collect();
                 step.reply = Reply::Settled(results);
-                self.advance(now, &mut step);
             }
             Command::Extend { deliveries, visibility_ms } => {
                 let deadline = now.plus(visibility_ms);
-                let results = deliveries.iter().map(|&d| self.extend(d, deadline, &mut step)).collect();
+                let results = deliveries.iter().map(|&d| self.extend(d, deadline, step)).collect();
                 step.reply = Reply::Settled(results);
-                self.advance(now, &mut step);
-            }
-            Command::Corrupt { delivery } => {
-                self.corrupt(now, delivery, &mut step);
-                self.advance(now, &mut step);
             }
             Command::Rotted { slots } => {
-                slots.iter().for_each(|&slot| self.rotted(now, slot, &mut step));
-                self.advance(now, &mut step);
+                slots.iter().for_each(|&slot| self.rotted(now, slot, step));
+                self.advance(now, step);
             }
+            Command::Corrupt { delivery } => self.corrupt(now, delivery, step),
             Command::Configure { settings, paused } => {
                 self.configure(settings, paused);
                 step.configured = true;
-                self.advance(now, &mut step);
             }
-            Command::Purge => {
-                step.reply = Reply::Purged(self.purge(&mut step));
-                self.advance(now, &mut step);
-            }
-            Command::Tick => self.advance(now, &mut step),
+            Command::Purge => step.reply = Reply::Purged(self.purge(step)),
+            Command::Reprocess { slots } => step.reply = self.reprocess(now, &slots, step),
+            Command::PurgeDead { slots } => step.reply = Reply::Purged(self.purge_dead(&slots, step)),
+            Command::Delete => step.reply = Reply::Purged(self.delete(step)),
+            Command::Tick
+            | Command::Enqueue { .. }
+            | Command::Replace { .. }
+            | Command::CancelRecv { .. }
+            | Command::OpenStream { .. }
+            | Command::CloseStream { .. } => {}
         }
-        self.owe(now, &mut step);
-        step
+        self.advance(now, step);
+    }
+
+    /// Ends all that is here, and whoever waits for more; returns how many messages.
+    fn delete(&mut self, step: &mut Step) -> u64 {
+        let dead: Vec<Slot> = self.dead.keys().copied().collect();
+        self.waiters.give_up(Millis::NEVER, &mut step.empty_handed);
+        self.streams = stream::Streams::default();
+        self.purge(step) + self.purge_dead(&dead, step)
     }
 
     /// The commit of `ticket` is done. For an enqueue, `stored` is what became of its messages, in their
@@ -313,7 +272,7 @@ impl Shard {
         self.paused = paused;
         if ends_move {
             let end = |(&slot, msg): (&Slot, &Msg)| (self.end_of(msg), slot);
-            self.expiring = self.returned.iter().map(end).collect();
+            self.expiring = self.returned.iter().chain(&self.revived).map(end).collect();
         }
         if regroups {
             self.regroup();
@@ -328,7 +287,7 @@ impl Shard {
             step.ops.push(StateOp::GoneRun { first, count });
             purged += u64::from(count);
         }
-        let maps = [&mut self.returned, &mut self.leased, &mut self.delayed];
+        let maps = [&mut self.returned, &mut self.revived, &mut self.leased, &mut self.delayed];
         let all = maps.into_iter().flat_map(std::mem::take).collect::<BTreeMap<Slot, Msg>>();
         for (slot, msg) in all {
             self.give_credit_back(slot);
@@ -336,6 +295,7 @@ impl Shard {
             step.tell(slot, &msg, What::Purged);
             purged += 1;
         }
+        self.places.clear();
         self.deadlines.clear();
         self.dues.clear();
         self.expiring.clear();
@@ -374,6 +334,7 @@ impl Shard {
     /// Takes in a message that the store has just written.
     fn accept(&mut self, now: Millis, stored: &StoredAt) {
         self.tally.accepted += 1;
+        self.tail = self.tail.max((stored.slot, 0));
         let mut msg = Msg::new(stored);
         match stored.due {
             Some(due) if due > now => {
@@ -401,8 +362,8 @@ impl Shard {
     /// What counts towards `max_depth`: ready, delayed, in flight, and what enqueues have reserved.
     #[must_use]
     pub fn depth(&self) -> u64 {
-        let live = self.fresh.len() + self.returned.len() + self.delayed.len() + self.leased.len();
-        live as u64 + self.reserved
+        let ready = self.fresh.len() + self.returned.len() + self.revived.len();
+        (ready + self.delayed.len() + self.leased.len()) as u64 + self.reserved
     }
 
     fn file_ready(&mut self, slot: Slot, mut msg: Msg) {
@@ -414,9 +375,14 @@ impl Shard {
             }
             return;
         }
-        self.joined(slot, msg.group, true);
+        self.joined(slot, &msg, true);
         self.expiring.insert((self.end_of(&msg), slot));
-        self.returned.insert(slot, msg);
+        if msg.turn > 0 {
+            self.places.insert(msg.place(), slot);
+            self.revived.insert(slot, msg);
+        } else {
+            self.returned.insert(slot, msg);
+        }
     }
 
     /// When it ends if it stays ready: by its TTL, or by the topic's retention.
@@ -430,21 +396,23 @@ impl Shard {
     }
 
     fn file_delayed(&mut self, slot: Slot, msg: Msg) {
-        self.joined(slot, msg.group, false);
+        self.joined(slot, &msg, false);
         self.dues.insert((msg.at, slot));
         self.delayed.insert(slot, msg);
     }
 
     fn file_leased(&mut self, slot: Slot, msg: Msg) {
-        self.joined(slot, msg.group, false);
+        self.joined(slot, &msg, false);
         self.deadlines.insert((msg.at, slot));
         self.leased.insert(slot, msg);
     }
 
+    /// Takes out a ready message that is not plain.
     fn take_returned(&mut self, slot: Slot) -> Option<Msg> {
-        let msg = self.returned.remove(&slot)?;
+        let msg = self.returned.remove(&slot).or_else(|| self.revived.remove(&slot))?;
+        self.places.remove(&msg.place());
         self.expiring.remove(&(self.end_of(&msg), slot));
-        self.left(slot, msg.group);
+        self.left(&msg);
         Some(msg)
     }
 
@@ -455,7 +423,7 @@ impl Shard {
         }
         if let Some(msg) = self.delayed.remove(&slot) {
             self.dues.remove(&(msg.at, slot));
-            self.left(slot, msg.group);
+            self.left(&msg);
             return Some(msg);
         }
         let front = self.fresh.take(slot)?;
@@ -465,7 +433,7 @@ impl Shard {
     fn take_leased(&mut self, slot: Slot) -> Option<Msg> {
         let msg = self.leased.remove(&slot)?;
         self.deadlines.remove(&(msg.at, slot));
-        self.left(slot, msg.group);
+        self.left(&msg);
         self.give_credit_back(slot);
         Some(msg)
     }

@@ -1,6 +1,7 @@
 //! Rebuilding a shard from what the store holds.
 
-use super::{Corpse, Msg, Paused, Settings, Shard};
+use super::kept::{Corpse, Msg};
+use super::{Paused, Settings, Shard};
 use crate::message::{Phase, Recovered};
 use crate::time::Millis;
 
@@ -42,14 +43,19 @@ impl Recovery {
         msg.delivery = state.delivery;
         msg.settled = state.settled;
         msg.noted = state.noted;
+        self.shard.tail = self.shard.tail.max((slot, 0));
+        if let Some(revived) = state.revived {
+            let ttl_ms = found.stored.ttl_ms();
+            (msg.after, msg.turn, msg.before) = (revived.after, revived.turn, revived.deliveries);
+            msg.since = revived.at;
+            msg.expires = if ttl_ms == 0 { Millis::NEVER } else { revived.at.plus(u64::from(ttl_ms)) };
+            self.shard.tail = self.shard.tail.max((revived.after, revived.turn));
+        }
         match state.phase {
             Phase::Leased => self.push_leased(slot, msg),
             Phase::Delayed if state.at > self.now => self.shard.file_delayed(slot, msg),
             Phase::Ready | Phase::Delayed => self.shard.file_ready(slot, msg),
-            Phase::Dead => {
-                let (attempt, delivery, settled) = (state.attempt, state.delivery, state.settled);
-                self.shard.file_dead(slot, Corpse { at: state.at, attempt, delivery, settled });
-            }
+            Phase::Dead => self.shard.file_dead(slot, Corpse::of(&msg, found.stored.ttl_ms())),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Handing out messages, and the receives that wait for some: first come, first served.
 
-use super::{Grant, Leased, Msg, Reply, Shard, Step, StreamId, WaiterId, Want, What};
+use super::kept::Msg;
+use super::{Grant, Leased, Reply, Shard, Step, StreamId, WaiterId, Want, What};
 use crate::ids::Slot;
 use crate::message::{Phase, Settled, StateOp};
 use crate::reason::{Reason, Refusal};
@@ -193,7 +194,7 @@ impl Shard {
         most.saturating_sub(self.leased.len())
     }
 
-    /// Leases what `want` asks for of what is ready, at most `most`, lowest slot first.
+    /// Leases what `want` asks for of what is ready, at most `most`, lowest place first.
     fn hand_out(&mut self, now: Millis, want: Want, most: u32, step: &mut Step) -> Vec<Leased> {
         let most = (most as usize).min(self.room());
         let deadline = now.plus(want.visibility_ms.unwrap_or(self.settings.visibility_ms));
@@ -226,20 +227,23 @@ impl Shard {
         messages
     }
 
-    /// The lowest ready slot, and its length.
+    /// Who is first among what is ready, and its length.
     pub(super) fn next_ready(&self) -> Option<(Slot, u32)> {
         if self.paused.recv {
             return None;
         }
         if self.settings.fifo {
             let slot = self.groups.first_ready()?;
-            return self.returned.get(&slot).map(|msg| (slot, msg.len));
+            let msg = self.returned.get(&slot).or_else(|| self.revived.get(&slot))?;
+            return Some((slot, msg.len));
         }
         let fresh = self.fresh.front().map(|front| (front.slot, front.len));
         let returned = self.returned.first_key_value().map(|(&slot, msg)| (slot, msg.len));
-        match (fresh, returned) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+        let own = fresh.into_iter().chain(returned).min();
+        let Some((&place, &slot)) = self.places.first_key_value() else { return own };
+        match own {
+            Some(first) if (first.0, 0) < place => Some(first),
+            Some(_) | None => self.revived.get(&slot).map(|msg| (slot, msg.len)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Ack, nack, extend: what a receipt still permits (the table of SPEC §4.7), and what follows from it.
 
-use super::{Corpse, DeliveryRef, Msg, NackMode, Shard, Step, What};
+use super::kept::{Corpse, Msg};
+use super::{DeliveryRef, NackMode, Shard, Step, What};
 use crate::ids::Slot;
 use crate::message::{DeadLetter, INTEGRITY, Phase, Settled, StateOp};
 use crate::reason::Reason;
@@ -122,7 +123,7 @@ impl Shard {
     pub(super) fn exhausted(&self, msg: &Msg) -> Option<&'static str> {
         if msg.attempt >= self.settings.max_attempts {
             Some(MAX_ATTEMPTS)
-        } else if msg.delivery >= self.settings.max_deliveries {
+        } else if msg.delivery.saturating_sub(msg.before) >= self.settings.max_deliveries {
             Some(MAX_DELIVERIES)
         } else {
             None
@@ -144,15 +145,15 @@ impl Shard {
         let letter = DeadLetter { reason: reason.to_owned(), attempts: msg.attempt, last_error, at: now };
         step.ops.push(StateOp::Dead { slot, state: msg.state(Phase::Dead), letter });
         step.counts.dead += 1;
-        let (attempt, delivery, settled) = (msg.attempt, msg.delivery, msg.settled);
-        self.file_dead(slot, Corpse { at: now, attempt, delivery, settled });
+        step.counts.dead_again += u64::from(msg.turn > 0 && msg.place() > self.watched_from);
+        self.file_dead(slot, Corpse::of(&msg, msg.ttl_ms()));
     }
 
     fn standing(&self, delivery: DeliveryRef) -> Standing {
         let slot = delivery.slot;
         let (newest, settled, held) = if let Some(msg) = self.leased.get(&slot) {
             (msg.delivery, msg.settled, Standing::InFlight)
-        } else if let Some(msg) = self.returned.get(&slot) {
+        } else if let Some(msg) = self.returned.get(&slot).or_else(|| self.revived.get(&slot)) {
             (msg.delivery, msg.settled, Standing::TimedOut)
         } else if let Some(msg) = self.delayed.get(&slot) {
             (msg.delivery, msg.settled, Standing::Stale)
@@ -169,6 +170,7 @@ impl Shard {
         match settled {
             Settled::No => held,
             Settled::Failed | Settled::Released | Settled::Rejected => Standing::Settled(settled),
+            Settled::Revived => Standing::Stale,
         }
     }
 

@@ -3,7 +3,8 @@
 //! A stream is not durable and owns no message: when it ends its deliveries stay leased until they are settled or
 //! their deadlines pass.
 
-use super::{Msg, Reply, Shard, Step, StreamId};
+use super::kept::Msg;
+use super::{Reply, Shard, Step, StreamId};
 use crate::ids::Slot;
 use crate::reason::{Reason, Refusal};
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! What time alone does: deadlines, ends of delays, TTLs, and receives that have waited long enough.
 
-use super::{Msg, STALL_MS, Shard, Step, What};
+use super::kept::Msg;
+use super::{STALL_MS, Shard, Step, What};
 use crate::ids::Slot;
 use crate::message::{Phase, StateOp};
 use crate::time::Millis;
@@ -38,7 +39,7 @@ impl Shard {
         while let Some(slot) = due(self.dues.first(), now) {
             self.dues.pop_first();
             if let Some(msg) = self.delayed.remove(&slot) {
-                self.left(slot, msg.group);
+                self.left(&msg);
                 self.come_back(now, slot, msg, step);
             }
         }
@@ -79,8 +80,8 @@ impl Shard {
         let Some(until) = now.0.checked_sub(self.settings.dlq_retention_ms) else { return };
         while let Some(slot) = due(self.buried.first(), Millis(until)) {
             self.buried.pop_first();
-            self.dead.remove(&slot);
-            step.tell_run(slot, 1, What::Expired, Millis(0));
+            let Some(corpse) = self.dead.remove(&slot) else { continue };
+            step.tell_of_dead(slot, &corpse, What::Expired);
             step.ops.push(StateOp::DeadGone { slot });
             step.counts.expired += 1;
             self.tally.expired += 1;
@@ -108,7 +109,7 @@ impl Shard {
         while let Some(slot) = due(self.deadlines.first().filter(|&&(at, _)| at < stalls_at), now) {
             self.deadlines.pop_first();
             let Some(msg) = self.leased.remove(&slot) else { continue };
-            self.left(slot, msg.group);
+            self.left(&msg);
             self.give_credit_back(slot);
             step.counts.timeouts += 1;
             step.tell(slot, &msg, What::TimedOut);

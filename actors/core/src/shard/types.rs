@@ -133,6 +133,25 @@ pub enum Command {
     /// End all messages that are ready, delayed or in flight. Not those whose enqueue is still owed a commit, and
     /// not dead letters.
     Purge,
+    /// Make these dead letters ready again, in this order, behind all that is there. What is not a dead letter
+    /// is passed over.
+    Reprocess {
+        /// Which.
+        slots: Vec<Slot>,
+    },
+    /// End these dead letters. What is not a dead letter is passed over.
+    PurgeDead {
+        /// Which.
+        slots: Vec<Slot>,
+    },
+    /// Reserve room for one message that takes the place of this dead letter, which ends in the same commit.
+    Replace {
+        /// Which.
+        slot: Slot,
+    },
+    /// End everything that is here, dead letters and receives that wait included. The caller sees to it that no
+    /// commit is owed, and that nothing comes after.
+    Delete,
     /// Time has passed.
     Tick,
 }
@@ -171,6 +190,13 @@ pub enum Reply {
     Settled(Vec<Result<(), Reason>>),
     /// How many messages were ended.
     Purged(u64),
+    /// What became of a [`Command::Reprocess`].
+    Reprocessed {
+        /// How many are ready again.
+        moved: u64,
+        /// How many at the end of the list were not looked at, because the topic is full (`max_depth`).
+        left: usize,
+    },
     /// Refused as a whole; nothing changed.
     Refused(Refusal),
 }
@@ -194,8 +220,12 @@ pub struct Counts {
     pub dead: u64,
     /// Ended by their TTL or by the topic's retention, dead letters included.
     pub expired: u64,
-    /// Ended by a purge.
+    /// Ended by a purge, dead letters included.
     pub purged: u64,
+    /// Dead letters that are ready again (`reprocessed_total`).
+    pub revived: u64,
+    /// Of `dead`: those that had been reprocessed, as far as [`super::Shard::watch_from`] says.
+    pub dead_again: u64,
 }
 
 /// What one command changed.
@@ -233,7 +263,7 @@ pub struct Stats {
     pub vis: u64,
     /// In the dead-letter queue.
     pub dlq: u64,
-    /// When the oldest ready message was enqueued.
+    /// When the oldest ready message was enqueued, or reprocessed.
     pub oldest_enqueued: Option<Millis>,
     /// Messages held for receives that wait.
     pub waiters: u64,
@@ -250,6 +280,17 @@ pub enum PeekState {
     Vis,
     /// Dead letters.
     Dlq,
+}
+
+/// A dead letter, as far as memory knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buried {
+    /// Which message.
+    pub slot: Slot,
+    /// When it was enqueued.
+    pub enqueued: Millis,
+    /// When it was dead-lettered.
+    pub at: Millis,
 }
 
 /// One message of a peek page.

@@ -6,6 +6,7 @@ use super::super::findings::Findings;
 use super::super::inventory::Inventory;
 use super::super::recover::Opening;
 use super::*;
+use ron_core::message::Revived;
 
 /// A commit whose messages are kept in memory alone.
 fn put_ram(engine: &mut Engine, epoch: ShardEpoch, puts: Vec<NewMessage>) -> Vec<PutOutcome> {
@@ -153,4 +154,115 @@ fn a_head_that_has_one_of_their_numbers_is_damage() {
     bench.spoil(HEAD, at + 1, head.value());
     let named = check(&bench.raw()).named;
     assert!(named.iter().any(|damage| damage.to_string().contains("memory alone")), "{named:?}");
+}
+
+#[test]
+fn places_of_a_topic_rise_in_one_commit_too_whatever_it_keeps_where() {
+    let bench = Bench::new();
+    let (mut engine, _) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let put = |ram, text: &str| {
+        let puts = vec![message(text), message(text)];
+        (SHARD, Work { epoch, puts, ram, ..Work::default() })
+    };
+    let mut work = [put(true, "a"), put(false, "b"), put(true, "c"), put(true, "d"), put(false, "e")];
+    let results = engine.commit(&mut work).unwrap().results;
+    let given: Vec<Slot> = results.into_iter().flat_map(|result| slots(&result.unwrap())).collect();
+    assert!(given.is_sorted_by(|a, b| a < b), "{given:?}");
+    let kinds: Vec<bool> = given.iter().step_by(2).map(|slot| slot.is_ram()).collect();
+    assert_eq!(kinds, [true, false, true, true, false]);
+    let (epoch, found) = load(&mut engine);
+    assert_eq!(found.iter().map(|message| message.stored.slot).collect::<Vec<_>>(), given);
+    let next = slots(&commit(&mut engine, epoch, vec![message("f")], Vec::new()));
+    assert!(next[0] > given[9]);
+}
+
+/// Three dead letters with a note each.
+fn three_dead(engine: &mut Engine, epoch: ShardEpoch) -> Vec<Slot> {
+    let at = slots(&put_ram(engine, epoch, vec![message("a"), message("b"), message("c")]));
+    let noted = MsgState { noted: true, ..state(Phase::Ready, 0) };
+    let dead = MsgState { noted: true, ..state(Phase::Dead, 1_000_000) };
+    for &slot in &at {
+        let letter =
+            DeadLetter { reason: "rejected".into(), attempts: 1, last_error: None, at: Millis(1_000_000) };
+        let note = StateOp::Set { slot, state: noted, note: Some("why".into()) };
+        commit(engine, epoch, Vec::new(), vec![note, StateOp::Dead { slot, state: dead, letter }]);
+    }
+    at
+}
+
+#[test]
+fn a_dead_letter_that_comes_back_or_ends_leaves_no_words() {
+    let bench = Bench::new();
+    let (mut engine, reader) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let at = three_dead(&mut engine, epoch);
+    let words = |reader: &Reader| -> Vec<bool> {
+        let letters = reader.letters_blocking(SHARD, &at).unwrap();
+        letters.iter().map(Option::is_some).collect()
+    };
+    assert_eq!(words(&reader), [true; 3]);
+    let back = Revived { at: Millis(1_000_000), after: at[2], turn: 1, deliveries: 1 };
+    let ready = MsgState { settled: Settled::Revived, revived: Some(back), ..state(Phase::Ready, 0) };
+    let ops = vec![StateOp::Revived { slot: at[0], state: ready }, StateOp::DeadGone { slot: at[1] }];
+    commit(&mut engine, epoch, Vec::new(), ops);
+    assert_eq!(words(&reader), [false, false, true]);
+    let (epoch, found) = load(&mut engine);
+    let states: Vec<_> = found.iter().map(|message| (message.stored.slot, message.state)).collect();
+    assert_eq!(states.len(), 2);
+    assert_eq!(states[0], (at[0], Some(ready)));
+    let letter = DeadLetter { reason: "again".into(), attempts: 1, last_error: None, at: Millis(1_000_000) };
+    let dead = MsgState { noted: false, ..state(Phase::Dead, 1_000_000) };
+    commit(&mut engine, epoch, Vec::new(), vec![StateOp::Dead { slot: at[0], state: dead, letter }]);
+    let letters = reader.letters_blocking(SHARD, &at[..1]).unwrap();
+    assert_eq!(letters[0].as_ref().unwrap().last_error, None, "the note of before went with the letter");
+}
+
+#[test]
+fn what_takes_a_dead_letters_place_goes_to_disk_where_memory_has_no_room() {
+    let mut bench = Bench::new();
+    bench.config.ram_bytes_max = 1_000;
+    let (mut engine, reader) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let at = three_dead(&mut engine, epoch);
+    let large = || vec![message(&"x".repeat(2_000))];
+    assert!(matches!(put_ram(&mut engine, epoch, large())[0], PutOutcome::RamFull));
+    let ops = vec![StateOp::DeadGone { slot: at[0] }];
+    let work = Work { epoch, puts: large(), ops, ram: true, ..Work::default() };
+    let outcomes = engine.commit(&mut [(SHARD, work)]).unwrap().results.remove(0).unwrap();
+    let copy = slots(&outcomes)[0];
+    assert!(!copy.is_ram() && copy > at[2]);
+    drop(engine);
+    let (mut engine, _) = bench.open();
+    assert_eq!(payloads(&reader, &load(&mut engine).1).len(), 1, "it is on disk");
+}
+
+#[test]
+fn they_go_with_a_topic_whose_deletion_landed_though_nobody_knew() {
+    let bench = Bench::new();
+    let (mut engine, reader) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let at = three_dead(&mut engine, epoch);
+    let ops = at.iter().map(|&slot| StateOp::DeadGone { slot }).collect();
+    engine.stands_still(SHARD, Millis(900_000));
+    let left = engine.take_volatile();
+    let work = Work { epoch, ops, delete: true, ..Work::default() };
+    engine.commit(&mut [(SHARD, work)]).unwrap().results.remove(0).unwrap();
+    engine.stands_still(SHARD, Millis(950_000)); // its actor has ended
+    assert!(!engine.still.is_changed());
+    let deleted = std::mem::take(&mut engine.deleted);
+    drop(engine);
+
+    let clock = bench.clock.clone();
+    let clock_from = move |_| Arc::new(clock.clone()) as Arc<dyn Clock>;
+    let mut engine =
+        Engine::open(&bench.medium, &bench.config, &clock_from, Opening::Again, &reader).unwrap().0;
+    assert_eq!(engine.still.since(SHARD), None, "no row is left of its clocks");
+    engine.deleted = deleted;
+    engine.adopt(left);
+    assert_eq!((engine.volatile.bytes(), engine.figures().live), (0, 0));
+    assert!(reader.letters_blocking(SHARD, &at).unwrap().iter().all(Option::is_none));
+    let job = engine.snapshot(SHARD).unwrap();
+    assert!(job.deleted);
+    job.run(&mut |message| panic!("{message:?}")).unwrap();
 }

@@ -1,4 +1,4 @@
-//! `ronctl topic set|pause|resume|purge`: what changes a topic as a whole.
+//! `ronctl topic set|pause|resume|purge|delete`: what changes a topic as a whole.
 
 use super::{base, show};
 use crate::args;
@@ -66,6 +66,12 @@ pub(super) async fn purge(queue: &QueueKey, client: &mut Client, out: Output) ->
     let body = json!({ "confirm": queue.topic.as_str() });
     let purged: Value = client.read(Call::json(format!("{}/purge", base(queue)), &body)).await?;
     if out.json { out.value(&purged) } else { out.pairs(&show::flat(&purged)) }
+}
+
+pub(super) async fn delete(queue: &QueueKey, client: &mut Client, out: Output) -> Result<(), Failure> {
+    let body = json!({ "confirm": queue.topic.as_str() });
+    let deleted: Value = client.read(Call::delete_json(base(queue), &body)).await?;
+    if out.json { out.value(&deleted) } else { out.pairs(&show::flat(&deleted)) }
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use super::cases::{commit, delivery, nack, put, recv, stored};
 use crate::ids::Slot;
 use crate::message::Settled;
-use crate::shard::{Corpse, NackMode, Settings, Shard, Step, StreamId};
+use crate::shard::kept::{Corpse, Msg};
+use crate::shard::{NackMode, Settings, Shard, Step, StreamId};
 use crate::time::Millis;
 
 /// One message in each place: ready as new, ready again, in flight, delayed, dead.
@@ -28,7 +29,7 @@ fn one_of_each() -> Shard {
 fn each_invariant_notices_what_breaks_it() {
     assert_eq!(one_of_each().check(), Ok(()));
     type Spoil = fn(&mut Shard);
-    let spoils: [(&str, Spoil); 17] = [
+    let spoils: [(&str, Spoil); 20] = [
         ("Q1", |shard| shard.tally.accepted += 1),
         ("Q1", |shard| shard.tally.acked += 1),
         ("Q1", |shard| shard.tally.expired += 1),
@@ -60,6 +61,15 @@ fn each_invariant_notices_what_breaks_it() {
             shard.streams.hold(Slot(1), StreamId(1)); // it is ready
         }),
         ("Q10", |shard| shard.settings.fifo = true),
+        ("Q11", |shard| {
+            shard.places.insert((Slot(1), 1), Slot(1)); // it was never reprocessed
+        }),
+        ("Q11", |shard| shard.returned.values_mut().for_each(|msg| msg.turn = 1)),
+        ("Q11", |shard| {
+            let msg = Msg { after: Slot(6), turn: 1, ..shard.returned.remove(&Slot(1)).unwrap() };
+            shard.revived.insert(Slot(1), msg);
+            shard.places.insert(msg.place(), Slot(1)); // behind the tail
+        }),
     ];
     for (i, (id, spoil)) in spoils.into_iter().enumerate() {
         let mut shard = one_of_each();
@@ -69,7 +79,7 @@ fn each_invariant_notices_what_breaks_it() {
 }
 
 /// Changes what is in flight.
-fn each(shard: &mut Shard, change: impl Fn(&mut crate::shard::Msg)) {
+fn each(shard: &mut Shard, change: impl Fn(&mut Msg)) {
     shard.leased.values_mut().for_each(change);
 }
 

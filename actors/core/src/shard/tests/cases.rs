@@ -194,6 +194,7 @@ fn backoff_is_spread_over_its_whole_range() {
                 delivery: attempt,
                 settled: Settled::No,
                 noted: false,
+                revived: None,
             };
             recovery.push(Recovered { stored: stored(1), state: Some(state) });
             let mut shard = recovery.finish();
@@ -297,6 +298,7 @@ fn a_lease_keeps_its_time_over_two_restarts() {
         delivery: 1,
         settled: Settled::No,
         noted: false,
+        revived: None,
     };
     let back = |at, now, stood_still_ms| {
         let mut recovery = Recovery::new(Settings::default(), Paused::default(), Millis(now), stood_still_ms);
@@ -325,6 +327,7 @@ fn a_last_delivery_that_ended_in_the_dark_is_dead_lettered_once() {
         delivery: 3,
         settled: Settled::No,
         noted: true,
+        revived: None,
     };
     let mut recovery = Recovery::new(settings, Paused::default(), Millis(9_000), 1_000);
     recovery.push(Recovered { stored: stored(1), state: Some(state) });

@@ -1,6 +1,6 @@
 //! Counts how often each command met a message in each state, and demands that it happened often enough.
 
-use super::model::{M, Place};
+use super::msg::{M, NEVER, Place};
 use crate::message::Settled;
 use std::collections::BTreeMap;
 
@@ -19,6 +19,7 @@ pub(super) enum State {
     TimedOut,
     Failed,
     Released,
+    Revived,
     DelayedFresh,
     DelayedFailed,
     DelayedReleased,
@@ -32,7 +33,7 @@ pub(super) enum State {
     DeadRejected,
 }
 
-const STATES: [State; 18] = [
+const STATES: [State; 19] = [
     State::Absent,
     State::Gone,
     State::Fresh,
@@ -41,6 +42,7 @@ const STATES: [State; 18] = [
     State::TimedOut,
     State::Failed,
     State::Released,
+    State::Revived,
     State::DelayedFresh,
     State::DelayedFailed,
     State::DelayedReleased,
@@ -55,8 +57,10 @@ const STATES: [State; 18] = [
 
 /// Commands that name a delivery; each comes with the newest one and with another.
 pub(super) const AIMED: [&str; 7] = ["ack", "fail", "release", "reject", "extend", "corrupt", "rotted"];
+/// Commands that name messages.
+pub(super) const NAMED: [&str; 3] = ["reprocess", "purge_dead", "replace"];
 /// Commands that meet whatever is there.
-const BROAD: [&str; 11] = [
+const BROAD: [&str; 12] = [
     "recv",
     "stream",
     "open",
@@ -68,6 +72,7 @@ const BROAD: [&str; 11] = [
     "crash",
     "configure",
     "purge",
+    "delete",
 ];
 
 impl State {
@@ -80,12 +85,14 @@ impl State {
             (Place::Leased, _) => State::Leased,
             (Place::Ready, Settled::Failed) => State::Failed,
             (Place::Ready, Settled::Released) => State::Released,
-            (Place::Ready, _) if m.expires != super::model::NEVER => State::FreshWithTtl,
+            (Place::Ready, Settled::Revived) => State::Revived,
+            (Place::Ready, _) if m.expires != NEVER => State::FreshWithTtl,
             (Place::Ready, _) => State::Fresh,
             (Place::Delayed, Settled::Failed) => State::DelayedFailed,
             (Place::Delayed, Settled::Released) => State::DelayedReleased,
             (Place::Delayed, _) => State::DelayedFresh,
-            (Place::Dead, Settled::No) => State::DeadUnsettled,
+            // a reprocessed message is handed out before it can die again
+            (Place::Dead, Settled::No | Settled::Revived) => State::DeadUnsettled,
             (Place::Dead, Settled::Failed) => State::DeadFailed,
             (Place::Dead, Settled::Released) => State::DeadReleased,
             (Place::Dead, Settled::Rejected) => State::DeadRejected,
@@ -99,7 +106,8 @@ impl State {
             State::Absent | State::Fresh | State::FreshWithTtl | State::Behind | State::DelayedFresh
         );
         let aimed = AIMED.contains(&command);
-        !(aimed && newest && never_out || !aimed && self == State::Absent)
+        let broad = BROAD.contains(&command);
+        !(aimed && newest && never_out || broad && self == State::Absent)
     }
 }
 
@@ -121,7 +129,8 @@ impl Coverage {
         for state in STATES {
             table += &format!("\n{:18}", format!("{state:?}"));
             let aimed = AIMED.iter().flat_map(|&command| [(command, true), (command, false)]);
-            for (command, newest) in aimed.chain(BROAD.iter().map(|&command| (command, true))) {
+            let others = NAMED.iter().chain(&BROAD).map(|&command| (command, true));
+            for (command, newest) in aimed.chain(others) {
                 let count = self.counts.get(&(state, command, newest)).copied().unwrap_or(0);
                 let fine = if state.can_meet(command, newest) { count >= ENOUGH } else { count == 0 };
                 wrong += u64::from(!fine);

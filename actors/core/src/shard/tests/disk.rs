@@ -42,6 +42,12 @@ impl Disk {
                     assert_eq!((row.state, slot.chunk()), (None, first.chunk()), "{op:?}");
                 }
             }
+            StateOp::Revived { slot, state } => {
+                self.rows.get_mut(slot).expect("a row to revive").state = Some(*state);
+                assert_eq!((state.phase, state.noted), (Phase::Ready, false), "{op:?}");
+                assert!(self.letters.remove(slot).is_some(), "no dead letter: {op:?}");
+                self.notes.remove(slot);
+            }
             StateOp::DeadGone { slot } => {
                 assert!(self.rows.remove(slot).is_some(), "gone twice: {op:?}");
                 assert!(self.letters.remove(slot).is_some(), "no dead letter: {op:?}");

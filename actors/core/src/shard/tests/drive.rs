@@ -3,11 +3,15 @@
 
 mod compare;
 
-use super::cover::{AIMED, Coverage, State};
+use super::cover::{AIMED, Coverage, NAMED, State};
 use super::disk::Disk;
-use super::model::{Expect, M, Model, NackArgs, Place};
+use super::expect::{Expect, NackArgs};
+use super::model::Model;
+use super::msg::{M, Place};
+use super::rng::Rng;
+use super::seen::drawn;
 use crate::ids::Slot;
-use crate::message::{Phase, PutOutcome, Recovered, StateOp, StoredAt};
+use crate::message::{PutOutcome, Recovered, StateOp, StoredAt};
 use crate::shard::{
     Command, DeliveryRef, NackMode, Paused, Recovery, Reply, Settings, Shard, Step, StreamId, Ticket,
     WaiterId, Want,
@@ -18,36 +22,10 @@ use std::collections::{BTreeMap, VecDeque};
 /// Commands of one sequence.
 const COMMANDS: u32 = 140;
 
-/// SplitMix64.
-#[derive(Debug)]
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
-}
-
 /// What the shell owes the store.
 #[derive(Debug)]
 enum Owed {
-    Put(u32),
+    Put(u32, Vec<StateOp>),
     Write(Vec<StateOp>, Option<(Settings, Paused)>),
 }
 
@@ -105,16 +83,20 @@ impl Run<'_> {
         match self.rng.below(100) {
             0..9 => self.enqueue(),
             9..26 => self.recv(),
-            26..29 => self.open_or_close(),
-            29..66 => self.settle(),
+            26..30 => self.open_or_close(),
+            30..66 => self.settle(),
             66..72 => self.command("tick", Command::Tick, |model, now, _| model.tick(now)),
             72..75 => self.cancel(),
-            75..96 => self.commit(),
+            75..79 => self.end_or_revive(),
+            79..96 => self.commit(),
             96 => self.configure(),
-            97 if self.rng.chance(50) => {
+            97 if self.rng.chance(65) => {
                 self.command("purge", Command::Purge, |model, now, _| model.purge(now));
             }
             97 => self.configure(),
+            98 if self.rng.chance(70) => {
+                self.command("delete", Command::Delete, |model, now, _| model.delete(now));
+            }
             _ => self.crash(),
         }
     }
@@ -139,7 +121,7 @@ impl Run<'_> {
             let ticket = step.ticket.expect("a ticket for the room reserved");
             assert_eq!(step.reply, Reply::Reserved);
             self.model.puts.push((ticket, u64::from(count)));
-            self.owed.push_back((ticket, Owed::Put(count)));
+            self.owed.push_back((ticket, Owed::Put(count, Vec::new())));
         } else {
             assert!(matches!(step.reply, Reply::Refused(_)) && step.ticket.is_none(), "{step:?}");
         }
@@ -241,7 +223,8 @@ impl Run<'_> {
 
     /// A delivery of some message: often the newest, sometimes one before or none that ever was.
     fn aim(&mut self, kind: &'static str) -> DeliveryRef {
-        let out = |m: &M| m.delivery > 0 && m.place != Place::Dead;
+        let dead = self.rng.chance(15);
+        let out = |m: &M| m.delivery > 0 && (m.place == Place::Dead) == dead;
         let mut slots: Vec<Slot> =
             self.model.live.iter().filter(|(_, m)| out(m)).map(|(&slot, _)| Slot(slot)).collect();
         if slots.is_empty() || self.rng.chance(25) {
@@ -259,6 +242,58 @@ impl Run<'_> {
         let state = self.state(slot);
         self.coverage.meet(state, kind, newest > 0 && delivery == newest);
         DeliveryRef { slot, delivery }
+    }
+
+    /// Dead letters mostly, in any order, and sometimes what is none.
+    fn end_or_revive(&mut self) {
+        let all: Vec<Slot> = self.known.keys().copied().collect();
+        let is_dead = |slot: &Slot| self.model.live.get(&slot.0).is_some_and(|m| m.place == Place::Dead);
+        let dead: Vec<Slot> = all.iter().copied().filter(is_dead).collect();
+        let mut slots = Vec::new();
+        let live: Vec<Slot> = self.model.live.keys().map(|&slot| Slot(slot)).collect();
+        let name = match self.rng.below(100) {
+            0..45 => "reprocess",
+            45..66 => "purge_dead",
+            _ => "replace",
+        };
+        for _ in 0..=if name == "replace" { 0 } else { self.rng.below(3) } {
+            let others = if self.rng.chance(88) { &live } else { &all };
+            let dead_ones = !dead.is_empty() && self.rng.chance(if name == "reprocess" { 60 } else { 10 });
+            let from = if dead_ones { &dead } else { others };
+            let absent = Slot::new(self.next_chunk + 7, self.rng.below(4) as u16);
+            slots.push(if from.is_empty() || self.rng.chance(5) { absent } else { self.rng.pick(from) });
+        }
+        if name == "replace" {
+            return self.replace(slots[0]);
+        }
+        for &slot in &slots {
+            let state = self.state(slot);
+            self.coverage.meet(state, name, true);
+        }
+        let list = slots.clone();
+        if name == "reprocess" {
+            self.command(name, Command::Reprocess { slots }, |model, now, _| model.reprocess(now, &list));
+        } else {
+            self.command(name, Command::PurgeDead { slots }, |model, now, _| model.purge_dead(now, &list));
+        }
+    }
+
+    fn replace(&mut self, slot: Slot) {
+        let state = self.state(slot);
+        self.coverage.meet(state, "replace", true);
+        let step = self.shard.apply(Millis(self.now), Command::Replace { slot });
+        if self.model.replace(slot) {
+            let ticket = step.ticket.expect("a ticket for the room and the end");
+            assert_eq!((&step.reply, step.counts.purged), (&Reply::Reserved, 1));
+            self.judge_events("replace", &step);
+            self.model.puts.push((ticket, 1));
+            assert!(self.model.close(self.now, step.ticket));
+            self.owed.push_back((ticket, Owed::Put(1, step.ops)));
+        } else {
+            assert!(matches!(step.reply, Reply::Refused(_)) && step.ticket.is_none(), "{step:?}");
+            assert!(step.ops.is_empty());
+        }
+        self.compare();
     }
 
     fn cancel(&mut self) {
@@ -293,7 +328,7 @@ impl Run<'_> {
         command: Command,
         model: impl FnOnce(&mut Model, u64, &Step) -> Expect,
     ) {
-        if !AIMED.contains(&name) {
+        if !AIMED.contains(&name) && !NAMED.contains(&name) {
             self.meet_all(name);
         }
         let text = format!("{command:?}");
@@ -303,19 +338,19 @@ impl Run<'_> {
     }
 
     fn judge(&mut self, text: &str, step: Step, expect: &Expect) {
-        let (results, refused, purged) = match &step.reply {
-            Reply::Settled(results) => (results.iter().map(Result::is_ok).collect(), false, None),
-            Reply::Refused(_) => (Vec::new(), true, None),
-            Reply::Purged(n) => (Vec::new(), false, Some(*n)),
-            Reply::None | Reply::Reserved => (Vec::new(), false, None),
-        };
+        let mut done = Expect::default();
+        match &step.reply {
+            Reply::Settled(results) => done.results = results.iter().map(Result::is_ok).collect(),
+            Reply::Refused(_) => done.refused = true,
+            Reply::Purged(n) => done.purged = Some(*n),
+            Reply::Reprocessed { moved, left } => done.reprocessed = Some((*moved, *left)),
+            Reply::None | Reply::Reserved => {}
+        }
         let done = Expect {
-            results,
-            refused,
-            purged,
             grants: step.grants.iter().map(|grant| (grant.waiter.0, grant.messages.clone())).collect(),
             empty: step.empty_handed.iter().map(|waiter| waiter.0).collect(),
             counts: step.counts,
+            ..done
         };
         assert_eq!(&done, expect, "at {} {text}", self.now);
         self.judge_events(text, &step);
@@ -357,7 +392,8 @@ impl Run<'_> {
                 ops.iter().for_each(|op| self.disk.write(op));
                 self.disk.config = config.unwrap_or(self.disk.config);
             }
-            Owed::Put(count) => {
+            Owed::Put(count, ops) => {
+                ops.iter().for_each(|op| self.disk.write(op));
                 let mut idx = self.rng.below(3) as u16;
                 for _ in 0..count {
                     outcomes.push(self.put(Slot::new(self.next_chunk, idx)));
@@ -442,17 +478,4 @@ impl Run<'_> {
             self.coverage.meet(state, name, true);
         }
     }
-}
-
-/// The ends of the delays that a nack drew.
-fn drawn(step: &Step) -> BTreeMap<u64, u64> {
-    let mut ends = BTreeMap::new();
-    for op in &step.ops {
-        if let StateOp::Set { slot, state, .. } = op
-            && state.phase == Phase::Delayed
-        {
-            ends.insert(slot.0, state.at.0);
-        }
-    }
-    ends
 }

@@ -5,13 +5,18 @@ mod cases;
 mod cover;
 mod disk;
 mod drive;
+mod expect;
 mod model;
+mod msg;
+mod revive;
+mod rng;
+mod seen;
 mod streams;
 
 use cover::Coverage;
 
 /// Sequences of the property test.
-const SEQUENCES: u64 = 26_000;
+const SEQUENCES: u64 = 21_000;
 
 #[test]
 fn behaves_like_the_model() {

@@ -3,79 +3,13 @@
 
 mod rotted;
 
+use super::expect::{Expect, NackArgs};
+use super::msg::{M, NEVER, Place, fresh};
+use crate::ids::Slot;
 use crate::message::{Settled, StoredAt};
-use crate::shard::{Counts, DeliveryRef, Leased, NackMode, Paused, Settings, Ticket, Want};
+use crate::shard::{DeliveryRef, Leased, NackMode, Paused, Settings, Ticket, Want};
 use crate::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
-
-pub(super) const NEVER: u64 = u64::MAX;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    Ready,
-    Leased,
-    Delayed,
-    Dead,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct M {
-    pub(super) place: Place,
-    /// Leased, as far as the disk knows, but its deadline has passed: it is ready.
-    pub(super) timed_out: bool,
-    pub(super) at: u64,
-    pub(super) enqueued: u64,
-    pub(super) since: u64,
-    pub(super) expires: u64,
-    pub(super) len: u64,
-    pub(super) attempt: u32,
-    pub(super) delivery: u32,
-    pub(super) settled: Settled,
-    pub(super) noted: bool,
-    pub(super) group: u64,
-    /// Whose delivery it is while it is in flight.
-    pub(super) stream: Option<u64>,
-    /// Reason, last error.
-    pub(super) letter: Option<(String, Option<String>)>,
-}
-
-impl M {
-    pub(super) fn is_ready(&self) -> bool {
-        self.place == Place::Ready || self.timed_out
-    }
-
-    pub(super) fn in_flight(&self) -> bool {
-        self.place == Place::Leased && !self.timed_out
-    }
-
-    /// When it ends if it stays as it is.
-    fn ends(&self, settings: &Settings) -> u64 {
-        match self.place {
-            Place::Dead => self.at + settings.dlq_retention_ms,
-            _ if self.is_ready() => self.expires.min(self.since + settings.retention_ms),
-            _ => NEVER,
-        }
-    }
-}
-
-/// What a step should have done.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Expect {
-    pub(super) results: Vec<bool>,
-    pub(super) refused: bool,
-    pub(super) purged: Option<u64>,
-    pub(super) grants: Vec<(u64, Vec<Leased>)>,
-    pub(super) empty: BTreeSet<u64>,
-    pub(super) counts: Counts,
-}
-
-pub(super) struct NackArgs<'a> {
-    pub(super) mode: NackMode,
-    pub(super) delay: Option<u64>,
-    pub(super) note: Option<&'a str>,
-    /// The end of the delay that the machine drew for a message.
-    pub(super) drawn: &'a BTreeMap<u64, u64>,
-}
 
 /// A receive: its name, what it wants, until when, and for which stream.
 pub(super) type Waits = (u64, Want, u64, Option<u64>);
@@ -99,6 +33,7 @@ pub(super) struct Model {
     configured: bool,
     moved: Vec<u64>,
     recovered_at: u64,
+    ranks: u64,
 }
 
 impl Model {
@@ -107,11 +42,65 @@ impl Model {
     }
 
     pub(super) fn enqueue(&mut self, count: u64) -> bool {
-        if self.paused.enqueue {
-            return false;
-        }
+        !self.paused.enqueue && self.depth() + count <= self.settings.max_depth
+    }
+
+    fn depth(&self) -> u64 {
         let live = self.live.values().filter(|m| m.place != Place::Dead).count() as u64;
-        live + self.puts.iter().map(|put| put.1).sum::<u64>() + count <= self.settings.max_depth
+        live + self.puts.iter().map(|put| put.1).sum::<u64>()
+    }
+
+    pub(super) fn reprocess(&mut self, now: u64, slots: &[Slot]) -> Expect {
+        let mut out = Expect::default();
+        let mut left = slots.len();
+        for slot in slots {
+            let dead = self.is_dead(slot);
+            if dead && self.depth() >= self.settings.max_depth {
+                break;
+            }
+            left -= 1;
+            if dead {
+                self.ranks += 1;
+                let rank = self.ranks;
+                self.change(slot.0, |m| {
+                    if m.expires != NEVER {
+                        m.expires = m.expires - m.lives_since() + now;
+                    }
+                    (m.place, m.at, m.since, m.attempt) = (Place::Ready, 0, now, 0);
+                    (m.settled, m.noted, m.letter) = (Settled::Revived, false, None);
+                    (m.rank, m.revived) = (rank, Some((now, m.delivery)));
+                });
+                out.counts.revived += 1;
+            }
+        }
+        out.reprocessed = Some((out.counts.revived, left));
+        self.pass_time(now, &mut out);
+        out
+    }
+
+    pub(super) fn purge_dead(&mut self, now: u64, slots: &[Slot]) -> Expect {
+        let mut out = Expect::default();
+        for slot in slots {
+            if self.is_dead(slot) {
+                self.end(slot.0);
+                out.counts.purged += 1;
+            }
+        }
+        out.purged = Some(out.counts.purged);
+        self.pass_time(now, &mut out);
+        out
+    }
+
+    pub(super) fn replace(&mut self, slot: Slot) -> bool {
+        let fits = self.is_dead(&slot) && self.enqueue(1);
+        if fits {
+            self.end(slot.0);
+        }
+        fits
+    }
+
+    fn is_dead(&self, slot: &Slot) -> bool {
+        self.live.get(&slot.0).is_some_and(|m| m.place == Place::Dead)
     }
 
     pub(super) fn recv(&mut self, now: u64, (waiter, want, until, stream): Waits) -> Expect {
@@ -275,6 +264,20 @@ impl Model {
         out
     }
 
+    pub(super) fn delete(&mut self, now: u64) -> Expect {
+        let mut out = Expect::default();
+        for slot in self.live.keys().copied().collect::<Vec<_>>() {
+            self.end(slot);
+            out.counts.purged += 1;
+        }
+        self.moved.clear();
+        out.purged = Some(out.counts.purged);
+        out.empty = self.waiting.drain(..).map(|w| w.0).collect();
+        self.streams.clear();
+        self.pass_time(now, &mut out);
+        out
+    }
+
     pub(super) fn tick(&mut self, now: u64) -> Expect {
         let mut out = Expect::default();
         self.pass_time(now, &mut out);
@@ -293,7 +296,8 @@ impl Model {
             };
         }
         for s in stored {
-            self.durable.insert(s.slot.0, fresh(s));
+            self.ranks += 1;
+            self.durable.insert(s.slot.0, M { rank: self.ranks, ..fresh(s) });
         }
     }
 
@@ -302,7 +306,7 @@ impl Model {
         self.writes.retain(|w| w.0 != ticket);
         self.puts.retain(|put| put.0 != ticket);
         for s in stored {
-            self.live.insert(s.slot.0, fresh(s));
+            self.live.insert(s.slot.0, self.durable[&s.slot.0].clone());
         }
         self.pass_time(now, &mut out);
         out
@@ -324,9 +328,9 @@ impl Model {
     pub(super) fn crash(&mut self, down: u64, up: u64) {
         let (settings, paused) = self.durable_config;
         let (durable, durable_config) = (std::mem::take(&mut self.durable), self.durable_config);
-        let live = durable.clone();
-        *self =
-            Model { settings, paused, durable_config, live, durable, recovered_at: up, ..Model::default() };
+        let (live, ranks, recovered_at) = (durable.clone(), self.ranks, up);
+        let lost = Model::default();
+        *self = Model { settings, paused, durable_config, live, durable, recovered_at, ranks, ..lost };
         for (&slot, m) in self.live.iter_mut().filter(|(_, m)| m.place == Place::Leased) {
             if m.at > down {
                 let at = (m.at + up - down).max(up + settings.visibility_ms.min(5_000));
@@ -335,7 +339,8 @@ impl Model {
                 }
                 m.at = at;
             } else {
-                m.timed_out = m.attempt < settings.max_attempts && m.delivery < settings.max_deliveries;
+                let deliveries = m.delivery - m.revived.map_or(0, |(_, before)| before);
+                m.timed_out = m.attempt < settings.max_attempts && deliveries < settings.max_deliveries;
             }
         }
         self.live.values_mut().for_each(|m| m.stream = None);
@@ -408,8 +413,10 @@ impl Model {
         }
         let mut bytes = 0;
         let deadline = now + want.visibility_ms.unwrap_or(self.settings.visibility_ms);
-        let ready: Vec<u64> = self.live.iter().filter(|(_, m)| m.is_ready()).map(|(&slot, _)| slot).collect();
-        for slot in ready {
+        let ready = self.live.iter().filter(|(_, m)| m.is_ready());
+        let mut ready: Vec<(u64, u64)> = ready.map(|(&slot, m)| (m.rank, slot)).collect();
+        ready.sort_unstable();
+        for (_, slot) in ready {
             if !self.may_go(slot) {
                 continue;
             }
@@ -431,7 +438,7 @@ impl Model {
                 m.attempt += 1;
                 m.delivery += 1;
             });
-            let (m, slot) = (&self.live[&slot], crate::ids::Slot(slot));
+            let (m, slot) = (&self.live[&slot], Slot(slot));
             let deadline = Millis(deadline);
             taken.push(Leased { slot, attempt: m.attempt, delivery: m.delivery, deadline });
             out.counts.delivered += 1;
@@ -449,8 +456,9 @@ impl Model {
 
     /// Whether strict order lets it be handed out: nothing of its group that is not dead stands before it.
     pub(super) fn may_go(&self, slot: u64) -> bool {
-        let holds = |m: &M| m.place != Place::Dead && m.group == self.live[&slot].group;
-        !(self.settings.fifo && self.live.range(..slot).any(|(_, m)| holds(m)))
+        let its = &self.live[&slot];
+        let holds = |m: &M| m.place != Place::Dead && m.group == its.group && m.rank < its.rank;
+        !(self.settings.fifo && self.live.values().any(holds))
     }
 
     fn used_up(&self, slot: u64) -> Option<&'static str> {
@@ -458,11 +466,13 @@ impl Model {
         if m.attempt >= self.settings.max_attempts {
             return Some("max_attempts");
         }
-        (m.delivery >= self.settings.max_deliveries).then_some("max_deliveries")
+        let deliveries = m.delivery - m.revived.map_or(0, |(_, before)| before);
+        (deliveries >= self.settings.max_deliveries).then_some("max_deliveries")
     }
 
     fn die(&mut self, now: u64, slot: u64, reason: &str, error: Option<String>, out: &mut Expect) {
         out.counts.dead += 1;
+        out.counts.dead_again += u64::from(self.live[&slot].revived.is_some());
         self.change(slot, |m| {
             (m.place, m.at, m.timed_out) = (Place::Dead, now, false);
             m.letter = Some((reason.to_owned(), error));
@@ -477,24 +487,5 @@ impl Model {
     fn change(&mut self, slot: u64, how: impl FnOnce(&mut M)) {
         how(self.live.get_mut(&slot).unwrap());
         self.dirty.insert(slot);
-    }
-}
-
-fn fresh(s: &StoredAt) -> M {
-    M {
-        place: if s.due.is_some() { Place::Delayed } else { Place::Ready },
-        timed_out: false,
-        at: s.due.map_or(0, |due| due.0),
-        enqueued: s.enqueued.0,
-        since: s.due.unwrap_or(s.enqueued).0,
-        expires: s.expires.map_or(NEVER, |expires| expires.0),
-        len: u64::from(s.len),
-        attempt: 0,
-        delivery: 0,
-        settled: Settled::No,
-        noted: false,
-        group: s.group,
-        stream: None,
-        letter: None,
     }
 }

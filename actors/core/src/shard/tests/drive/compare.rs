@@ -1,10 +1,11 @@
 //! Compares the machine with the model, the disk, and what was told.
 
-use super::super::model::{M, Place};
+use super::super::msg::{M, Place};
+use super::super::seen::walk;
 use super::Run;
 use crate::ids::Slot;
 use crate::message::{MsgState, Phase};
-use crate::shard::{Event, PeekState, Peeked, Shard, Step, What};
+use crate::shard::{Event, PeekState, Step, What};
 use crate::time::Millis;
 
 impl Run<'_> {
@@ -21,6 +22,7 @@ impl Run<'_> {
             (What::DeadLettered, counts.dead),
             (What::Expired, counts.expired),
             (What::Purged, counts.purged),
+            (What::Reprocessed, counts.revived),
         ];
         for (what, counted) in pairs {
             assert_eq!(told(what), counted, "{what:?} by {text}");
@@ -43,7 +45,7 @@ impl Run<'_> {
         let live = &self.model.live;
         let of = |f: &dyn Fn(&M) -> bool| live.iter().filter(|(_, m)| f(m)).collect::<Vec<_>>();
         let stats = self.shard.stats();
-        let oldest = of(&M::is_ready).iter().map(|(_, m)| m.enqueued).min();
+        let oldest = of(&M::is_ready).iter().map(|(_, m)| m.lives_since()).min();
         assert_eq!(stats.oldest_enqueued, oldest.map(Millis));
         assert_eq!(stats.waiters, self.model.waiting.len() as u64);
         assert_eq!(self.shard.wake_at(), self.model.wake_at().map(Millis));
@@ -92,21 +94,9 @@ impl Run<'_> {
             };
             let (attempt, delivery, settled, noted) = (m.attempt, m.delivery, m.settled, m.noted);
             let at = Millis(m.at);
-            assert_eq!(state, MsgState { phase, at, attempt, delivery, settled, noted });
+            let revived = state.revived;
+            assert_eq!(revived.map(|revived| (revived.at.0, revived.deliveries)), m.revived);
+            assert_eq!(state, MsgState { phase, at, attempt, delivery, settled, noted, revived });
         }
-    }
-}
-
-fn walk(shard: &Shard, state: PeekState, limit: usize) -> Vec<Peeked> {
-    let mut all: Vec<Peeked> = Vec::new();
-    loop {
-        let page = shard.peek(state, all.last().map(|last| last.sort_key), limit);
-        if page.is_empty() {
-            return all;
-        }
-        assert!(
-            page.len() <= limit && page[0].sort_key > all.last().map_or((0, Slot(0)), |last| last.sort_key)
-        );
-        all.extend(page);
     }
 }
