@@ -368,7 +368,8 @@ impl Shard {
 
     fn file_ready(&mut self, slot: Slot, mut msg: Msg) {
         msg.at = Millis(0);
-        let plain = msg.delivery == 0 && msg.expires == Millis::NEVER && msg.since == msg.enqueued;
+        let untouched = msg.delivery == 0 && msg.turn == 0;
+        let plain = untouched && msg.expires == Millis::NEVER && msg.since == msg.enqueued;
         if plain && !self.settings.fifo && self.fresh.push(slot, msg.enqueued, msg.len) {
             if msg.group != 0 {
                 self.fresh_groups.insert(slot, msg.group);

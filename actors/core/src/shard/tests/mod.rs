@@ -16,7 +16,7 @@ mod streams;
 use cover::Coverage;
 
 /// Sequences of the property test.
-const SEQUENCES: u64 = 21_000;
+const SEQUENCES: u64 = 29_000;
 
 #[test]
 fn behaves_like_the_model() {
