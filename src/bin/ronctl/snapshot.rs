@@ -145,13 +145,16 @@ fn shown_plan(plan: &Plan, snapshot: &Path, store: &Path) -> Value {
         Some(Replaced::Another) => "another store, all of which is set aside".to_owned(),
         Some(Replaced::Unreadable(why)) => format!("a store that cannot be read ({why})"),
     };
+    // Of a store that cannot be read nobody knows what it held: null, and never 0.
+    let known = !matches!(plan.replaces, Some(Replaced::Unreadable(_)));
+    let known = |n: u64| known.then_some(n);
     let topics = plan.topics.iter().map(|(name, topic)| {
         json!({
             "topic": name,
             "come_back": topic.back,
-            "come_again": topic.again,
+            "come_again": known(topic.again),
             "in_flight": topic.in_flight,
-            "forgotten": topic.forgotten,
+            "forgotten": known(topic.forgotten),
         })
     });
     json!({
@@ -162,28 +165,28 @@ fn shown_plan(plan: &Plan, snapshot: &Path, store: &Path) -> Value {
         "store": store,
         "replaces": replaces,
         "come_back": sum(|topic| topic.back),
-        "come_again": sum(|topic| topic.again),
+        "come_again": known(sum(|topic| topic.again)),
         "in_flight": sum(|topic| topic.in_flight),
-        "forgotten": sum(|topic| topic.forgotten),
+        "forgotten": known(sum(|topic| topic.forgotten)),
         "ram_messages_left_out": plan.mark.ram_messages,
         "keys_come_back": plan.keys_back,
-        "keys_forgotten": plan.keys_forgotten,
+        "keys_forgotten": known(plan.keys_forgotten),
         "topics": topics.collect::<Vec<_>>(),
     })
 }
 
 fn tell(said: &Value, out: Output) -> Result<(), Failure> {
-    let number = |name: &str| said[name].as_u64().unwrap_or(0);
+    let number = |name: &str| match said[name].as_u64() {
+        Some(n) => n.to_string(),
+        None => "an unknown number of".to_owned(),
+    };
     let text = |name: &str| said[name].as_str().unwrap_or("–").to_owned();
     let done = said["done"] == true;
     let mut pairs = vec![
         ("snapshot", format!("{}, taken {} ({} s ago)", text("snapshot"), text("taken_at"), number("age_s"))),
         ("into the place of", format!("{}: {}", text("store"), text("replaces"))),
         ("comes back", format!("{} messages, as they were then", number("come_back"))),
-        (
-            "",
-            format!("{} of them had been acked or had ended since, and come once more", number("come_again")),
-        ),
+        ("", format!("{} had been acked or had ended since, and come once more", number("come_again"))),
         ("", format!("{} of them were in flight then, and are ready at once", number("in_flight"))),
         ("is forgotten", format!("{} messages that were sent since", number("forgotten"))),
         (
@@ -195,7 +198,7 @@ fn tell(said: &Value, out: Output) -> Result<(), Failure> {
         ),
         (
             "keys",
-            format!("{} come back, {} are forgotten", number("keys_come_back"), number("keys_forgotten")),
+            format!("{} come back; forgotten: {} keys", number("keys_come_back"), number("keys_forgotten")),
         ),
         ("receipts", "all given out so far are stale".to_owned()),
         ("stays", "capabilities, keys, revocations".to_owned()),
@@ -205,7 +208,11 @@ fn tell(said: &Value, out: Output) -> Result<(), Failure> {
     }
     out.pairs(&pairs)?;
     let columns = ["topic", "come_back", "come_again", "in_flight", "forgotten"];
-    let cell = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let cell = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "?".to_owned(),
+        other => other.to_string(),
+    };
     let rows: Vec<Vec<String>> = said["topics"]
         .as_array()
         .into_iter()
