@@ -1,5 +1,6 @@
 //! What the node answers `ronctl` about itself.
 
+use crate::clock::ClockKeeper;
 use crate::http::ctl::{ControlDesk, MintedToken};
 use crate::http::readiness::Readiness;
 use crate::http::request::Peer;
@@ -56,6 +57,8 @@ pub struct Desk {
     pub passport: Passport,
     /// The policy.
     pub policy: Arc<PolicyKeeper>,
+    /// Whether the clock is in doubt.
+    pub clock_keeper: Arc<ClockKeeper>,
 }
 
 impl ControlDesk for Desk {
@@ -69,6 +72,7 @@ impl ControlDesk for Desk {
             "degraded": !missing.is_empty(),
             "missing": missing,
             "quarantined": *self.readiness.quarantined(),
+            "warn": *self.readiness.warnings(),
             "version": env!("CARGO_PKG_VERSION"),
             "profile": self.profile,
             "amnesia": self.amnesia,
@@ -106,6 +110,12 @@ impl ControlDesk for Desk {
         }
         tracing::info!(name, ?peer, "released from quarantine");
         Ok(json!({ "released": name }))
+    }
+
+    async fn accept_clock(&self, peer: Peer) -> Result<Value, Refusal> {
+        let gap = self.clock_keeper.accept().await?;
+        tracing::info!(%gap, ?peer, "the clock is accepted: things expire again");
+        Ok(json!({ "saved": gap.saved.rfc3339(), "wall": gap.wall.rfc3339() }))
     }
 
     fn events(

@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod clock;
 pub mod config;
 pub mod desk;
 pub mod gate;
@@ -18,5 +19,6 @@ mod providers;
 pub mod run;
 pub mod schemes;
 pub mod seal;
+pub mod sentinel;
 pub mod socket;
 pub mod telemetry;

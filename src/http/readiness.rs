@@ -122,6 +122,23 @@ impl Readiness {
         self.warn.store(Arc::new(warnings));
     }
 
+    /// Adds a warning.
+    pub fn warn(&self, warning: String) {
+        self.warn.rcu(|warnings| [warnings.as_slice(), std::slice::from_ref(&warning)].concat());
+    }
+
+    /// Takes back a warning whose cause is gone.
+    pub fn withdraw_warning(&self, warning: &str) {
+        self.warn
+            .rcu(|warnings| warnings.iter().filter(|said| *said != warning).cloned().collect::<Vec<_>>());
+    }
+
+    /// The warnings.
+    #[must_use]
+    pub fn warnings(&self) -> Arc<Vec<String>> {
+        self.warn.load_full()
+    }
+
     /// Replaces the list of quarantined topics and providers. They do not make the node unready.
     pub fn set_quarantined(&self, names: Vec<String>) {
         self.quarantined.store(Arc::new(names));
@@ -266,6 +283,17 @@ mod tests {
         let (status, body, _) = text(readiness.answer(false));
         assert_eq!(status, 200);
         assert_eq!(body, r#"{"ready":true,"warn":["clock"],"quarantined":["acme/orders"]}"#);
+    }
+
+    #[test]
+    fn a_warning_comes_and_goes_beside_the_others() {
+        let readiness = up();
+        readiness.set_warnings(vec!["one".into()]);
+        readiness.warn("two".into());
+        assert_eq!(text(readiness.answer(false)).1, r#"{"ready":true,"warn":["one","two"]}"#);
+        readiness.withdraw_warning("one");
+        readiness.withdraw_warning("never given");
+        assert_eq!(*readiness.warnings(), ["two"]);
     }
 
     #[test]

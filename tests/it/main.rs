@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod capabilities;
+mod clock;
 mod config;
 mod crowd;
 mod harness;

@@ -13,6 +13,7 @@ mod engine;
 mod error;
 mod fold;
 mod load;
+mod pace;
 mod prepare;
 mod queue;
 mod read;

@@ -186,11 +186,12 @@ fn read_topics(txn: &WriteTransaction) -> Result<BTreeMap<ShardId, TopicRow>, St
 
 impl Engine {
     fn read_dedup(&mut self, txn: &WriteTransaction, now: Millis) -> Result<(), StoreError> {
+        let ends = self.clock.ends_by(now);
         for row in txn.open_table(DEDUP)?.iter()? {
             let (key, value) = row?;
             let damaged = |why| StoreError::damaged("dedup", format!("{:?}", key.value()), why);
             let rows: Vec<DedupRow> = open_value(value.value()).map_err(damaged)?;
-            rows.into_iter().filter(|row| row.expires > now).for_each(|row| self.dedup.restore(row));
+            rows.into_iter().filter(|row| row.expires > ends).for_each(|row| self.dedup.restore(row));
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ mod args;
 mod bench;
 mod cap;
 mod client;
+mod clock;
 mod config;
 mod control;
 mod demo;
@@ -59,6 +60,9 @@ enum Command {
     /// List and release what crashed too often
     #[command(subcommand)]
     Quarantine(watch::QuarantineCommand),
+    /// Accept the node's clock after a start that was in doubt of it
+    #[command(subcommand)]
+    Clock(clock::ClockCommand),
     /// Check a configuration, or print what is in force
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -123,6 +127,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Key(command) => key::run(command, node()?, out).await,
         Command::Tail(args) => watch::tail(args, node()?, out).await,
         Command::Quarantine(command) => watch::quarantine(command, node()?, out).await,
+        Command::Clock(command) => clock::run(command, node()?, out).await,
         Command::Status => status::run(node()?, out).await,
         Command::Policy(command) => policy::run(command, node, out).await,
         Command::Topic(command) => topic::run(command, node()?, out).await,
