@@ -17,6 +17,7 @@ pub mod policy;
 pub mod process;
 mod providers;
 pub mod run;
+pub mod sandbox;
 pub mod schemes;
 pub mod seal;
 pub mod sentinel;

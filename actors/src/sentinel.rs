@@ -37,7 +37,8 @@ pub struct SentinelArgs {
 }
 
 impl SentinelArgs {
-    /// The sentinel as a child. A killed one forgets what it saw, and its successor sheds nothing until it sees it again.
+    /// The sentinel as a child. A killed one forgets what it saw, and its successor sheds nothing until it sees it
+    /// again.
     #[must_use]
     pub fn child_spec(self) -> ChildSpec {
         let make = move || (Sentinel, self.clone());

@@ -20,5 +20,6 @@ mod metrics;
 mod policy;
 mod receipts;
 mod revocation;
+mod sandbox;
 mod stream;
 mod topic;
