@@ -22,4 +22,5 @@ mod receipts;
 mod revocation;
 mod sandbox;
 mod stream;
+mod top;
 mod topic;

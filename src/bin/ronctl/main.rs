@@ -20,6 +20,7 @@ mod output;
 mod own_node;
 mod policy;
 mod status;
+mod top;
 mod topic;
 mod watch;
 
@@ -55,6 +56,8 @@ struct Cli {
 enum Command {
     /// Show whether the node is ready, where it listens, and how it is
     Status,
+    /// Show the node, its rates and its topics, again and again; q quits
+    Top(top::TopArgs),
     /// Show what happens in the node, as it happens
     Tail(watch::TailArgs),
     /// List and release what crashed too often
@@ -127,6 +130,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Key(command) => key::run(command, node()?, out).await,
         Command::Tail(args) => watch::tail(args, node()?, out).await,
         Command::Quarantine(command) => watch::quarantine(command, node()?, out).await,
+        Command::Top(args) => top::run(args, node()?, out).await,
         Command::Clock(command) => clock::run(command, node()?, out).await,
         Command::Status => status::run(node()?, out).await,
         Command::Policy(command) => policy::run(command, node, out).await,
