@@ -1,9 +1,11 @@
 //! What the node answers `ronctl` about itself.
 
+use crate::amnesia::verify;
 use crate::clock::ClockKeeper;
 use crate::http::ctl::{ControlDesk, MintedToken};
 use crate::http::readiness::Readiness;
 use crate::http::request::Peer;
+use crate::node::OUR_FILES;
 use crate::policy::PolicyKeeper;
 use crate::providers::verifier_name;
 use arc_swap::ArcSwap;
@@ -23,6 +25,7 @@ use ron_core::time::{Clock, Millis};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +38,8 @@ pub struct Desk {
     pub profile: &'static str,
     /// Whether the node lives in RAM alone.
     pub amnesia: bool,
+    /// Where a durable node keeps what it must not forget.
+    pub data_dir: PathBuf,
     /// When it started, node time.
     pub started: Millis,
     /// Node time.
@@ -92,6 +97,13 @@ impl ControlDesk for Desk {
 
     fn providers(&self) -> Value {
         self.providers.clone()
+    }
+
+    async fn amnesia(&self) -> Value {
+        let (amnesia, dir) = (self.amnesia, self.data_dir.clone());
+        let look = move || verify(amnesia, &dir, &OUR_FILES);
+        let items = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+        json!({ "items": items })
     }
 
     fn quarantined(&self) -> Value {

@@ -357,9 +357,12 @@ pub fn medium_of(config: &Config) -> Arc<dyn Medium> {
 }
 
 /// A node in amnesia must not sit on files that a durable one left: they would seem to be gone, and are not.
+/// What a durable node keeps in its data directory and amnesia must not find there.
+pub(crate) const OUR_FILES: [&str; 3] = [STORE_FILE, "keyring", REVOKED_FILE];
+
 fn refuse_leftovers(config: &Config) -> Result<(), BootError> {
     let dir = &config.node.data_dir;
-    let ours = [STORE_FILE, "keyring", REVOKED_FILE].into_iter().find(|name| dir.join(name).exists());
+    let ours = OUR_FILES.into_iter().find(|name| dir.join(name).exists());
     match ours {
         Some(name) => Err(BootError::Config(format!(
             "node.data_dir: {} holds {name} of a durable node; remove it or give amnesia another directory",

@@ -72,6 +72,9 @@ pub trait ControlDesk: Send + Sync + 'static {
     /// POLICY_BLOCKED if the keyring is not the node's to write, STORAGE if it could not be written.
     fn rotate(&self, peer: Peer) -> impl Future<Output = Result<serde_json::Value, Refusal>> + Send;
 
+    /// What the node finds of amnesia's promises in its own process.
+    fn amnesia(&self) -> impl Future<Output = serde_json::Value> + Send;
+
     /// What is in quarantine: queues as `TENANT/TOPIC`, providers by name.
     fn quarantined(&self) -> serde_json::Value;
 
@@ -122,6 +125,7 @@ pub fn ctl_router<D: ControlDesk, M: MailboxService>(desk: Arc<D>, mailbox: Arc<
         .route("/ctl/status", get(status::<D>))
         .route("/ctl/providers", get(providers::<D>))
         .route("/ctl/cap/mint", post(mint::<D>))
+        .route("/ctl/amnesia", get(amnesia::<D>))
         .route("/ctl/quarantine", get(quarantined::<D>))
         .route("/ctl/quarantine/release", post(release::<D>))
         .route("/ctl/clock/accept", post(accept_clock::<D>))
@@ -179,6 +183,10 @@ async fn json_of_peer<T: DeserializeOwned>(request: Request) -> Result<(Peer, T)
     body::within_limit(body::declared_len(&body), BODY_BYTES_MAX)?;
     let body = body::read(body, BODY_BYTES_MAX, BODY_DEADLINE).await?;
     Ok((Call::of(&parts)?.peer, dto::json(&body)?))
+}
+
+async fn amnesia<D: ControlDesk>(State(desk): State<Arc<D>>) -> Answer {
+    json_of(StatusCode::OK, &desk.amnesia().await)
 }
 
 async fn quarantined<D: ControlDesk>(State(desk): State<Arc<D>>) -> Answer {

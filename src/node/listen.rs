@@ -157,6 +157,7 @@ impl Node {
             readiness: self.readiness.clone(),
             profile: self.config.node.profile.label(),
             amnesia: self.config.node.amnesia,
+            data_dir: self.config.node.data_dir.clone(),
             started: self.clock.now(),
             clock: self.clock.clone(),
             addresses: self.addresses.clone(),

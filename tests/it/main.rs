@@ -24,3 +24,4 @@ mod sandbox;
 mod stream;
 mod top;
 mod topic;
+mod watch;

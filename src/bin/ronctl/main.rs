@@ -60,6 +60,9 @@ enum Command {
     Top(top::TopArgs),
     /// Show what happens in the node, as it happens
     Tail(watch::TailArgs),
+    /// Check that a node in amnesia keeps its promises
+    #[command(subcommand)]
+    Amnesia(watch::AmnesiaCommand),
     /// List and release what crashed too often
     #[command(subcommand)]
     Quarantine(watch::QuarantineCommand),
@@ -129,6 +132,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Cap(Cap::Revoke(args)) => key::revoke(args, node, out).await,
         Command::Key(command) => key::run(command, node()?, out).await,
         Command::Tail(args) => watch::tail(args, node()?, out).await,
+        Command::Amnesia(command) => watch::amnesia(command, node()?, out).await,
         Command::Quarantine(command) => watch::quarantine(command, node()?, out).await,
         Command::Top(args) => top::run(args, node()?, out).await,
         Command::Clock(command) => clock::run(command, node()?, out).await,

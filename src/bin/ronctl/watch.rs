@@ -1,4 +1,5 @@
-//! `ronctl tail` and `ronctl quarantine`: what happens in the node, and what it has given up on.
+//! `ronctl tail`, `ronctl quarantine` and `ronctl amnesia`: what happens in the node, what it has given up on, and
+//! whether it forgets.
 
 use crate::args;
 use crate::client::{Call, Client};
@@ -98,6 +99,35 @@ pub(crate) async fn quarantine(
         released.push(done["released"].clone());
     }
     if out.json { out.value(&json!({ "released": released })) } else { Ok(()) }
+}
+
+/// What to do about amnesia.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum AmnesiaCommand {
+    /// Have the node inspect its own process for what amnesia promises; exit 0 only if everything holds
+    Verify,
+}
+
+/// Runs `ronctl amnesia`.
+///
+/// # Errors
+/// Something is exposed or cannot be seen, or that no node answers.
+pub(crate) async fn amnesia(_: AmnesiaCommand, mut node: Client, out: Output) -> Result<(), Failure> {
+    let found: Value = node.read(Call::get("/ctl/amnesia")).await?;
+    let items = found["items"].as_array().cloned().unwrap_or_default();
+    if out.json {
+        out.value(&found)?;
+    } else {
+        let text = |value: &Value| value.as_str().unwrap_or("–").to_owned();
+        let row = |item: &Value| vec![text(&item["item"]), text(&item["state"]), text(&item["detail"])];
+        out.table(&["item", "state", "detail"], items.iter().map(row).collect())?;
+    }
+    let bad = items.iter().filter(|item| item["state"] != "ok").count();
+    match (bad, items.is_empty()) {
+        (0, false) => Ok(()),
+        (0, true) => Err(failed("the node found nothing to look at")),
+        (bad, _) => Err(failed(format!("{bad} of {} items are not ok", items.len()))),
+    }
 }
 
 #[cfg(test)]

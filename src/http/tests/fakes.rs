@@ -419,6 +419,10 @@ impl ControlDesk for FakeDesk {
         serde_json::json!([{"name": "github"}])
     }
 
+    async fn amnesia(&self) -> serde_json::Value {
+        serde_json::json!({"items": []})
+    }
+
     fn quarantined(&self) -> serde_json::Value {
         serde_json::json!({"quarantined": []})
     }

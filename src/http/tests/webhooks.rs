@@ -180,6 +180,7 @@ async fn the_unix_socket_needs_no_token() {
     }
     assert!(ask(raw_request("GET", "/ctl/keys", "", b"")).await.json()["keys"].is_array());
     ask(raw_request("POST", "/ctl/key/rotate", "", b"")).await.refused(403, "POLICY_BLOCKED");
+    assert!(ask(raw_request("GET", "/ctl/amnesia", "", b"")).await.json()["items"].is_array());
     assert!(ask(raw_request("GET", "/ctl/quarantine", "", b"")).await.json()["quarantined"].is_array());
     let release = ask(raw_request("POST", "/ctl/quarantine/release", "", b"{\"name\":\"acme/jobs\"}")).await;
     release.refused(404, "NOT_FOUND");

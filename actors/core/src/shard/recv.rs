@@ -255,3 +255,38 @@ impl Shard {
         Some(Msg::fresh(&front, group))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn receives_known_under_two_names_or_none_are_noticed() {
+        let want = Want { max_messages: 1, max_bytes: 1, visibility_ms: None };
+        let waiting = || {
+            let mut waiters = Waiters::default();
+            for id in [1, 2] {
+                let (id, until) = (WaiterId(id), Millis(id * 1_000));
+                waiters.push(Waiter { id, want, until, stream: None });
+            }
+            assert!(waiters.consistent());
+            waiters
+        };
+        type Spoil = fn(&mut Waiters);
+        let spoils: [Spoil; 5] = [
+            |waiters| assert!(waiters.line.pop_first().is_some()),
+            |waiters| assert!(waiters.turns.pop_first().is_some()),
+            |waiters| assert!(waiters.untils.pop_first().is_some()),
+            |waiters| {
+                let (until, id) = waiters.untils.pop_first().unwrap();
+                waiters.untils.insert((until.plus(1), id));
+            },
+            |waiters| waiters.turns.values_mut().for_each(|(turn, _)| *turn = 1 - *turn),
+        ];
+        for (i, spoil) in spoils.into_iter().enumerate() {
+            let mut waiters = waiting();
+            spoil(&mut waiters);
+            assert!(!waiters.consistent(), "{i}");
+        }
+    }
+}

@@ -249,6 +249,67 @@ mod tests {
     }
 
     #[test]
+    fn each_setting_of_a_patch_prevails() {
+        let patch = SettingsPatch {
+            visibility_ms: Some(1),
+            max_attempts: Some(2),
+            max_deliveries: Some(3),
+            backoff_base_ms: Some(4),
+            backoff_max_ms: Some(5),
+            retention_ms: Some(6),
+            dlq_retention_ms: Some(7),
+            dedup_window_ms: Some(8),
+            max_dedup_keys: Some(9),
+            max_depth: Some(10),
+            fifo: Some(true),
+            ram: Some(true),
+        };
+        let expected = Settings {
+            visibility_ms: 1,
+            max_attempts: 2,
+            max_deliveries: 3,
+            backoff_base_ms: 4,
+            backoff_max_ms: 5,
+            retention_ms: 6,
+            dlq_retention_ms: 7,
+            dedup_window_ms: 8,
+            max_dedup_keys: 9,
+            max_depth: 10,
+            fifo: true,
+            ram: true,
+            max_inflight: 11,
+            max_waiters: 12,
+        };
+        let configured = Settings { max_inflight: 11, max_waiters: 12, ..Settings::default() };
+        assert_eq!(patch.over(&configured), expected);
+        let mut merged = SettingsPatch::default();
+        merged.merge(&patch);
+        assert_eq!(merged, patch);
+        merged.merge(&SettingsPatch::default());
+        assert_eq!(merged, patch);
+    }
+
+    #[test]
+    fn the_longest_times_are_days_and_years() {
+        type Set = fn(&mut SettingsPatch, u64);
+        let longest: [(Set, u64); 5] = [
+            (|patch, ms| patch.backoff_base_ms = Some(ms), DAY_MS),
+            (|patch, ms| patch.backoff_max_ms = Some(ms), 30 * DAY_MS),
+            (|patch, ms| patch.retention_ms = Some(ms), 3_650 * DAY_MS),
+            (|patch, ms| patch.dlq_retention_ms = Some(ms), 3_650 * DAY_MS),
+            (|patch, ms| patch.dedup_window_ms = Some(ms), 30 * DAY_MS),
+        ];
+        for (i, (set, most)) in longest.into_iter().enumerate() {
+            let of = |ms| {
+                let mut patch = SettingsPatch::default();
+                set(&mut patch, ms);
+                patch.check().is_ok()
+            };
+            assert_eq!((of(most), of(most + 1)), (true, false), "{i}");
+        }
+    }
+
+    #[test]
     fn pausing_one_leaves_the_other() {
         let (recv, both) = (Paused { recv: true, enqueue: false }, Paused { recv: true, enqueue: true });
         let changed = |state: TopicState, what, paused| {
@@ -282,6 +343,8 @@ mod tests {
         assert!(fine.check().is_ok());
         let few = Settings { max_deliveries: 4, ..Settings::default() };
         assert!(few.check().unwrap_err().text.starts_with("max_deliveries: "));
+        let equal = Settings { max_deliveries: 5, backoff_max_ms: 200, ..Settings::default() };
+        assert!(equal.check().is_ok());
         let low = Settings { backoff_max_ms: 199, ..Settings::default() };
         assert!(low.check().unwrap_err().text.starts_with("backoff_max_ms: "));
     }

@@ -94,3 +94,21 @@ fn a_message_that_is_nowhere_does_not_exist() {
     assert!((1..=5).all(|slot| shard.exists(Slot(slot))));
     assert!(!shard.exists(Slot(0)) && !shard.exists(Slot(6)));
 }
+
+#[test]
+fn a_receive_too_many_is_told_whose_limit_it_met() {
+    let settings = Settings { max_inflight: 1, ..Settings::default() };
+    let mut shard = Shard::new(settings);
+    let _ = put(&mut shard, 10, &[stored(1), stored(2)]);
+    let text = |shard: &mut Shard| match recv(shard, 20, 1, 0).reply {
+        crate::shard::Reply::Refused(refusal) => refusal.text.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let step = recv(&mut shard, 20, 1, 0);
+    let _ = commit(&mut shard, 20, &step);
+    assert!(text(&mut shard).contains("of the topic"));
+    let mut shard = Shard::new(Settings::default());
+    let _ = put(&mut shard, 10, &[stored(1)]);
+    shard.allow_in_flight(0);
+    assert!(text(&mut shard).contains("of the tenant"));
+}
