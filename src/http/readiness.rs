@@ -180,10 +180,11 @@ impl Readiness {
         }
         let refusal = if bits & Part::Drain.bit() != 0 {
             Refusal::new(Reason::Degraded, "the node is shutting down; send to another, or again later")
-        } else if bits & Part::Brownout.bit() != 0 {
-            Refusal::new(Reason::Degraded, "the node sheds new messages until its store recovers")
-        } else {
+        } else if bits & Part::Disk.bit() != 0 {
+            // Before the brownout, which a full disk may cause: it is what there is to be done about.
             Refusal::new(Reason::Storage, "the disk is too full for new messages")
+        } else {
+            Refusal::new(Reason::Degraded, "the node sheds new messages until its store recovers")
         };
         Err(refusal.without_effect().retry_after(self.retry_after_ms))
     }
@@ -311,6 +312,16 @@ mod tests {
             assert_eq!(refusal.reason, reason);
             assert_eq!(refusal.effect, ron_core::reason::Effect::None);
         }
+    }
+
+    #[test]
+    fn a_full_disk_is_named_before_the_brownout_that_it_causes() {
+        let readiness = up();
+        readiness.set(Part::Brownout, false);
+        readiness.set(Part::Disk, false);
+        assert_eq!(readiness.admit_send().unwrap_err().reason, Reason::Storage);
+        readiness.set(Part::Disk, true);
+        assert_eq!(readiness.admit_send().unwrap_err().reason, Reason::Degraded);
     }
 
     #[test]

@@ -44,7 +44,8 @@ pub(crate) async fn run(args: TopArgs, node: Client, out: Output) -> Result<(), 
         return Err(Failure::Usage("top has no JSON: see `ronctl status --json`".to_owned()));
     }
     let every = args.every.max(EVERY_MIN);
-    if !args.once && !(io::stdout().is_terminal() && io::stdin().is_terminal()) {
+    let watched = io::stdout().is_terminal() && io::stdin().is_terminal();
+    if !(args.once || watched) {
         let text = "top needs a terminal: see `ronctl status`, or `ronctl top --once`";
         return Err(Failure::Usage(text.to_owned()));
     }
