@@ -98,6 +98,7 @@ impl ShardState {
         let Phase::Ready(loaded) = &mut self.phase else { return };
         let now = self.args.clock.now();
         self.args.entry.allow_deliveries(&mut loaded.shard, 0);
+        loaded.shard.hold_ends(!self.args.clock.may_expire());
         let step = loaded.shard.apply(now, Command::Tick);
         let Some(Stillness { lasted_ms, .. }) = loaded.stillness else {
             return self.carry(myself, step, Vec::new(), None);

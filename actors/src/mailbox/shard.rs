@@ -221,9 +221,13 @@ impl ShardState {
             | ShardMsg::Loaded(..)
             | ShardMsg::Reload(_)
             | ShardMsg::Tick(_)
-            | ShardMsg::Wake
             | ShardMsg::Closed(_)
             | ShardMsg::Crash => {}
+            // In memory it knows by itself what is due, unless that was held until now.
+            ShardMsg::Wake => {
+                self.args.entry.figures.set_due(None);
+                self.apply_and_carry(myself, Command::Tick);
+            }
         }
     }
 
@@ -245,6 +249,7 @@ impl ShardState {
                     _ => 0,
                 };
                 self.args.entry.allow_deliveries(&mut loaded.shard, wanted);
+                loaded.shard.hold_ends(!self.args.clock.may_expire());
                 Some(loaded.shard.apply(now, command))
             }
             Phase::Parked | Phase::Loading(_) | Phase::Recovering | Phase::Gone => None,
