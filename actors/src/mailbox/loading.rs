@@ -73,7 +73,7 @@ impl ShardState {
             Ok(loaded) if loaded.deleted => self.leave(myself, waiting),
             Ok(loaded) => {
                 self.args.entry.exists.store(loaded.topic.is_some(), Ordering::Release);
-                self.args.entry.figures.set_due(None);
+                self.args.entry.figures.set_in_memory();
                 self.phase = Phase::Ready(Box::new(loaded));
                 self.reload_ms = RELOAD_AFTER_MS;
                 self.used = self.now();

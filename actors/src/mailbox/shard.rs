@@ -99,7 +99,7 @@ impl Actor for ShardActor {
         };
         // Leases, delays and ends need their timers even if nobody calls.
         let (entry, figures) = (&state.args.entry, &state.args.entry.figures);
-        if entry.must_run() || figures.is_due(now) || figures.due_is_lost() {
+        if entry.must_run() || figures.is_due(now) || figures.is_in_memory() {
             state.load_behind(&myself, VecDeque::new());
         }
         Ok(state)
@@ -225,7 +225,7 @@ impl ShardState {
             | ShardMsg::Crash => {}
             // In memory it knows by itself what is due, unless that was held until now.
             ShardMsg::Wake => {
-                self.args.entry.figures.set_due(None);
+                self.args.entry.figures.set_in_memory();
                 self.apply_and_carry(myself, Command::Tick);
             }
         }
