@@ -2,6 +2,7 @@
 
 use crate::clock::{CLOCK_GAP_FILE, ClockKeeper, ClockMade, ClockMaker};
 use crate::config::{Config, DevSecret, KeyringAt};
+use crate::faults::{FaultDesk, Victims};
 use crate::gate::{Gate, Served};
 use crate::http::admission::{Budgets, RateLimits};
 use crate::http::readiness::{Part, Readiness};
@@ -25,7 +26,7 @@ use ron_actors::mailbox::{Mailbox, MailboxConfig};
 use ron_actors::passport::{KeyringPlace, Passport, PassportArgs, PassportLimits};
 use ron_actors::policy::InForce;
 use ron_actors::sentinel::SentinelArgs;
-use ron_actors::store::{FileMedium, Medium, RamMedium, StoreConfig, StoreError, StoreFigures};
+use ron_actors::store::{DeviceFaults, FileMedium, Medium, RamMedium, StoreConfig, StoreError, StoreFigures};
 use ron_actors::tree::{Foundation, Tree, TreeArgs};
 use ron_core::capability::Revoked;
 use ron_core::restart::RestartPolicy;
@@ -97,6 +98,7 @@ pub struct Node {
     pub(crate) addresses: BTreeMap<&'static str, SocketAddr>,
     pub(crate) socket: SocketPlace,
     pub(crate) upkeep: Arc<Upkeep>,
+    pub(crate) faults: Arc<FaultDesk>,
     /// What the boot could not have.
     pub(crate) warnings: Vec<String>,
     verifiers: SupervisorRef,
@@ -112,7 +114,7 @@ impl Node {
     /// [`BootError`].
     pub async fn boot_on(mut config: Config, medium: Arc<dyn Medium>) -> Result<Node, BootError> {
         let mut warnings = prepare(&config)?;
-        let policy = policy_of(&config, &mut warnings)?;
+        let (policy, device) = (policy_of(&config, &mut warnings)?, medium.faults());
         let metrics = Arc::new(metrics_of(&config)?);
         let watch = Arc::new(Watch::new(metrics.clone()));
         let (foundation, clock_made) = lay(&config, medium, &watch, policy.clone())?;
@@ -139,22 +141,16 @@ impl Node {
             clock: clock.clone(),
             policy: policy.clone(),
         };
-        let policy = Arc::new(PolicyKeeper {
-            in_force: policy,
-            file: config.policy.file.clone(),
-            directory: tree.mailbox.directory().clone(),
-            bus,
-            metrics: metrics.clone(),
-            clock: clock.clone(),
-        });
-        policy.announce(&policy.in_force.current());
+        let policy = keeper_of(&config, policy, &tree, &metrics, &clock);
         config.wants_temporary_data_dir = false;
         let upkeep = Arc::new(upkeep_of(&config, &tree, &metrics, &clock));
+        let faults = faults_of(&config, device, victims_of(&tree, &verifiers), &readiness, &clock);
         let directory = tree.mailbox.directory().clone();
         let clock_keeper = Arc::new(ClockKeeper::new(clock_made, readiness.clone(), directory));
         let mut node = Node {
             rate: Arc::new(rate_of(&config)),
             upkeep,
+            faults,
             warnings,
             tree,
             readiness,
@@ -282,6 +278,44 @@ fn policy_of(config: &Config, warnings: &mut Vec<String>) -> Result<InForce, Boo
     }
     let read = read_policy(file).map_err(|bad| BootError::Config(format!("policy: {bad}")))?;
     Ok(InForce::new(read.0, read.1))
+}
+
+fn keeper_of(
+    config: &Config,
+    in_force: InForce,
+    tree: &Tree,
+    metrics: &Arc<Metrics>,
+    clock: &Arc<dyn Clock>,
+) -> Arc<PolicyKeeper> {
+    let keeper = PolicyKeeper {
+        in_force,
+        file: config.policy.file.clone(),
+        directory: tree.mailbox.directory().clone(),
+        bus: tree.bus.clone(),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+    };
+    keeper.announce(&keeper.in_force.current());
+    Arc::new(keeper)
+}
+
+fn faults_of(
+    config: &Config,
+    device: Option<Arc<DeviceFaults>>,
+    victims: Victims,
+    readiness: &Arc<Readiness>,
+    clock: &Arc<dyn Clock>,
+) -> Arc<FaultDesk> {
+    Arc::new(FaultDesk::new(config.chaos.enabled, device, victims, readiness.clone(), clock.clone()))
+}
+
+fn victims_of(tree: &Tree, verifiers: &SupervisorRef) -> Victims {
+    Victims {
+        root: tree.root.clone(),
+        shards: tree.shards.clone(),
+        verifiers: verifiers.clone(),
+        directory: tree.mailbox.directory().clone(),
+    }
 }
 
 fn rate_of(config: &Config) -> RateLimits {

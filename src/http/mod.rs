@@ -13,6 +13,7 @@ pub mod door;
 mod draft;
 mod dto;
 pub mod error;
+pub mod faults;
 mod headers;
 pub mod interop;
 mod io;

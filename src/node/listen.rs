@@ -9,6 +9,7 @@ use crate::http::admission::{Budgets, RateLimits};
 use crate::http::auth::{Access, Audience};
 use crate::http::ctl::ctl_router;
 use crate::http::door::{Door, Meter, Surface};
+use crate::http::faults::fault_routes;
 use crate::http::interop::{InteropApp, Version, interop_router};
 use crate::http::mailbox::{Durability, MailboxApp, MailboxLimits, mailbox_router};
 use crate::http::request::Ids;
@@ -176,7 +177,8 @@ impl Node {
         let listener = self.socket.bind().map_err(taken)?;
         let mailbox = self.mailbox_app(shared, Surface::Internal, Access::Full, None);
         let meter = Meter::new(Surface::Internal, self.metrics.clone());
-        let router = ctl_router(Arc::new(desk), mailbox, upkeep_routes(self.upkeep.clone()));
+        let more = upkeep_routes(self.upkeep.clone()).merge(fault_routes(self.faults.clone()));
+        let router = ctl_router(Arc::new(desk), mailbox, more);
         let door = Arc::new(Door::new(router, meter, shared.ids.clone()));
         self.listeners.push(serve_unix(listener, door, ServeLimits::default()));
         Ok(())

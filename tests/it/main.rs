@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod capabilities;
+mod chaos;
 mod clock;
 mod config;
 mod crowd;

@@ -3,6 +3,7 @@
 
 use super::ballast::{Ballast, Ballasted};
 use super::error::StoreError;
+use super::faults::DeviceFaults;
 use super::renew::{Place, Renewing};
 use redb::{Builder, Database, StorageBackend};
 use std::fmt;
@@ -30,6 +31,11 @@ pub trait Medium: Send + Sync + fmt::Debug {
     /// Makes good the room that is held ready for what must not fail, if some was taken. Whether it is whole. Blocks.
     fn make_room(&self) -> bool {
         true
+    }
+
+    /// Where faults of its device are put in force; `None` if it has none to speak of.
+    fn faults(&self) -> Option<Arc<DeviceFaults>> {
+        None
     }
 }
 

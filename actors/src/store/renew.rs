@@ -4,6 +4,7 @@
 
 use super::backend::Medium;
 use super::error::StoreError;
+use super::faults::DeviceFaults;
 use redb::{BackendError, Builder, Database, StorageBackend};
 use std::fmt;
 use std::io;
@@ -54,16 +55,17 @@ pub trait Place: Send + Sync + fmt::Debug {
 pub struct Renewing<P> {
     place: P,
     distrusted: Arc<AtomicBool>,
+    faults: Arc<DeviceFaults>,
 }
 
 impl<P: Place> Renewing<P> {
     /// The store in `place`.
     pub fn over(place: P) -> Renewing<P> {
-        Renewing { place, distrusted: Arc::default() }
+        Renewing { place, distrusted: Arc::default(), faults: Arc::default() }
     }
 
     fn watched(&self, file: P::File) -> Watched<P::File> {
-        Watched { file, failed: self.distrusted.clone() }
+        Watched { file, failed: self.distrusted.clone(), faults: self.faults.clone() }
     }
 
     /// Copies what reads return into a file that the device has said nothing false about. What was answered
@@ -106,6 +108,10 @@ impl<P: Place> Medium for Renewing<P> {
     fn make_room(&self) -> bool {
         self.place.make_room()
     }
+
+    fn faults(&self) -> Option<Arc<DeviceFaults>> {
+        Some(self.faults.clone())
+    }
 }
 
 fn copy(from: &impl StorageBackend, to: &impl StorageBackend) -> Result<(), io::Error> {
@@ -127,6 +133,7 @@ fn copy(from: &impl StorageBackend, to: &impl StorageBackend) -> Result<(), io::
 struct Watched<F> {
     file: F,
     failed: Arc<AtomicBool>,
+    faults: Arc<DeviceFaults>,
 }
 
 impl<F: StorageBackend> StorageBackend for Watched<F> {
@@ -143,7 +150,8 @@ impl<F: StorageBackend> StorageBackend for Watched<F> {
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
-        self.file.sync_data().inspect_err(|_| self.failed.store(true, Ordering::SeqCst))
+        let synced = self.faults.before_sync().and_then(|()| self.file.sync_data());
+        synced.inspect_err(|_| self.failed.store(true, Ordering::SeqCst))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {

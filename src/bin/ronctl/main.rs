@@ -8,6 +8,7 @@ mod ambient;
 mod args;
 mod bench;
 mod cap;
+mod chaos;
 mod client;
 mod clock;
 mod config;
@@ -72,6 +73,9 @@ enum Command {
     /// Accept the node's clock after a start that was in doubt of it
     #[command(subcommand)]
     Clock(clock::ClockCommand),
+    /// Inject faults into a node that allows them, for drills
+    #[command(subcommand)]
+    Chaos(chaos::ChaosCommand),
     /// Check a configuration, or print what is in force
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -150,6 +154,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Quarantine(command) => watch::quarantine(command, node()?, out).await,
         Command::Top(args) => top::run(args, node()?, out).await,
         Command::Clock(command) => clock::run(command, node()?, out).await,
+        Command::Chaos(command) => chaos::run(command, node()?, out).await,
         Command::Status => status::run(node()?, out).await,
         Command::Policy(command) => policy::run(command, node, out).await,
         Command::Topic(command) => topic::run(command, node()?, out).await,
