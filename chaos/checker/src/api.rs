@@ -22,10 +22,7 @@ impl Api {
     /// A client of the mailbox at `addr`.
     #[must_use]
     pub fn new(addr: SocketAddr, token: &str) -> Api {
-        Api {
-            client: Client::new(Target::Tcp(addr), TIMEOUT),
-            authorization: format!("Bearer {token}"),
-        }
+        Api { client: Client::new(Target::Tcp(addr), TIMEOUT), authorization: format!("Bearer {token}") }
     }
 
     /// Calls `path`, which follows the tenant's name.
@@ -143,7 +140,12 @@ pub fn sequence(msg_id: &str) -> Option<u64> {
 #[must_use]
 pub fn percentile(values: &mut [u64], percent: f64) -> u64 {
     values.sort_unstable();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a rank")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a rank"
+    )]
     let rank = (values.len() as f64 * percent / 100.0).ceil() as usize;
     values.get(rank.clamp(1, values.len().max(1)) - 1).copied().unwrap_or_default()
 }

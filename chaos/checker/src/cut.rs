@@ -6,6 +6,8 @@
 //! between the request for the snapshot and its answer, before which everything began that is in, and after which
 //! everything was answered that is not.
 
+pub mod load;
+
 use crate::clock::Micros;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -222,7 +224,8 @@ mod tests {
 
     fn id(sequence: u64) -> String {
         // zero-padded Crockford base32 of a small number: its last two digits
-        let digit = |n: u64| char::from(b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"[usize::try_from(n % 32).unwrap()]);
+        let digit =
+            |n: u64| char::from(b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"[usize::try_from(n % 32).unwrap()]);
         format!("{}{}{}", "0".repeat(24), digit(sequence / 32), digit(sequence))
     }
 
