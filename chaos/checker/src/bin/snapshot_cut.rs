@@ -39,19 +39,19 @@ struct Args {
     #[arg(long)]
     dir: PathBuf,
     /// Snapshots in one series; between two of them as long without.
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(2..=100))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(2..=100))]
     snapshots: u64,
     /// Snapshots of the last series that are restored, one after another.
     #[arg(long, default_value_t = 2)]
     restores: usize,
     /// MiB of messages that lie there from the start.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 16)]
     ballast_mib: u64,
     /// Clients that send.
     #[arg(long, default_value_t = 12)]
     senders: u64,
     /// Clients that receive.
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 4)]
     consumers: u64,
     /// Milliseconds between two sends of one client.
     #[arg(long, default_value_t = 40)]
