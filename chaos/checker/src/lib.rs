@@ -12,6 +12,7 @@ pub mod cut;
 pub mod history;
 pub mod http;
 pub mod journal;
+pub mod lease;
 pub mod load;
 pub mod node;
 pub mod rng;
