@@ -82,8 +82,8 @@ struct Holder {
     token: String,
     cap_id: String,
     narrower: String,
-    /// When its revocation was answered.
-    revoked: Option<Micros>,
+    /// When its revocation was asked for and when that was answered.
+    revoked: Option<(Micros, Micros)>,
     clients: Vec<JoinHandle<Vec<Use>>>,
     uses: Vec<Use>,
 }
@@ -110,8 +110,9 @@ fn drill(args: &Args) -> Result<Vec<String>> {
     clock::sleep(Duration::from_secs(2));
     for holder in holders.iter_mut().take(args.capabilities) {
         let id = if args.revoke_others { cap_id(&setup, &setup.mint()?)? } else { holder.cap_id.clone() };
+        let asked = clock.now();
         ronctl(&setup, &["cap", "revoke", &id])?;
-        holder.revoked = Some(clock.now());
+        holder.revoked = Some((asked, clock.now()));
         clock::sleep(Duration::from_millis(300));
     }
     clock::sleep(AFTER);
@@ -240,7 +241,7 @@ impl Worker {
     fn waiter(&self, topic: &str) -> Vec<Use> {
         let (mut api, mut uses) = (Api::new(self.mailbox, &self.token), Vec::new());
         while self.goes_on() {
-            let ask = json!({ "wait_ms": 4_000 });
+            let ask = json!({ "wait_ms": 9_000 });
             self.call(&mut api, "a long poll", &format!("{topic}/recv"), &ask, &mut uses);
         }
         uses
@@ -303,7 +304,7 @@ fn judge(holder: &Holder, ended: Micros, faults: &mut Vec<String>) {
     let bad = holder.uses.iter().filter(|one| one.answered < ended && !good(one));
     let hows =
         ["a send", "a send of a narrower one", "a receive", "an ack", "a long poll", "a stream's message"];
-    let Some(revoked) = holder.revoked else {
+    let Some((asked, revoked)) = holder.revoked else {
         // a stream of 256 unsettled messages waits, which is no refusal
         let refused: Vec<&Use> = bad.filter(|one| one.how != "a stream").collect();
         faults.extend(refused.iter().take(3).map(|one| format!("{id} was not revoked: {one:?}")));
@@ -326,7 +327,7 @@ fn judge(holder: &Holder, ended: Micros, faults: &mut Vec<String>) {
     for how in hows {
         let before = |one: &Use| match how {
             // under way when it was revoked, and ended by that
-            "a long poll" => one.begun < revoked && one.answered >= revoked && one.status == 401,
+            "a long poll" => one.begun < asked && one.answered >= asked && one.status == 401,
             _ => one.status == 200 && one.answered < revoked,
         };
         if !holder.uses.iter().any(|one| one.how == how && before(one)) {
@@ -347,7 +348,7 @@ fn judge(holder: &Holder, ended: Micros, faults: &mut Vec<String>) {
 }
 
 fn summary(holders: &[Holder]) {
-    let revoked = holders.iter().filter_map(|holder| Some((holder, holder.revoked?)));
+    let revoked = holders.iter().filter_map(|holder| Some((holder, holder.revoked?.1)));
     let (mut last, mut polls, mut refused) = (0, 0, 0);
     for (holder, at) in revoked.clone() {
         for one in &holder.uses {
