@@ -175,7 +175,7 @@ mod tests {
             Canary::new("key", "CANARY-fedcba9876543210"),
         ]);
         let text = format!("{}CANARY-0123456789abcdef{}", "C".repeat(100), "CA".repeat(50));
-        let coded = BASE64.encode(format!("{{\"p\":\"CANARY-fedcba9876543210\"}}").as_bytes());
+        let coded = BASE64.encode(b"{\"p\":\"CANARY-fedcba9876543210\"}");
         for step in [1, 2, 7, 22, 23, 24, 1_000] {
             assert_eq!(scanner.read(Drip(text.as_bytes(), step)).unwrap(), ["payload"].into(), "{step}");
             assert_eq!(scanner.read(Drip(coded.as_bytes(), step)).unwrap(), ["key"].into(), "{step}");
