@@ -16,6 +16,7 @@ use std::time::Duration;
 const TOGETHER: usize = 10;
 /// What comes back is kept this long, so that it does not come again; over a restart an answer can be lost, and the
 /// message comes once more.
+pub const KEPT: Duration = Duration::from_secs(60);
 const KEPT_MS: u64 = 60_000;
 
 /// What all clients of a run share.
