@@ -202,6 +202,7 @@ impl Drill<'_> {
             returns: returns.into_iter().flatten().collect(),
             outages: self.outages.clone(),
             catch_up: 1_000_000,
+            kept: u64::try_from(load::KEPT.as_micros())?,
         };
         for lease in round.leases.values_mut() {
             lease.deadline_ms += self.args.judge_later_ms;
