@@ -260,6 +260,21 @@ fn amnesia_keeps_nothing() {
 }
 
 #[test]
+fn a_micronode_takes_memory_in_small_pages_and_a_macronode_as_it_comes() {
+    let small = |node: &TestNode| {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
+        // a kernel before 5.0 does not tell
+        let line = status.lines().find_map(|line| line.strip_prefix("THP_enabled:"))?;
+        Some(line.trim() == "0")
+    };
+    let own = std::fs::read_to_string("/proc/self/status").unwrap().contains("THP_enabled:");
+    let micro = Setup::new().arg("--profile").arg("micronode").start();
+    assert_eq!(small(&micro), own.then_some(true));
+    assert_eq!(enqueue(&micro.mailbox(), "q", b"x", &[])["durability"], "ram");
+    assert_eq!(small(&Setup::new().start()), own.then_some(false));
+}
+
+#[test]
 fn amnesia_does_not_sit_on_a_durable_nodes_files() {
     let setup = Setup::new();
     enqueue(&setup.start().mailbox(), "q", b"x", &[]);

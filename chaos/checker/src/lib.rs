@@ -5,11 +5,14 @@
 //! judges the [`history`] afterwards. [`trace`] judges what strace saw of a node with amnesia on.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod api;
 pub mod check;
 pub mod clock;
+pub mod cut;
 pub mod history;
 pub mod http;
 pub mod journal;
+pub mod lease;
 pub mod load;
 pub mod node;
 pub mod rng;
