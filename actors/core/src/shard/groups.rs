@@ -106,3 +106,34 @@ impl Shard {
         as_expected && fresh && (!self.settings.fifo || self.fresh.len() == 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{PutOutcome, StoredAt};
+    use crate::shard::{Command, Settings};
+    use crate::time::Millis;
+
+    /// A strict topic with two ready messages of different groups.
+    fn strict() -> Shard {
+        let mut shard = Shard::new(Settings { fifo: true, ..Settings::default() });
+        let enqueued = Millis(10);
+        let of =
+            |slot| StoredAt { slot: Slot(slot), enqueued, len: 1, due: None, expires: None, group: slot };
+        let step = shard.apply(enqueued, Command::Enqueue { count: 2 });
+        let stored = [of(1), of(2)].map(PutOutcome::Stored);
+        let _ = shard.committed(enqueued, step.ticket.unwrap(), &stored);
+        assert!(shard.groups_consistent());
+        shard
+    }
+
+    #[test]
+    fn members_and_heads_must_both_be_what_the_messages_say() {
+        let mut shard = strict();
+        shard.groups.heads.clear();
+        assert!(!shard.groups_consistent(), "no heads");
+        let mut shard = strict();
+        shard.groups.members.clear();
+        assert!(!shard.groups_consistent(), "no members");
+    }
+}

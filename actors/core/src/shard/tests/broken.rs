@@ -8,7 +8,7 @@ use crate::shard::{NackMode, Settings, Shard, Step, StreamId};
 use crate::time::Millis;
 
 /// One message in each place: ready as new, ready again, in flight, delayed, dead.
-fn one_of_each() -> Shard {
+pub(super) fn one_of_each() -> Shard {
     let mut shard = Shard::new(Settings::default());
     let _ = put(&mut shard, 10, &[stored(1), stored(2), stored(3), stored(4)]);
     let step = recv(&mut shard, 20, 1, 0);
@@ -29,7 +29,7 @@ fn one_of_each() -> Shard {
 fn each_invariant_notices_what_breaks_it() {
     assert_eq!(one_of_each().check(), Ok(()));
     type Spoil = fn(&mut Shard);
-    let spoils: [(&str, Spoil); 20] = [
+    let spoils: [(&str, Spoil); 23] = [
         ("Q1", |shard| shard.tally.accepted += 1),
         ("Q1", |shard| shard.tally.acked += 1),
         ("Q1", |shard| shard.tally.expired += 1),
@@ -52,6 +52,11 @@ fn each_invariant_notices_what_breaks_it() {
             let corpse = Corpse { at: Millis(1), ..shard.dead[&Slot(3)] };
             shard.dead.insert(Slot(3), corpse);
         }),
+        ("Q4", |shard| {
+            shard.paused.recv = true;
+            let _ = recv(shard, 50, 9, 100);
+            shard.paused.recv = false; // and it is not served
+        }),
         ("Q6", |shard| shard.reserved += 1),
         ("Q7", |shard| each(shard, |msg| msg.attempt = msg.delivery + 1)),
         ("Q7", |shard| each(shard, |msg| msg.attempt = 0)),
@@ -61,6 +66,9 @@ fn each_invariant_notices_what_breaks_it() {
             shard.streams.hold(Slot(1), StreamId(1)); // it is ready
         }),
         ("Q10", |shard| shard.settings.fifo = true),
+        ("Q10", |shard| {
+            shard.fresh_groups.insert(Slot(99), 1); // there is no such message
+        }),
         ("Q11", |shard| {
             shard.places.insert((Slot(1), 1), Slot(1)); // it was never reprocessed
         }),
@@ -69,6 +77,12 @@ fn each_invariant_notices_what_breaks_it() {
             let msg = Msg { after: Slot(6), turn: 1, ..shard.returned.remove(&Slot(1)).unwrap() };
             shard.revived.insert(Slot(1), msg);
             shard.places.insert(msg.place(), Slot(1)); // behind the tail
+        }),
+        ("Q11", |shard| {
+            let msg = shard.returned.remove(&Slot(1)).unwrap();
+            shard.revived.insert(Slot(1), msg); // without a turn
+            shard.places.insert(msg.place(), Slot(1));
+            shard.tail = (Slot(9), 9);
         }),
     ];
     for (i, (id, spoil)) in spoils.into_iter().enumerate() {

@@ -5,6 +5,7 @@ mod cases;
 mod cover;
 mod disk;
 mod drive;
+mod edges;
 mod expect;
 mod held;
 mod model;
