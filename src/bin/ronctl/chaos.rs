@@ -118,8 +118,9 @@ fn readable(fault: &Value) -> String {
         (Some(ms), _) => format!("+{ms} ms"),
         (None, percent) => format!("{} %", percent.unwrap_or_default()),
     };
+    let id = fault["id"].as_u64().unwrap_or_default();
     let left = fault["left_ms"].as_u64().unwrap_or_default().div_ceil(1000);
-    format!("{:>3}  {:11}  {:7}  {amount}  {left} s left", fault["id"], text("target"), text("fault"))
+    format!("{id:>3}  {:11}  {:7}  {amount}  {left} s left", text("target"), text("fault"))
 }
 
 #[cfg(test)]
