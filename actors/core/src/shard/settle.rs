@@ -235,3 +235,16 @@ const fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::mix;
+
+    /// The first outputs of SplitMix64 from the seed 0 (Vigna's reference code, prng.di.unimi.it/splitmix64.c).
+    #[test]
+    fn mix_is_splitmix64() {
+        const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+        let outputs = [0, GAMMA, GAMMA.wrapping_mul(2)].map(mix);
+        assert_eq!(outputs, [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4, 0x06c4_5d18_8009_454f]);
+    }
+}

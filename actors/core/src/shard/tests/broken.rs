@@ -29,7 +29,7 @@ pub(super) fn one_of_each() -> Shard {
 fn each_invariant_notices_what_breaks_it() {
     assert_eq!(one_of_each().check(), Ok(()));
     type Spoil = fn(&mut Shard);
-    let spoils: [(&str, Spoil); 23] = [
+    let spoils: [(&str, Spoil); 25] = [
         ("Q1", |shard| shard.tally.accepted += 1),
         ("Q1", |shard| shard.tally.acked += 1),
         ("Q1", |shard| shard.tally.expired += 1),
@@ -64,6 +64,15 @@ fn each_invariant_notices_what_breaks_it() {
         ("Q9", |shard| {
             shard.open_stream(StreamId(1), 1, &mut Step::empty());
             shard.streams.hold(Slot(1), StreamId(1)); // it is ready
+        }),
+        ("Q9", |shard| {
+            shard.open_stream(StreamId(1), 5, &mut Step::empty());
+            shard.streams.hold(Slot(4), StreamId(1));
+            shard.streams.hold(Slot(4), StreamId(1)); // counted twice
+        }),
+        ("Q9", |shard| {
+            shard.open_stream(StreamId(1), 0, &mut Step::empty());
+            shard.streams.hold(Slot(4), StreamId(1)); // more than it may
         }),
         ("Q10", |shard| shard.settings.fifo = true),
         ("Q10", |shard| {

@@ -216,13 +216,17 @@ fn backoff_is_spread_over_its_whole_range() {
 
 #[test]
 fn messages_of_one_nack_come_back_at_different_times() {
+    [0, 99, u64::MAX].into_iter().for_each(come_back_at_different_times);
+}
+
+fn come_back_at_different_times(entropy: u64) {
     let mut shard = Shard::new(Settings::default());
     let all: Vec<_> = (1..=10).map(stored).collect();
     let _ = put(&mut shard, 10, &all);
     let step = recv(&mut shard, 20, 1, 20);
     let _ = commit(&mut shard, 20, &step);
     let deliveries = (1..=10).map(|slot| delivery(slot, 1)).collect();
-    let (mode, entropy) = (NackMode::Fail, 99);
+    let mode = NackMode::Fail;
     let step =
         shard.apply(Millis(30), Command::Nack { deliveries, mode, delay_ms: None, note: None, entropy });
     let mut dues: Vec<_> = step

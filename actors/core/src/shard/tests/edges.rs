@@ -50,6 +50,7 @@ fn room_is_wanted_by_a_receive_that_waits_while_something_is_ready() {
 fn dead_letters_are_listed_in_pages_and_one_by_one() {
     let mut shard = one_of_each();
     let step = nack(&mut shard, 50, delivery(4, 1), NackMode::Reject, None);
+    assert_eq!((step.counts.dead, step.counts.dead_again), (1, 0), "it was never reprocessed");
     let _ = commit(&mut shard, 50, &step);
     let slots =
         |after, limit| shard.buried(after, limit).iter().map(|letter| letter.slot.0).collect::<Vec<_>>();
