@@ -126,6 +126,12 @@ impl Mailbox {
         &self.inner.directory
     }
 
+    /// Where all queues commit.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
     /// Whether an accepted message survives the end of the process.
     #[must_use]
     pub fn durable(&self) -> bool {

@@ -438,6 +438,10 @@ impl ControlDesk for FakeDesk {
         Err(Refusal::new(Reason::NotFound, format!("{name} is not in quarantine")))
     }
 
+    async fn accept_clock(&self, _: Peer) -> Result<serde_json::Value, Refusal> {
+        Err(Refusal::new(Reason::NotFound, "there is nothing to accept"))
+    }
+
     fn events(&self, topic: &str, since: Duration, follow: bool) -> impl Stream<Item = Bytes> + 'static {
         let line = format!("{topic} {} {follow}\n", since.as_millis());
         futures::stream::iter([Bytes::from(line)])
