@@ -45,7 +45,7 @@ fn main() -> ExitCode {
             if n >= args.seeds {
                 return;
             }
-            let options = Options { seed: args.seed + n, steps: args.steps, trace: args.trace };
+            let options = Options { seed: args.seed + n, steps: args.steps, trace: args.trace, ..Options::default() };
             match sim::run(&options) {
                 Ok(report) => {
                     if args.trace {
