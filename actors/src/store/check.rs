@@ -205,6 +205,7 @@ impl Checker {
             bodies: txn.open_table(BODY)?,
             states: txn.open_table(STATE)?,
             letters: txn.open_table(DLQ)?,
+            topics: txn.open_table(TOPIC)?,
         };
         let mut next = from;
         for row in heads.range(from..)? {
@@ -265,7 +266,7 @@ impl Checker {
             }
         };
         fate.extend(unfolded.into_iter().flatten());
-        let shards = self.shards(chunk, head);
+        let shards = self.shards(tables, chunk, head)?;
         let body = self.body(tables, chunk, head, left)?;
         for (idx, entry) in head.entries.iter().enumerate() {
             let idx = idx as u16;
@@ -308,16 +309,21 @@ impl Checker {
     }
 
     /// Which shard each message is of: the runs must cover the entries once, in order.
-    fn shards(&mut self, chunk: u64, head: &Head) -> BTreeMap<u16, ShardId> {
+    fn shards(
+        &mut self,
+        tables: &ChunkTables,
+        chunk: u64,
+        head: &Head,
+    ) -> Result<BTreeMap<u16, ShardId>, StoreError> {
         let mut shards = BTreeMap::new();
         let mut next = 0_usize;
         for run in &head.runs {
             let end = usize::from(run.first) + usize::from(run.count);
             if usize::from(run.first) != next || end > head.entries.len() {
                 self.findings.row("head", chunk, "its runs do not cover its messages");
-                return shards;
+                return Ok(shards);
             }
-            if !self.topics.contains_key(&run.shard) {
+            if !self.knows(tables, run.shard)? {
                 self.findings.row("head", chunk, format!("no topic has shard {}", run.shard.0));
             }
             shards.extend((run.first..end as u16).map(|idx| (idx, run.shard)));
@@ -326,7 +332,18 @@ impl Checker {
         if next != head.entries.len() {
             self.findings.row("head", chunk, "its runs do not cover its messages");
         }
-        shards
+        Ok(shards)
+    }
+
+    /// Whether the topic is there, or has come since the check began.
+    fn knows(&mut self, tables: &ChunkTables, shard: ShardId) -> Result<bool, StoreError> {
+        if self.topics.contains_key(&shard) {
+            return Ok(true);
+        }
+        let row = tables.topics.get(shard.0)?;
+        let row = row.and_then(|row| open_value::<TopicRow>(row.value()).ok());
+        self.topics.extend(row.map(|row| (shard, row.key)));
+        Ok(self.topics.contains_key(&shard))
     }
 
     /// The body, if all of its parts are there.
@@ -474,4 +491,5 @@ struct ChunkTables {
     bodies: ReadOnlyTable<u64, &'static [u8]>,
     states: ReadOnlyTable<u64, &'static [u8]>,
     letters: ReadOnlyTable<(u32, u64), &'static [u8]>,
+    topics: ReadOnlyTable<u32, &'static [u8]>,
 }

@@ -7,6 +7,7 @@
 mod check;
 mod index;
 mod life;
+mod reach;
 pub mod record;
 mod settings;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod tests;
 
 use index::Index;
 use record::Record;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// What was broken.
@@ -72,6 +74,12 @@ pub fn judge(history: &[Record]) -> Vec<Violation> {
     check::all(&index, &mut found);
     found.sort_by(|a, b| (a.record, a.rule).cmp(&(b.record, b.rule)));
     found
+}
+
+/// How often a history reached each call in each state of what it was about.
+#[must_use]
+pub fn reached(history: &[Record]) -> BTreeMap<String, u64> {
+    reach::reached(&Index::of(history, &mut Vec::new()))
 }
 
 /// Reads a history of JSON lines.

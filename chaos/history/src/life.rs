@@ -92,9 +92,11 @@ pub(crate) fn enqueued_of(id: &str) -> u64 {
     id.chars().take(10).fold(0, |time, c| (time << 5) | digit(c))
 }
 
-/// The rest of it: its place among others of its incarnation.
-pub(crate) fn place_of(id: &str) -> &str {
-    id.get(10..).unwrap_or(id)
+/// The last 64 bits of an id: its place among all that the store, and those before it, gave.
+pub(crate) fn place_of(id: &str) -> u64 {
+    const DIGITS: &str = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    let digit = |c: char| DIGITS.find(c).unwrap_or(0) as u64;
+    id.chars().fold(0, |place, c| (place << 5) | digit(c))
 }
 
 impl<'h> Life<'h> {

@@ -120,7 +120,7 @@ fn check_empty(index: &Index<'_>, call: &Call<'_>, lives: &[&Life<'_>], queue: Q
 fn check_received(index: &Index<'_>, call: &Call<'_>, queue: Queue, most: u64, n: u64, found: &mut Found<'_>) {
     found.ensure(n <= most, Rule::Contract, call.end.idx, || format!("{n} messages, and {most} were asked for"));
     let paused = index.settings[&queue].surely(|s| s.paused, call.begin.idx, call.end.idx);
-    found.ensure(!paused, Rule::Contract, call.end.idx, || format!("{n} messages of q{queue}, which is paused"));
+    found.ensure(n == 0 || !paused, Rule::Contract, call.end.idx, || format!("{n} messages of q{queue}, which is paused"));
 }
 
 /// A stream holds no more than it said.
@@ -150,7 +150,8 @@ fn check_ended(index: &Index<'_>, call: &Call<'_>, lives: &[&Life<'_>], found: &
     let purge = matches!(call.op, Op::Purge { .. });
     for life in lives.iter().filter(|life| life.known.idx < call.begin.idx) {
         for got in &life.gots {
-            let after = got.begin.idx > call.end.idx || got.leased().0 > call.end.ms;
+            let later = got.end.idx > call.end.idx && got.leased().0 > call.end.ms;
+            let after = got.begin.idx > call.end.idx || later;
             let revived = purge && life.may_be_revived(index, call.begin.idx, got.end.idx);
             let excused = !after || got.era < call.era || revived || index.undone(call.begin.idx, got.end.idx);
             found.ensure(excused, Rule::Contract, got.end.idx, || {

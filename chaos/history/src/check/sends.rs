@@ -115,10 +115,11 @@ fn check_keys(index: &Index<'_>, found: &mut Found<'_>) {
         }
     }
     for ((queue, key), mut same) in keyed {
-        same.sort_by_key(|life| (enqueued_of(life.id), life.id));
+        same.sort_by_key(|life| (life.known.idx, life.id));
         for pair in same.windows(2) {
             let [a, b] = pair else { continue };
-            let apart = enqueued_of(b.id).saturating_sub(enqueued_of(a.id));
+            // both may have been stored before either was known
+            let apart = enqueued_of(b.id).abs_diff(enqueued_of(a.id));
             let window = window(index, a).0;
             if apart >= window || may_be_forgotten(index, a, b) {
                 continue;
@@ -135,7 +136,7 @@ fn check_keys(index: &Index<'_>, found: &mut Found<'_>) {
 
 /// Whether the key of `a` may have been forgotten before `b` came.
 fn may_be_forgotten(index: &Index<'_>, a: &Life<'_>, b: &Life<'_>) -> bool {
-    let between = |from: usize, to: usize| from < b.known.idx && to > a.from;
+    let between = |from: usize, to: usize| from < b.known.idx && to > a.from.min(b.from);
     let deleted = |call: &Call<'_>| {
         matches!(call.op, Op::Delete { .. }) && call.may_act() && between(call.begin.idx, call.latest)
     };

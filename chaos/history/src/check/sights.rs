@@ -87,7 +87,8 @@ fn check_letter(
 /// I5: dead stays dead, unless it is brought back.
 fn check_dead(index: &Index<'_>, life: &Life<'_>, sight: &Sight<'_>, found: &mut Found<'_>) {
     for got in life.gots.iter().filter(|got| got.era == sight.era) {
-        let after = got.begin.idx > sight.end.idx || got.leased().0 > sight.end.ms;
+        let later = got.end.idx > sight.end.idx && got.leased().0 > sight.end.ms;
+        let after = got.begin.idx > sight.end.idx || later;
         let excused = !after || life.may_be_revived(index, sight.begin.idx, got.end.idx);
         found.ensure(excused, Rule::I5, got.end.idx, || {
             format!("{}: delivered, and a dead letter since record {}", life.id, sight.end.idx)
