@@ -254,7 +254,10 @@ impl<'h> Index<'h> {
                     let text = format!("{} results for {} messages", sent.len(), items.len());
                     found.push(Violation { rule: Rule::Contract, record: end.idx, text });
                 }
-                items.iter().zip(sent).for_each(|(item, sent)| self.read_sent(*queue, item, sent, begin, end));
+                items
+                    .iter()
+                    .zip(sent)
+                    .for_each(|(item, sent)| self.read_sent(*queue, item, sent, begin, end));
             }
             (Op::Replace { queue, item, .. }, Out::Sent(sent)) => {
                 sent.iter().for_each(|sent| self.read_sent(*queue, item, sent, begin, end));
@@ -263,15 +266,7 @@ impl<'h> Index<'h> {
                 for seen in all {
                     let possible = |field| self.settings[queue].possible(field, begin.idx, end.idx);
                     let lengths = visibility_ms.map_or_else(|| possible(|s| s.visibility_ms), |ms| vec![ms]);
-                    let got = Got {
-                        begin,
-                        end,
-                        seen,
-                        lengths,
-                        dropped: *dropped,
-                        stream: *stream,
-                        era,
-                    };
+                    let got = Got { begin, end, seen, lengths, dropped: *dropped, stream: *stream, era };
                     self.meet(&seen.id, *queue, seen.content, end).gots.push(got);
                 }
             }

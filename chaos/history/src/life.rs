@@ -158,8 +158,7 @@ impl<'h> Life<'h> {
 
     /// Whether a nack, or the loss of its connection, may have given the delivery back before record `by`.
     pub(crate) fn may_be_given_back(&self, got: &Got<'h>, by: usize) -> bool {
-        let given_back =
-            |one: &Try<'_>| one.gives_back() && one.begin.idx < by;
+        let given_back = |one: &Try<'_>| one.gives_back() && one.begin.idx < by;
         got.dropped || self.tries_of(got.era, got.seen.delivery).any(given_back)
     }
 
@@ -177,9 +176,7 @@ impl<'h> Life<'h> {
 
     /// Whether the ack may be what ended it.
     fn ends_it(&self, one: &Try<'h>) -> bool {
-        let settled = |other: &Try<'_>| {
-            other.gives_back() && other.is_ok() && other.end.idx < one.begin.idx
-        };
+        let settled = |other: &Try<'_>| other.gives_back() && other.is_ok() && other.end.idx < one.begin.idx;
         is_ack(one.how)
             && one.may_act()
             && !self.superseded(one.era, one.delivery, one.begin.idx)
@@ -208,8 +205,7 @@ impl<'h> Life<'h> {
             hits && call.may_act() && call.begin.idx < by.idx && call.latest > self.from
         });
         let may_be_ram = self.ram || self.stored.is_none() && index.settings[&self.queue].ever(|s| s.ram);
-        let with_process =
-            may_be_ram && index.downs.iter().any(|down| *down < by.idx && *down > self.from);
+        let with_process = may_be_ram && index.downs.iter().any(|down| *down < by.idx && *down > self.from);
         // stored after the snapshot that was put in place
         let before_it = |one: &crate::index::Restore| one.at.idx < by.idx && self.known.idx > one.from;
         by_operator || with_process || index.restores.iter().any(before_it)
@@ -229,10 +225,11 @@ impl<'h> Life<'h> {
     /// Whether it may be a dead letter at record `by`.
     pub(crate) fn may_be_dead(&self, index: &Index<'h>, by: usize) -> bool {
         let handed_out = self.gots.iter().any(|got| got.begin.idx < by);
-        handed_out || index.calls_of(self.queue).any(|call| {
-            let lost = !call.is_done() || matches!(call.op, Op::Recv { dropped: true, .. });
-            matches!(call.op, Op::Recv { .. }) && lost && call.may_act() && call.begin.idx < by
-        })
+        handed_out
+            || index.calls_of(self.queue).any(|call| {
+                let lost = !call.is_done() || matches!(call.op, Op::Recv { dropped: true, .. });
+                matches!(call.op, Op::Recv { .. }) && lost && call.may_act() && call.begin.idx < by
+            })
     }
 
     /// The first record by which it was certainly gone, and when: an ack of it was answered ok, or its topic was

@@ -19,9 +19,9 @@ fn name(how: &How) -> &'static str {
 fn state_of(index: &Index<'_>, life: &Life<'_>, one: &Try<'_>) -> &'static str {
     let before = |idx: usize| idx < one.begin.idx;
     let dead = life.sights.iter().any(|sight| sight.state == State::Dlq && before(sight.end.idx));
-    let given_back = life.tries_of(one.era, one.delivery).any(|other| {
-        other.gives_back() && other.is_ok() && before(other.end.idx)
-    });
+    let given_back = life
+        .tries_of(one.era, one.delivery)
+        .any(|other| other.gives_back() && other.is_ok() && before(other.end.idx));
     let got = life.gots.iter().find(|got| got.era == one.era && got.seen.delivery == one.delivery);
     if life.gone(index).is_some_and(|gone| before(gone.idx)) {
         "gone"
@@ -52,15 +52,13 @@ fn topic_states(index: &Index<'_>, lives: &[&Life<'_>], call: &Call<'_>, queue: 
     } else {
         states.push("filled");
     }
-    let dead = |life: &&&Life<'_>| {
-        life.sights.iter().any(|sight| sight.state == State::Dlq && sight.end.idx < at)
-    };
+    let dead =
+        |life: &&&Life<'_>| life.sights.iter().any(|sight| sight.state == State::Dlq && sight.end.idx < at);
     if known.iter().any(dead) {
         states.push("dead-letters");
     }
-    let in_flight = |life: &&&Life<'_>| {
-        life.gots.iter().any(|got| got.end.idx < at && got.seen.deadline > call.begin.ms)
-    };
+    let in_flight =
+        |life: &&&Life<'_>| life.gots.iter().any(|got| got.end.idx < at && got.seen.deadline > call.begin.ms);
     if known.iter().any(in_flight) {
         states.push("in-flight");
     }

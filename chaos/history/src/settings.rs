@@ -25,8 +25,7 @@ pub(crate) type Field = fn(&Settings) -> Option<u64>;
 
 impl Past {
     pub(crate) fn of(queue: Queue, calls: &[Call<'_>], defaults: Settings, restored: usize) -> Past {
-        let mut changes =
-            vec![Change { begin: 0, end: 0, sure: true, to: defaults }];
+        let mut changes = vec![Change { begin: 0, end: 0, sure: true, to: defaults }];
         for call in calls {
             let to = match call.op {
                 Op::Configure { queue: of, to } if *of == queue => *to,
@@ -75,4 +74,3 @@ impl Past {
         self.changes.iter().any(|change| field(&change.to) == Some(1))
     }
 }
-

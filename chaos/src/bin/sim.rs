@@ -145,7 +145,8 @@ fn hunt(args: &Args) -> ExitCode {
     on_threads(args, bugs.len() * SETS as usize, |n| {
         let (bug, set) = (n / SETS as usize, n as u64 % SETS);
         let seeds = (0..args.seeds).map(|n| args.seed + set * SETS_APART + n);
-        let caught = seeds.into_iter().find_map(|seed| Some((seed, run(args, seed, bugs[bug]).err()?.complaint)));
+        let caught =
+            seeds.into_iter().find_map(|seed| Some((seed, run(args, seed, bugs[bug]).err()?.complaint)));
         if let (Some(caught), Ok(mut found)) = (caught, found.lock()) {
             found.insert((bug, set), caught);
         }
@@ -160,7 +161,11 @@ fn hunt(args: &Args) -> ExitCode {
         good &= fine;
         let seeds: Vec<String> = caught.iter().map(|(seed, _)| seed.to_string()).collect();
         let verdict = if fine { "ok" } else { "NOT OK" };
-        println!("{name:<28} found by {} of {SETS} sets {verdict:<6} seeds {}", caught.len(), seeds.join(" "));
+        println!(
+            "{name:<28} found by {} of {SETS} sets {verdict:<6} seeds {}",
+            caught.len(),
+            seeds.join(" ")
+        );
         if let Some((_, complaint)) = caught.first() {
             println!("    {}", complaint.chars().take(160).collect::<String>());
         }

@@ -107,8 +107,10 @@ impl Client {
             _ => 0,
         };
         let name = format!("{op:?}");
-        let verdict =
-            tokio::time::timeout(ANSWERED_WITHIN + Duration::from_millis(wait_ms), Box::pin(self.dispatch(op)));
+        let verdict = tokio::time::timeout(
+            ANSWERED_WITHIN + Duration::from_millis(wait_ms),
+            Box::pin(self.dispatch(op)),
+        );
         let verdict = verdict.await.unwrap_or_else(|_| Err("a call was not answered".to_owned()));
         self.world.judge(verdict.map_err(|complaint| format!("{complaint} [client {}, {name}]", self.me)));
     }
@@ -162,7 +164,9 @@ impl Client {
         let calm = plan.calm() && !self.world.lock().stopping;
         match refusal.reason {
             Reason::Backpressure | Reason::NotFound => Ok(()),
-            Reason::Degraded | Reason::Conflict | Reason::Malformed if plan.weights.configure + plan.weights.dlq > 0 => {
+            Reason::Degraded | Reason::Conflict | Reason::Malformed
+                if plan.weights.configure + plan.weights.dlq > 0 =>
+            {
                 Ok(())
             }
             // a topic that is deleted meanwhile says so
@@ -229,7 +233,9 @@ impl Client {
                 self.world.lock().known[queue].learn(&id);
                 match duplicate {
                     true => ("message duplicate", Sent::Duplicate { id }),
-                    false => (if ram { "message in ram" } else { "message stored" }, Sent::Stored { id, ram }),
+                    false => {
+                        (if ram { "message in ram" } else { "message stored" }, Sent::Stored { id, ram })
+                    }
                 }
             }
             Err(Reason::IdempotencyConflict) => ("message conflict", Sent::Conflict),

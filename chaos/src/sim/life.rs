@@ -133,10 +133,12 @@ impl Born {
         };
         // whether anything is held is for this start's clock alone to say
         accept_clock(&world, first.as_ref());
-        let foundation = Foundation::lay(self.args(ear), &clock_from).map_err(|error| format!("boot: {error}"))?;
+        let foundation =
+            Foundation::lay(self.args(ear), &clock_from).map_err(|error| format!("boot: {error}"))?;
         let clock = foundation.clock.clone();
         let ear = Arc::new(Ear { world: world.clone(), clock: clock.clone() });
-        let tree = foundation.raise(ear, |_, _| Vec::new()).await.map_err(|error| format!("boot: {error}"))?;
+        let tree =
+            foundation.raise(ear, |_, _| Vec::new()).await.map_err(|error| format!("boot: {error}"))?;
         Ok((Life { world, clock }, tree))
     }
 }
@@ -144,6 +146,8 @@ impl Born {
 impl Life {
     async fn run(&self, end: End, tree: Tree) -> Result<(), Complaint> {
         let plan = &self.world.plan;
+        self.world.disk.count_anew();
+        self.world.faults.iter().for_each(|fault| self.world.disk.arm(*fault));
         let mut clients = tokio::task::JoinSet::new();
         for me in 0..plan.clients as usize {
             clients.spawn(self.client(&tree, me).work());
@@ -217,6 +221,8 @@ impl Life {
 
     /// Ends all that keeps messages: faults, pauses, tasks, quotas, a clock that is not accepted.
     async fn calm(&self, tree: &Tree, client: &Client) {
+        let ops = self.world.disk.figures();
+        self.world.lock().disk_ops = ops;
         self.world.disk.heal();
         self.world.lock().slow_ms = 2;
         set_policy(&self.world, &tree.mailbox, "");
@@ -234,7 +240,9 @@ impl Life {
                 let cancelled = client.cancel(queue).await;
                 match answer {
                     Ok(_) => client.end(call, "resume", Out::Done(0)),
-                    Err(refusal) if refusal.reason == Reason::NotFound => client.end(call, "resume", Out::NotFound),
+                    Err(refusal) if refusal.reason == Reason::NotFound => {
+                        client.end(call, "resume", Out::NotFound)
+                    }
                     Err(refusal) => {
                         client.end(call, "resume", Out::Unknown(refusal.reason.code().to_owned()));
                         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -258,7 +266,8 @@ impl Life {
             self.drained(&client, queue, stats).await?;
         }
         self.event("drained", "");
-        if self.world.plan.armed && tree.mailbox.directory().all().iter().any(|entry| entry.is_quarantined()) {
+        if self.world.plan.armed && tree.mailbox.directory().all().iter().any(|entry| entry.is_quarantined())
+        {
             return Err("a queue is quarantined".to_owned());
         }
         self.search_disk();
@@ -281,7 +290,8 @@ impl Life {
         let mut at = 0;
         while let Some(next) = bytes[at..].windows(CANARY.len()).position(|window| window == CANARY) {
             at += next + CANARY.len();
-            let digits = bytes.get(at..at + CANARY_DIGITS).and_then(|digits| std::str::from_utf8(digits).ok());
+            let digits =
+                bytes.get(at..at + CANARY_DIGITS).and_then(|digits| std::str::from_utf8(digits).ok());
             found.extend(digits.and_then(|digits| digits.parse::<u64>().ok()));
         }
         self.world.record(self.clock.as_ref(), Event::OnDisk(found.into_iter().collect()));

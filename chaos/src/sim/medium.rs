@@ -154,6 +154,12 @@ impl SimDisk {
         self.lock().faults.push(fault);
     }
 
+    /// Counts operations from here on.
+    pub(super) fn count_anew(&self) {
+        let mut disk = self.lock();
+        (disk.ops, disk.struck) = (0, 0);
+    }
+
     /// The next `openings` fail.
     pub(super) fn refuse(&self, openings: u64) {
         self.lock().refused = openings;

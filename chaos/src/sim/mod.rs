@@ -54,7 +54,7 @@ pub struct Options {
     pub trace: bool,
     /// A bug to plant.
     pub bug: Option<Bug>,
-    /// Faults at chosen operations of the disk, instead of those that the seed would draw.
+    /// Faults at chosen operations of the disk, counted from when the node is up, and none that the seed would draw.
     pub faults: Option<Vec<Fault>>,
 }
 
@@ -75,7 +75,7 @@ pub struct Report {
     pub lines: String,
     /// What the clients saw.
     pub history: Vec<Record>,
-    /// Operations of the disk, and how many of them failed.
+    /// Operations of the disk in the last life with clients until its faults ended, and how many of them failed.
     pub disk_ops: (u64, u64),
 }
 
@@ -118,9 +118,9 @@ fn run_planted(options: &Options) -> Result<Report, Box<Failure>> {
     let Options { seed, steps, trace, .. } = *options;
     let failed = |complaint, lines, history| Box::new(Failure { seed, steps, complaint, lines, history });
     let plan = if options.faults.is_some() { Plan::script(seed, steps) } else { Plan::of(seed, steps) };
-    let world = World::new(plan, trace).map_err(|bad| failed(bad, String::new(), Vec::new()))?;
+    let faults = options.faults.clone().unwrap_or_default();
+    let world = World::new(plan, trace, faults).map_err(|bad| failed(bad, String::new(), Vec::new()))?;
     let world = Arc::new(world);
-    options.faults.iter().flatten().for_each(|fault| world.disk.arm(*fault));
     let lived = live_all(&world);
     let inner = world.lock();
     let history = inner.log.history().to_vec();
@@ -136,7 +136,7 @@ fn run_planted(options: &Options) -> Result<Report, Box<Failure>> {
         counts: inner.log.counts(),
         lines: if trace { inner.log.lines() } else { String::new() },
         history,
-        disk_ops: world.disk.figures(),
+        disk_ops: inner.disk_ops,
     })
 }
 

@@ -39,11 +39,7 @@ fn parse(ids: &[String]) -> Vec<MessageId> {
 }
 
 /// The filter that means these dead letters, or all.
-async fn filter(
-    mailbox: &Mailbox,
-    key: &QueueKey,
-    ids: Option<&Vec<String>>,
-) -> Result<DeadFilter, Refusal> {
+async fn filter(mailbox: &Mailbox, key: &QueueKey, ids: Option<&Vec<String>>) -> Result<DeadFilter, Refusal> {
     let slots: Option<Vec<Slot>> = match ids {
         None => None,
         Some(ids) => Some(mailbox.dead_slots(key, &parse(ids)).await?),

@@ -71,8 +71,20 @@ pub(super) fn next(plan: &Plan, inner: &mut Inner, me: usize) -> Op {
     let queue = rng.below(plan.queues) as usize;
     let w = plan.weights;
     let all = [
-        w.send, w.recv, w.stream, w.ack, w.nack, w.extend, w.stat, w.peek, w.look, w.foreign, w.dlq,
-        w.configure, w.end, w.upkeep,
+        w.send,
+        w.recv,
+        w.stream,
+        w.ack,
+        w.nack,
+        w.extend,
+        w.stat,
+        w.peek,
+        w.look,
+        w.foreign,
+        w.dlq,
+        w.configure,
+        w.end,
+        w.upkeep,
     ];
     let mut drawn = rng.below(all.iter().sum());
     let mut which = 0;
@@ -99,7 +111,8 @@ pub(super) fn next(plan: &Plan, inner: &mut Inner, me: usize) -> Op {
         }
         6 => Op::Stat { queue },
         7 => {
-            let states = [PeekState::Ready, PeekState::Delayed, PeekState::Vis, PeekState::Dlq, PeekState::Dlq];
+            let states =
+                [PeekState::Ready, PeekState::Delayed, PeekState::Vis, PeekState::Dlq, PeekState::Dlq];
             Op::Peek { queue, state: rng.pick(&states), limit: rng.range(1, 30) as u32 }
         }
         8 => look(inner, me, queue),

@@ -49,8 +49,16 @@ impl Trouble {
     async fn one(&mut self) {
         let f = self.world.plan.faults;
         let all = [
-            f.kill_shard, f.kill_store, f.kill_router, f.fail_sync, f.fail_write, f.fail_read, f.slow,
-            f.wall, f.policy, f.end_waits,
+            f.kill_shard,
+            f.kill_store,
+            f.kill_router,
+            f.fail_sync,
+            f.fail_write,
+            f.fail_read,
+            f.slow,
+            f.wall,
+            f.policy,
+            f.end_waits,
         ];
         let mut drawn = self.rng.below(all.iter().sum());
         let mut which = 0;

@@ -1,7 +1,7 @@
 //! What outlives the node in a simulation: the plan, the disk, the history, and the clients' memory.
 
 use super::log::EventLog;
-use super::medium::SimDisk;
+use super::medium::{Fault, SimDisk};
 use super::plan::Plan;
 use super::rng::Rng;
 use ron_actors::blocking::{Job, Pace};
@@ -94,6 +94,8 @@ pub(super) struct Inner {
     pub(super) held: bool,
     /// The newest snapshot: its call, and its bytes.
     pub(super) snapshot: Option<(u64, Vec<u8>)>,
+    /// Operations of the disk until the faults ended, and how many of them failed.
+    pub(super) disk_ops: (u64, u64),
 }
 
 /// See the module.
@@ -101,6 +103,8 @@ pub(super) struct World {
     pub(super) plan: Plan,
     pub(super) queues: Vec<QueueKey>,
     pub(super) disk: SimDisk,
+    /// To be armed as soon as the node is up.
+    pub(super) faults: Vec<Fault>,
     inner: Mutex<Inner>,
     /// The life is over, or something is broken.
     pub(super) over: Notify,
@@ -117,7 +121,7 @@ impl World {
     ///
     /// # Errors
     /// Never: the names are well formed.
-    pub(super) fn new(plan: Plan, trace: bool) -> Result<World, Complaint> {
+    pub(super) fn new(plan: Plan, trace: bool, faults: Vec<Fault>) -> Result<World, Complaint> {
         let queue = |number| {
             let tenant = Tenant::parse("sim").map_err(|bad| bad.to_string())?;
             let topic = Topic::parse(&format!("q{number}")).map_err(|bad| bad.to_string())?;
@@ -144,9 +148,10 @@ impl World {
             wall_off: 0,
             held: false,
             snapshot: None,
+            disk_ops: (0, 0),
         };
         let inner = Mutex::new(inner);
-        Ok(World { plan, queues, disk: SimDisk::default(), inner, over: Notify::new() })
+        Ok(World { plan, queues, disk: SimDisk::default(), faults, inner, over: Notify::new() })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {

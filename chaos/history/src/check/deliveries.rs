@@ -28,7 +28,8 @@ fn check_bytes(index: &Index<'_>, life: &Life<'_>, got: &Got<'_>, found: &mut Fo
     let (idx, seen) = (got.end.idx, got.seen);
     let sending = seen.content.and_then(|content| index.sendings.get(&content));
     let Some(sending) = sending.filter(|one| one.queue == life.queue) else {
-        return found.ensure(false, Rule::I2, idx, || format!("{}: nobody sent {:?} here", life.id, seen.content));
+        return found
+            .ensure(false, Rule::I2, idx, || format!("{}: nobody sent {:?} here", life.id, seen.content));
     };
     let whole = sending.item.hash == seen.hash
         && sending.item.key == seen.key
@@ -46,7 +47,10 @@ fn check_times(index: &Index<'_>, life: &Life<'_>, got: &Got<'_>, found: &mut Fo
     });
     found.ensure(within, Rule::I4, idx, || {
         let (from, to) = (got.begin.ms, got.end.ms);
-        format!("{id}: leased until {} for {:?}, which is outside its call ({from} to {to})", seen.deadline, got.lengths)
+        format!(
+            "{id}: leased until {} for {:?}, which is outside its call ({from} to {to})",
+            seen.deadline, got.lengths
+        )
     });
     let Some(item) = life.content.and_then(|content| index.sendings.get(&content)).map(|one| one.item) else {
         return;
@@ -107,9 +111,9 @@ fn check_pair(index: &Index<'_>, life: &Life<'_>, a: &Got<'_>, b: &Got<'_>, foun
     }
     check_not_early(index, life, a, b, found);
     let released = a.dropped
-        || life.tries_of(a.era, x.delivery).any(|one| {
-            matches!(one.how, How::Release { .. }) && one.begin.idx < b.end.idx
-        });
+        || life
+            .tries_of(a.era, x.delivery)
+            .any(|one| matches!(one.how, How::Release { .. }) && one.begin.idx < b.end.idx);
     if life.may_be_revived(index, 0, b.end.idx) {
         return;
     }
@@ -120,9 +124,9 @@ fn check_pair(index: &Index<'_>, life: &Life<'_>, a: &Got<'_>, b: &Got<'_>, foun
     found.ensure(y.attempt >= x.attempt + u64::from(!released), Rule::I5, idx, || {
         format!("{id}: attempts fell from {}/{} to {}/{}", x.attempt, x.delivery, y.attempt, y.delivery)
     });
-    let surely_released = life.tries_of(a.era, x.delivery).any(|one| {
-        matches!(one.how, How::Release { .. }) && one.is_ok() && one.end.idx < b.begin.idx
-    });
+    let surely_released = life
+        .tries_of(a.era, x.delivery)
+        .any(|one| matches!(one.how, How::Release { .. }) && one.is_ok() && one.end.idx < b.begin.idx);
     found.ensure(!(surely_released && between == 1 && y.attempt != x.attempt), Rule::I5, idx, || {
         format!("{id}: a release did not give attempt {} back: then {}", x.attempt, y.attempt)
     });
@@ -136,7 +140,9 @@ fn check_not_early(index: &Index<'_>, life: &Life<'_>, a: &Got<'_>, b: &Got<'_>,
         format!("{id}: delivery {} was leased before {}", b.seen.delivery, a.seen.delivery)
     });
     let rejected = life.tries_of(a.era, a.seen.delivery).find(|one| {
-        matches!(one.how, How::Reject { .. }) && one.is_ok() && !life.superseded(a.era, a.seen.delivery, one.begin.idx)
+        matches!(one.how, How::Reject { .. })
+            && one.is_ok()
+            && !life.superseded(a.era, a.seen.delivery, one.begin.idx)
     });
     if let Some(one) = rejected {
         let revived = life.may_be_revived(index, one.begin.idx, idx);
@@ -165,7 +171,9 @@ fn check_not_before_its_delay(life: &Life<'_>, a: &Got<'_>, b: &Got<'_>, found: 
         .collect();
     // only if it is certain which nack it was
     let [one] = backs.as_slice() else { return };
-    let (How::Fail { delay_ms: Some(delay) } | How::Release { delay_ms: Some(delay) }) = one.how else { return };
+    let (How::Fail { delay_ms: Some(delay) } | How::Release { delay_ms: Some(delay) }) = one.how else {
+        return;
+    };
     let next = b.seen.delivery == a.seen.delivery + 1;
     if !one.is_ok() || one.end.idx > b.begin.idx || a.dropped || !next {
         return;

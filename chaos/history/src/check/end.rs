@@ -20,7 +20,9 @@ pub(super) fn check(index: &Index<'_>, found: &mut Found<'_>) {
         for content in *contents {
             let ids = index.sendings.get(content).map_or(&[][..], |one| one.ids.as_slice());
             let in_memory = !ids.is_empty() && ids.iter().all(|id| index.lives[id].ram);
-            found.ensure(!in_memory, Rule::I12, at.idx, || format!("c{content} was for memory alone, and is on disk"));
+            found.ensure(!in_memory, Rule::I12, at.idx, || {
+                format!("c{content} was for memory alone, and is on disk")
+            });
         }
     }
 }
@@ -51,7 +53,9 @@ fn check_found(index: &Index<'_>, call: &crate::index::Call<'_>, found: &mut Fou
         life.queue == *queue && life.known.idx < call.begin.idx && !life.may_have_ended(index, call.end)
     };
     let life = index.lives.values().find(there);
-    found.ensure(life.is_none(), Rule::I1, call.end.idx, || format!("q{queue} is not found, and {life:?} is in it"));
+    found.ensure(life.is_none(), Rule::I1, call.end.idx, || {
+        format!("q{queue} is not found, and {life:?} is in it")
+    });
 }
 
 fn check_drained(index: &Index<'_>, drained: &Drained<'_>, found: &mut Found<'_>) {
@@ -72,7 +76,10 @@ fn check_drained(index: &Index<'_>, drained: &Drained<'_>, found: &mut Found<'_>
         let lost = !listed && !life.may_have_ended(index, drained.at);
         found.ensure(!lost, Rule::I1, idx, || {
             let newest = life.gots.last().map(|got| (got.seen.attempt, got.seen.delivery));
-            format!("{} (c{:?}, newest {newest:?}) is lost: stored, not acked, not dead", life.id, life.content)
+            format!(
+                "{} (c{:?}, newest {newest:?}) is lost: stored, not acked, not dead",
+                life.id, life.content
+            )
         });
         let gone = life.gone(index).filter(|gone| gone.idx < idx && !index.undone(gone.idx, idx));
         let gone = gone.filter(|_| index.restores.is_empty());
@@ -91,6 +98,8 @@ fn check_soon(index: &Index<'_>, found: &mut Found<'_>) {
         let took = drained.map(|one| one.at.ms.saturating_sub(calm.ms));
         let soon = took.is_some_and(|took| took <= within_ms);
         let record = drained.map_or(index.records, |one| one.at.idx);
-        found.ensure(soon, Rule::I10, record, || format!("q{queue}: emptied after {took:?} ms, not {within_ms}"));
+        found.ensure(soon, Rule::I10, record, || {
+            format!("q{queue}: emptied after {took:?} ms, not {within_ms}")
+        });
     }
 }

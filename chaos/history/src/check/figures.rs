@@ -82,7 +82,8 @@ fn check_look(index: &Index<'_>, call: &Call<'_>, id: &str, out: &Out, found: &m
     let Out::Looked { state, attempt } = out else { return };
     let newest = life.gots.iter().filter(|got| got.era == call.era && got.end.idx < call.begin.idx);
     let most = newest.map(|got| got.seen.attempt).max().unwrap_or(0);
-    let changes = life.tries.iter().any(|one| one.gives_back() && one.may_act() && one.begin.idx < call.end.idx);
+    let changes =
+        life.tries.iter().any(|one| one.gives_back() && one.may_act() && one.begin.idx < call.end.idx);
     let dropped = life.gots.iter().any(|got| got.dropped);
     let excused = changes || dropped || life.may_be_revived(index, 0, call.end.idx);
     let fell = *state != State::Ended && *attempt < most && !excused;
@@ -109,18 +110,32 @@ fn check_empty(index: &Index<'_>, call: &Call<'_>, lives: &[&Life<'_>], queue: Q
         let item = life.content.and_then(|content| index.sendings.get(&content)).map(|one| one.item);
         let plain = item.is_some_and(|item| item.delay_ms == 0 && item.ttl_ms.is_none());
         // its first delivery of all came later, so nobody had it meanwhile
-        let later = life.gots.first().is_some_and(|got| {
-            got.seen.delivery == 1 && got.era == call.era && got.leased().0 > end.ms
-        });
+        let later = life
+            .gots
+            .first()
+            .is_some_and(|got| got.seen.delivery == 1 && got.era == call.era && got.leased().0 > end.ms);
         let ready = plain && later && surely_there(index, call, life);
-        found.ensure(!ready, Rule::I10, end.idx, || format!("a receive found nothing, and {} was ready", life.id));
+        found.ensure(!ready, Rule::I10, end.idx, || {
+            format!("a receive found nothing, and {} was ready", life.id)
+        });
     }
 }
 
-fn check_received(index: &Index<'_>, call: &Call<'_>, queue: Queue, most: u64, n: u64, found: &mut Found<'_>) {
-    found.ensure(n <= most, Rule::Contract, call.end.idx, || format!("{n} messages, and {most} were asked for"));
+fn check_received(
+    index: &Index<'_>,
+    call: &Call<'_>,
+    queue: Queue,
+    most: u64,
+    n: u64,
+    found: &mut Found<'_>,
+) {
+    found.ensure(n <= most, Rule::Contract, call.end.idx, || {
+        format!("{n} messages, and {most} were asked for")
+    });
     let paused = index.settings[&queue].surely(|s| s.paused, call.begin.idx, call.end.idx);
-    found.ensure(n == 0 || !paused, Rule::Contract, call.end.idx, || format!("{n} messages of q{queue}, which is paused"));
+    found.ensure(n == 0 || !paused, Rule::Contract, call.end.idx, || {
+        format!("{n} messages of q{queue}, which is paused")
+    });
 }
 
 /// A stream holds no more than it said.
@@ -153,7 +168,8 @@ fn check_ended(index: &Index<'_>, call: &Call<'_>, lives: &[&Life<'_>], found: &
             let later = got.end.idx > call.end.idx && got.leased().0 > call.end.ms;
             let after = got.begin.idx > call.end.idx || later;
             let revived = purge && life.may_be_revived(index, call.begin.idx, got.end.idx);
-            let excused = !after || got.era < call.era || revived || index.undone(call.begin.idx, got.end.idx);
+            let excused =
+                !after || got.era < call.era || revived || index.undone(call.begin.idx, got.end.idx);
             found.ensure(excused, Rule::Contract, got.end.idx, || {
                 format!("{}: delivered after {:?} at record {}", life.id, call.op, call.end.idx)
             });

@@ -68,13 +68,7 @@ fn check_groups(index: &Index<'_>, lives: &[&Life<'_>], found: &mut Found<'_>) {
 }
 
 /// Nobody else of the group is in flight when one is handed out.
-fn check_alone(
-    index: &Index<'_>,
-    members: &[&Life<'_>],
-    b: &Life<'_>,
-    got: &Got<'_>,
-    found: &mut Found<'_>,
-) {
+fn check_alone(index: &Index<'_>, members: &[&Life<'_>], b: &Life<'_>, got: &Got<'_>, found: &mut Found<'_>) {
     let past = &index.settings[&b.queue];
     for a in members.iter().filter(|a| a.id != b.id) {
         for other in a.gots.iter().filter(|other| other.era == got.era && !other.dropped) {

@@ -32,7 +32,10 @@ fn check_count(index: &Index<'_>, sending: &Sending<'_>, found: &mut Found<'_>) 
     let seen = sending.ids.len();
     let record = sending.ids.iter().map(|id| index.lives[id].known.idx).max().unwrap_or(0);
     found.ensure(seen <= possible, rule, record, || {
-        format!("c{} was stored as {:?}, by {possible} sends that may have", sending.item.content, sending.ids)
+        format!(
+            "c{} was stored as {:?}, by {possible} sends that may have",
+            sending.item.content, sending.ids
+        )
     });
 }
 
@@ -46,7 +49,9 @@ fn check_stored(index: &Index<'_>, call: &Call<'_>, id: &str, found: &mut Found<
         let before = |call_begin: usize, era: usize| call_begin < call.begin.idx && era == call.era;
         life.gots.iter().any(|got| before(got.end.idx, got.era))
     });
-    found.ensure(!seen_before, Rule::I6, call.end.idx, || format!("{id} is said to be new and was seen before"));
+    found.ensure(!seen_before, Rule::I6, call.end.idx, || {
+        format!("{id} is said to be new and was seen before")
+    });
 }
 
 /// Two calls never claim to have stored the same message.
@@ -80,7 +85,9 @@ fn check_duplicate(
 ) {
     let content = sending.item.content;
     let idx = call.end.idx;
-    found.ensure(sending.item.key.is_some(), Rule::I6, idx, || format!("c{content}: a duplicate without a key"));
+    found.ensure(sending.item.key.is_some(), Rule::I6, idx, || {
+        format!("c{content}: a duplicate without a key")
+    });
     let Some(life) = index.lives.get(id) else { return };
     found.ensure(life.content == Some(content), Rule::I6, idx, || {
         format!("c{content} is said to be a duplicate of {id}, which has another payload: {:?}", life.content)
@@ -88,16 +95,19 @@ fn check_duplicate(
     let (enqueued, most) = (enqueued_of(id), window(index, life).1);
     let over = call.begin.ms.saturating_sub(enqueued) >= most;
     let held = index.held_between(enqueued.saturating_add(most), call.end.ms);
-    found.ensure(!over || held, Rule::I6, idx, || format!("c{content}: duplicate of {id}, whose window is over"));
+    found.ensure(!over || held, Rule::I6, idx, || {
+        format!("c{content}: duplicate of {id}, whose window is over")
+    });
 }
 
 fn check_conflict(index: &Index<'_>, sending: &Sending<'_>, call: &Call<'_>, found: &mut Found<'_>) {
     let item = sending.item;
     let meets = |other: &Sending<'_>| {
         let same = other.queue == sending.queue && other.item.key == item.key && item.key.is_some();
-        let possible = other.tries.iter().any(|one| {
-            one.may_have_stored() && index.calls[one.call].begin.idx < call.end.idx
-        });
+        let possible = other
+            .tries
+            .iter()
+            .any(|one| one.may_have_stored() && index.calls[one.call].begin.idx < call.end.idx);
         same && other.item.content != item.content && possible
     };
     found.ensure(index.sendings.values().any(meets), Rule::I6, call.end.idx, || {

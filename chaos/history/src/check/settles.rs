@@ -46,7 +46,10 @@ fn check_ok(index: &Index<'_>, life: &Life<'_>, one: &Try<'_>, found: &mut Found
         format!("{id}: {:?} of a message that is gone was answered ok", one.how)
     });
     let other = life.tries_of(one.era, delivery).find(|other| {
-        other.gives_back() && other.is_ok() && other.end.idx < one.begin.idx && mode(other.how) != mode(one.how)
+        other.gives_back()
+            && other.is_ok()
+            && other.end.idx < one.begin.idx
+            && mode(other.how) != mode(one.how)
     });
     if let Some(other) = other {
         found.ensure(false, Rule::I7, idx, || {
@@ -94,6 +97,7 @@ fn check_stale(index: &Index<'_>, life: &Life<'_>, one: &Try<'_>, found: &mut Fo
     if matches!(one.how, How::Ack) {
         let gone = life.gone(index).filter(|gone| gone.idx < one.begin.idx && !index.undone(gone.idx, idx));
         let same_era = gone.is_some() && index.restores.iter().all(|restore| restore.at.idx > idx);
-        found.ensure(!same_era, Rule::I7, idx, || format!("{id}: an ack of a message that is gone was stale"));
+        found
+            .ensure(!same_era, Rule::I7, idx, || format!("{id}: an ack of a message that is gone was stale"));
     }
 }

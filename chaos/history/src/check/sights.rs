@@ -32,7 +32,9 @@ fn check_whole(index: &Index<'_>, life: &Life<'_>, sight: &Sight<'_>, found: &mu
 
 fn check_gone(index: &Index<'_>, life: &Life<'_>, sight: &Sight<'_>, found: &mut Found<'_>) {
     let gone = life.gone(index).filter(|gone| {
-        gone.idx < sight.begin.idx && !index.undone(gone.idx, sight.end.idx) && sight.era >= index.restores.len()
+        gone.idx < sight.begin.idx
+            && !index.undone(gone.idx, sight.end.idx)
+            && sight.era >= index.restores.len()
     });
     found.ensure(gone.is_none(), Rule::I3, sight.end.idx, || {
         format!("{}: seen in {:?} after it was gone at {gone:?}", life.id, sight.state)
@@ -96,7 +98,10 @@ fn check_dead(index: &Index<'_>, life: &Life<'_>, sight: &Sight<'_>, found: &mut
         let newer = sight.delivery.is_some_and(|delivery| got.seen.delivery > delivery);
         let known = got.end.idx < sight.begin.idx;
         found.ensure(!(newer && known), Rule::I5, sight.end.idx, || {
-            format!("{}: dead after delivery {:?}, and {} was seen", life.id, sight.delivery, got.seen.delivery)
+            format!(
+                "{}: dead after delivery {:?}, and {} was seen",
+                life.id, sight.delivery, got.seen.delivery
+            )
         });
     }
 }

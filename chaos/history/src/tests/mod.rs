@@ -25,7 +25,12 @@ fn a_dead_letter_is_brought_back() {
     let a = id(10, 1);
     tale.at(10).send(1, &a);
     for n in 1..=3 {
-        tale.at(20 * n).recv(&[(&a, 1, n, n)], 1_000).settle(&a, n, How::Fail { delay_ms: Some(0) }, Settled::Ok);
+        tale.at(20 * n).recv(&[(&a, 1, n, n)], 1_000).settle(
+            &a,
+            n,
+            How::Fail { delay_ms: Some(0) },
+            Settled::Ok,
+        );
     }
     tale.at(70).dead(&a, 1, 3, 3, "max_attempts").reprocess().at(80).recv(&[(&a, 1, 1, 4)], 1_000);
     tale.settle(&a, 4, How::Reject { reason: "no".into() }, Settled::Ok);
@@ -66,7 +71,8 @@ fn what_was_reached_is_counted_by_state() {
     tale.at(10).send(1, &a).at(20).recv(&[(&a, 1, 1, 1)], 1_000);
     tale.settle(&a, 1, How::Ack, Settled::Ok).settle(&a, 1, How::Ack, Settled::Ok);
     let reached = crate::reached(&tale.records);
-    for (what, times) in [("ack × in-flight → ok", 1), ("ack × gone → ok", 1), ("send × unused → done", 1)] {
+    for (what, times) in [("ack × in-flight → ok", 1), ("ack × gone → ok", 1), ("send × unused → done", 1)]
+    {
         assert_eq!(reached.get(what), Some(&times), "{what}: {reached:#?}");
     }
 }

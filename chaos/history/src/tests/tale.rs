@@ -113,7 +113,14 @@ impl Tale {
         self.call(Op::Stat { queue: 0 }, Out::Figures { ready, delayed, vis, dlq })
     }
 
-    pub(super) fn dead(&mut self, id: &str, content: u64, attempt: u64, delivery: u64, reason: &str) -> &mut Tale {
+    pub(super) fn dead(
+        &mut self,
+        id: &str,
+        content: u64,
+        attempt: u64,
+        delivery: u64,
+        reason: &str,
+    ) -> &mut Tale {
         let seen = Seen {
             id: id.to_owned(),
             content: Some(content),
