@@ -148,30 +148,19 @@ impl Node {
             clock: clock.clone(),
         });
         policy.announce(&policy.in_force.current());
-        let of = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
-        let limits = &config.interop.limits;
-        let rate = Arc::new(RateLimits::new(of(limits.max_rps), of(limits.burst_rps)));
         config.wants_temporary_data_dir = false;
-        let file = config.node.data_dir.join(STORE_FILE);
-        let upkeep = Upkeep::new(
-            &config,
-            file,
-            tree.store.clone(),
-            tree.mailbox.clone(),
-            metrics.clone(),
-            clock.clone(),
-        );
+        let upkeep = Arc::new(upkeep_of(&config, &tree, &metrics, &clock));
         let directory = tree.mailbox.directory().clone();
         let clock_keeper = Arc::new(ClockKeeper::new(clock_made, readiness.clone(), directory));
         let mut node = Node {
-            upkeep: Arc::new(upkeep),
+            rate: Arc::new(rate_of(&config)),
+            upkeep,
             warnings,
             tree,
             readiness,
             clock_keeper,
             budgets,
             metrics,
-            rate,
             passport,
             policy_watch: PolicyWatch::begin(&policy),
             policy,
@@ -293,6 +282,17 @@ fn policy_of(config: &Config, warnings: &mut Vec<String>) -> Result<InForce, Boo
     }
     let read = read_policy(file).map_err(|bad| BootError::Config(format!("policy: {bad}")))?;
     Ok(InForce::new(read.0, read.1))
+}
+
+fn rate_of(config: &Config) -> RateLimits {
+    let of = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+    let limits = &config.interop.limits;
+    RateLimits::new(of(limits.max_rps), of(limits.burst_rps))
+}
+
+fn upkeep_of(config: &Config, tree: &Tree, metrics: &Arc<Metrics>, clock: &Arc<dyn Clock>) -> Upkeep {
+    let file = config.node.data_dir.join(STORE_FILE);
+    Upkeep::new(config, file, tree.store.clone(), tree.mailbox.clone(), metrics.clone(), clock.clone())
 }
 
 fn metrics_of(config: &Config) -> Result<Metrics, BootError> {

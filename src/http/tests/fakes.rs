@@ -8,7 +8,7 @@ use crate::http::request::Peer;
 use bytes::Bytes;
 use futures::Stream;
 use http::{HeaderMap, Method};
-use ron_actors::mailbox::api::{Enqueued, PeekPage, Settle, TopicRow, TopicStat};
+use ron_actors::mailbox::{Enqueued, PeekPage, Settle, TopicRow, TopicStat};
 use ron_actors::mailbox::{Fate, MessageHistory, TopicInForce};
 use ron_core::capability::RevokeRequest;
 use ron_core::envelope::{DeliveryView, Envelope};
