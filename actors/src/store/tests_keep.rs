@@ -240,7 +240,7 @@ fn a_topic_that_ended_or_began_meanwhile_is_no_damage() {
         let key = QueueKey { tenant: Tenant::parse("acme").unwrap(), topic: Topic::parse(name).unwrap() };
         Some(TopicRow { key, state: TopicState::default() })
     };
-    let mut put = |engine: &mut Engine, names: &[(u32, &str)]| {
+    let put = |engine: &mut Engine, names: &[(u32, &str)]| {
         let mut work = Vec::new();
         for (shard, name) in names {
             let epoch = engine.snapshot(ShardId(*shard)).unwrap().epoch;

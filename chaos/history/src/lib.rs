@@ -72,7 +72,7 @@ pub fn judge(history: &[Record]) -> Vec<Violation> {
     let mut found = Vec::new();
     let index = Index::of(history, &mut found);
     check::all(&index, &mut found);
-    found.sort_by(|a, b| (a.record, a.rule).cmp(&(b.record, b.rule)));
+    found.sort_by_key(|violation| (violation.record, violation.rule));
     found
 }
 
