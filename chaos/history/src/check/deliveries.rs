@@ -150,11 +150,12 @@ fn check_not_early(index: &Index<'_>, life: &Life<'_>, a: &Got<'_>, b: &Got<'_>,
             format!("{id}: delivered after a reject was answered ok at record {}", one.end.idx)
         });
     }
-    if life.may_be_given_back(a, b.end.idx) {
-        check_not_before_its_delay(life, a, b, found);
+    // it may have died of the last attempt, and been brought back
+    if life.may_be_revived(index, a.begin.idx, b.end.idx) {
         return;
     }
-    if life.may_be_revived(index, a.begin.idx, b.end.idx) {
+    if life.may_be_given_back(a, b.end.idx) {
+        check_not_before_its_delay(life, a, b, found);
         return;
     }
     let floor = life.floor(a, b.end.idx);

@@ -103,7 +103,12 @@ fn check_empty(index: &Index<'_>, call: &Call<'_>, lives: &[&Life<'_>], queue: Q
             && call.begin.idx < end.idx
             && call.latest > begin.idx
     };
-    if index.calls_of(queue).any(removed) {
+    // a receive without an answer may have had it for a while, or a commit that was lost
+    let lost = |call: &Call<'_>| {
+        let unanswered = !call.is_done() || matches!(call.op, Op::Recv { dropped: true, .. });
+        matches!(call.op, Op::Recv { .. }) && unanswered && call.begin.idx < end.idx
+    };
+    if index.calls_of(queue).any(|call| removed(call) || lost(call)) {
         return;
     }
     for life in lives {
