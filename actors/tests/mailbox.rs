@@ -178,3 +178,19 @@ async fn retention_ends_messages_of_a_killed_shard_that_nobody_calls() {
     assert_eq!((entry.figures.stats().ready, entry.figures.counters().counts.expired), (0, 1));
     tree.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn receipts_of_a_deleted_topic_are_judged_as_those_of_messages_that_are_gone() {
+    let tree = start(Arc::new(RamMedium::default())).await;
+    let (mailbox, orders) = (&tree.mailbox, queue("orders"));
+    mailbox.enqueue(&orders, vec![message("gone")]).await.unwrap()[0].as_ref().unwrap();
+    let (_, receipt) = take(mailbox, &orders, Duration::from_secs(5)).await.remove(0);
+    assert_eq!(mailbox.delete(&orders).await.unwrap(), 1);
+    let receipts = vec![receipt, "no-receipt".to_owned()];
+    let acked = mailbox.settle(&orders, Settle::Ack, receipts.clone()).await.unwrap();
+    assert_eq!(acked, [Ok(()), Err(Reason::Malformed)]);
+    let how = Settle::Nack { mode: NackMode::Fail, delay_ms: None, note: None };
+    let nacked = mailbox.settle(&orders, how, receipts).await.unwrap();
+    assert_eq!(nacked, [Err(Reason::StaleReceipt), Err(Reason::Malformed)]);
+    tree.stop().await;
+}

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use ron_chaos::sim::{Options, run};
+use ron_chaos::sim::{Fault, Options, run};
+use ron_core::planted::Bug;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::process::Command;
 
 fn options(seed: u64, steps: u64) -> Options {
-    Options { seed, steps, trace: false }
+    Options { seed, steps, ..Options::default() }
 }
 
 /// Hashes by seed, as another process prints them.
@@ -40,34 +42,62 @@ fn a_seed_replays_to_the_same_hash_in_two_processes_and_under_two_thread_counts(
 }
 
 #[test]
-fn twenty_seeds_keep_every_promise_and_reach_what_they_should() {
+fn thirty_seeds_keep_every_promise_and_reach_what_they_should() {
     let mut counts = BTreeMap::<String, u64>::new();
-    for seed in 1..=20 {
+    for seed in 1..=30 {
         let report = run(&options(seed, 300)).unwrap_or_else(|failure| panic!("{failure}"));
-        report.counts.into_iter().for_each(|(what, n)| *counts.entry(what).or_default() += n);
+        let reached = ron_history::reached(&report.history);
+        let all = report.counts.into_iter().chain(reached);
+        all.for_each(|(what, n)| *counts.entry(what).or_default() += n);
     }
     let reached = [
         "message stored",
+        "message in ram",
         "message duplicate",
         "message conflict",
         "message redelivered",
         "recv-empty",
         "recv-dropped",
-        "ack ok",
-        "ack STALE_RECEIPT",
-        "nack ok",
-        "extend ok",
+        "recv-cancelled",
+        "stream",
+        "ack × in-flight → ok",
+        "ack × gone → ok",
+        "ack × superseded → stale",
+        "fail × in-flight → ok",
+        "release × in-flight → ok",
+        "reject × in-flight → ok",
+        "extend × in-flight → ok",
+        "seen × Ready",
+        "seen × Delayed",
+        "seen × Vis",
+        "seen × Dlq",
         "foreign",
         "dead",
         "requeued",
-        "peek",
         "stat",
+        "configure",
+        "pause",
+        "resume",
+        "purge",
+        "purge-dead",
+        "delete",
+        "reprocess",
+        "cancel",
+        "clusters",
+        "snapshot",
+        "scrub",
         "kill-shard",
         "kill-store",
         "kill-router",
         "fail-sync",
+        "fail-write",
+        "fail-write-full",
+        "fail-read",
         "store-failed",
         "slow",
+        "wall-step",
+        "clock-held",
+        "policy",
         "power-cut",
         "stopped",
         "drained",
@@ -75,4 +105,25 @@ fn twenty_seeds_keep_every_promise_and_reach_what_they_should() {
     ];
     let missed: Vec<_> = reached.iter().filter(|what| !counts.contains_key(**what)).collect();
     assert!(missed.is_empty(), "never reached: {missed:?} of {counts:#?}");
+}
+
+#[test]
+fn the_examples_among_the_planted_bugs_are_found() {
+    for bug in [Bug::AckForgotten, Bug::ExtendIgnored, Bug::DeadTooLate] {
+        let found = (1..=12).find_map(|seed| run(&Options { bug: Some(bug), ..options(seed, 400) }).err());
+        assert!(found.is_some(), "{bug} was not found by twelve seeds");
+    }
+}
+
+#[test]
+fn one_failed_operation_of_the_disk_is_survived_without_a_restart() {
+    let clean = run(&Options { faults: Some(Vec::new()), ..options(1, 100) });
+    let (ops, _) = clean.unwrap_or_else(|failure| panic!("{failure}")).disk_ops;
+    let mut struck = 0;
+    for after in (0..ops).step_by((ops as usize / 20).max(1)) {
+        let fault = Fault { on: None, after, times: 1, kind: ErrorKind::Other, kept: false };
+        let report = run(&Options { faults: Some(vec![fault]), ..options(1, 100) });
+        struck += report.unwrap_or_else(|failure| panic!("{failure}\n{fault:?}")).disk_ops.1;
+    }
+    assert!(struck >= 10, "{struck}");
 }

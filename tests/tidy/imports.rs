@@ -3,11 +3,12 @@
 use crate::{assert_clean, files};
 
 /// A crate of ours: its directory, its name, and which of ours it may name.
-const CRATES: [(&str, &str, &[&str]); 5] = [
+const CRATES: [(&str, &str, &[&str]); 6] = [
     ("actors/core/", "ron_core", &[]),
     ("actors/", "ron_actors", &["ron_core"]),
     ("chaos/checker/", "ron_checker", &[]),
-    ("chaos/", "ron_chaos", &["ron_core", "ron_actors", "ron_node"]),
+    ("chaos/history/", "ron_history", &[]),
+    ("chaos/", "ron_chaos", &["ron_core", "ron_actors", "ron_node", "ron_history"]),
     ("", "ron_node", &["ron_core", "ron_actors"]),
 ];
 
@@ -114,4 +115,16 @@ fn foreign_hashes_stay_at_the_edge() {
         }
     }
     assert_clean(&wrong);
+}
+
+/// A release build has no planted bugs because nobody but the drills asks for the feature.
+#[test]
+fn only_the_drills_ask_for_planted_bugs() {
+    let mut asking = Vec::new();
+    for (dir, name, _) in CRATES {
+        if files::read(&format!("{dir}Cargo.toml")).contains("planted-bugs") {
+            asking.push(name);
+        }
+    }
+    assert_eq!(asking, ["ron_core", "ron_chaos"], "the one that has it, and the one that may ask for it");
 }

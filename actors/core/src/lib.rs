@@ -15,6 +15,8 @@ pub mod fault;
 pub mod ids;
 pub mod limit;
 pub mod message;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 pub mod policy;
 pub mod reason;
 pub mod receipt;
@@ -23,3 +25,22 @@ pub mod restart;
 pub mod scheme;
 pub mod shard;
 pub mod time;
+
+/// Whether this bug is planted: `planted!(AckForgotten)`. Always `false`, and no code at all, without the feature
+/// `planted-bugs`.
+#[cfg(feature = "planted-bugs")]
+#[macro_export]
+macro_rules! planted {
+    ($bug:ident) => {
+        $crate::planted::is($crate::planted::Bug::$bug)
+    };
+}
+
+/// Whether a bug is planted: never, in this build.
+#[cfg(not(feature = "planted-bugs"))]
+#[macro_export]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}

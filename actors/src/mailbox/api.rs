@@ -1,7 +1,7 @@
 //! What the network side asks of the mailbox: plain async calls that hide actors, admission and commits.
 
 use super::MailboxObserver;
-use super::closing::deleted;
+use super::closing::{deleted, settled_when_deleted};
 pub use super::delivery::Delivery;
 use super::delivery::Granted;
 use super::directory::{Directory, Entry};
@@ -248,7 +248,7 @@ impl Mailbox {
         let entry = self.inner.directory.get(queue).filter(|_| !deliveries.is_empty());
         let settled = match entry {
             Some(entry) => self.settle_at(&entry, how, deliveries).await?,
-            None => Vec::new(),
+            None => settled_when_deleted(&how, deliveries.len()),
         };
         let mut settled = settled.into_iter();
         let merge = |one: Result<DeliveryRef, Reason>| match one {

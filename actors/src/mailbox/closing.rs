@@ -2,6 +2,7 @@
 //! more. Then the topic's place in the directory is free, and the actor is gone. A topic of the same name that comes
 //! later is another one, with a number of its own.
 
+use super::api::Settle;
 use super::loading::Phase;
 use super::messages::{ShardMsg, refusal, refuse};
 use super::shard::{ShardRef, ShardState};
@@ -113,4 +114,11 @@ impl ShardState {
 /// What those are told who came while the topic was deleted: a retry finds another one.
 pub(super) fn deleted() -> Refusal {
     Refusal::new(Reason::DownstreamUnavailable, "the topic was deleted just now; retry").without_effect()
+}
+
+/// What becomes of receipts of a topic that was deleted: its messages no longer exist, so an ack is done already and
+/// nothing else can be (SPEC §4.7).
+pub(super) fn settled_when_deleted(how: &Settle, receipts: usize) -> Vec<Result<(), Reason>> {
+    let one = if matches!(how, Settle::Ack) { Ok(()) } else { Err(Reason::StaleReceipt) };
+    vec![one; receipts]
 }

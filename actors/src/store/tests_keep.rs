@@ -3,7 +3,7 @@
 
 use super::check::Checker;
 use super::copy::{Copying, Cut, Source};
-use super::engine::Engine;
+use super::engine::{Engine, TopicRow, Work};
 use super::findings::{Damage, Findings};
 use super::inventory::Inventory;
 use super::read::ReadFailure;
@@ -11,7 +11,9 @@ use super::schema::{BODY, DELTA, DLQ, HEAD, META, NOTE, STATE};
 use super::tests::{Bench, commit, gone, keyed, load, message, slots, state};
 use super::{Medium, RamMedium, StoreError};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use ron_core::ids::{QueueKey, ShardId, Tenant, Topic};
 use ron_core::message::{DeadLetter, MsgState, Phase, StateOp};
+use ron_core::shard::TopicState;
 use ron_core::time::Millis;
 
 /// All rows of a table of chunks.
@@ -228,4 +230,37 @@ fn a_check_in_small_steps_finds_the_same_and_everything_once() {
     let (_engine, reader) = bench.open();
     let Damage::Record { slot, .. } = found[0] else { panic!("a record") };
     assert_eq!(reader.fetch_blocking(&[slot])[0].as_ref().unwrap_err(), &ReadFailure::Damaged);
+}
+
+#[test]
+fn a_topic_that_ended_or_began_meanwhile_is_no_damage() {
+    let bench = Bench::new();
+    let (mut engine, _) = bench.open();
+    let topic = |name: &str| {
+        let key = QueueKey { tenant: Tenant::parse("acme").unwrap(), topic: Topic::parse(name).unwrap() };
+        Some(TopicRow { key, state: TopicState::default() })
+    };
+    let put = |engine: &mut Engine, names: &[(u32, &str)]| {
+        let mut work = Vec::new();
+        for (shard, name) in names {
+            let epoch = engine.snapshot(ShardId(*shard)).unwrap().epoch;
+            let puts = vec![message(name)];
+            work.push((ShardId(*shard), Work { epoch, topic: topic(name), puts, ..Work::default() }));
+        }
+        let results = engine.commit(&mut work).unwrap().results;
+        results.into_iter().map(|result| slots(&result.unwrap())[0]).collect::<Vec<_>>()
+    };
+    let both = put(&mut engine, &[(1, "stays"), (2, "ends")]);
+    assert_eq!(both[0].chunk(), both[1].chunk());
+    let epoch = engine.snapshot(ShardId(2)).unwrap().epoch;
+    let end = Work { epoch, ops: vec![gone(both[1])], delete: true, ..Work::default() };
+    engine.commit(&mut [(ShardId(2), end)]).unwrap();
+    let findings = check(&engine.db);
+    assert!(findings.is_clean() && findings.messages == 1, "{findings:?}");
+
+    let mut checker = Checker::default();
+    assert!(checker.step(&engine.db.begin_read().unwrap(), 1).unwrap());
+    put(&mut engine, &[(3, "begins")]);
+    while checker.step(&engine.db.begin_read().unwrap(), 1).unwrap() {}
+    assert!(checker.findings().is_clean() && checker.findings().messages == 2, "{:?}", checker.findings());
 }

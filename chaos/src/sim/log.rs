@@ -1,7 +1,8 @@
-//! What happened, in order: a running BLAKE3 over one line an event, and the last lines for whoever has to find
-//! out why.
+//! What happened, in order: the history that is judged, and a running BLAKE3 over one line an event, the last of which
+//! are kept for whoever has to find out why.
 
 use ron_core::time::Millis;
+use ron_history::record::{Event, Record};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{Arguments, Write};
 
@@ -16,6 +17,8 @@ pub(super) struct EventLog {
     tail: VecDeque<String>,
     counts: BTreeMap<String, u64>,
     trace: bool,
+    history: Vec<Record>,
+    calls: u64,
 }
 
 impl EventLog {
@@ -27,17 +30,35 @@ impl EventLog {
             tail: VecDeque::new(),
             counts: BTreeMap::new(),
             trace,
+            history: Vec::new(),
+            calls: 0,
         }
     }
 
     /// Takes one event at node time `now`, counted under `what`.
     pub(super) fn event(&mut self, now: Millis, what: &str, text: Arguments<'_>) {
+        self.line(now, what, text);
+        self.count(what);
+    }
+
+    /// Takes one record of the history.
+    pub(super) fn record(&mut self, now: Millis, event: Event) {
+        self.line(now, "record", format_args!("{} {event:?}", self.history.len()));
+        self.history.push(Record { ms: now.0, event });
+    }
+
+    /// The number of the next call.
+    pub(super) fn next_call(&mut self) -> u64 {
+        self.calls += 1;
+        self.calls
+    }
+
+    fn line(&mut self, now: Millis, what: &str, text: Arguments<'_>) {
         let mut line = String::with_capacity(96);
         // Writing into a string cannot fail.
-        let _ = writeln!(line, "{:>9} {what} {text}", now.0 - super::EPOCH_MS);
+        let _ = writeln!(line, "{:>9} {what} {text}", now.since(Millis(super::EPOCH_MS)));
         self.hasher.update(line.as_bytes());
         self.events += 1;
-        self.count(what);
         if !self.trace && self.tail.len() == TAIL_LINES {
             self.tail.pop_front();
         }
@@ -62,6 +83,10 @@ impl EventLog {
 
     pub(super) fn counts(&self) -> BTreeMap<String, u64> {
         self.counts.clone()
+    }
+
+    pub(super) fn history(&self) -> &[Record] {
+        &self.history
     }
 
     /// The lines that were kept.

@@ -1,5 +1,6 @@
-//! The simulator, first form: the node's own tree (root, store over real redb, router, shards) on one thread
-//! under a paused clock, virtual clients, faults, and a model that knows what was promised to the clients.
+//! The simulator: the node's own tree (root, store over real redb, router, shards) on one thread under a paused clock,
+//! virtual clients and operators, and faults. What the clients see is recorded and judged by `ron_history`, which
+//! shares no code with the node.
 //!
 //! Everything follows from the seed. Every answered call, commit and fault is a line of a running BLAKE3, the
 //! *event hash*: the same seed gives the same hash in every process and beside any number of other runs. What
@@ -11,27 +12,39 @@ mod client;
 mod life;
 mod log;
 mod medium;
-mod model;
+mod operate;
 mod ops;
 mod plan;
+mod receive;
+mod restore;
 mod rng;
 mod settle;
+mod trouble;
 mod world;
+
+pub use medium::{Fault, On};
 
 use life::End;
 use plan::Plan;
 use rng::Rng;
+use ron_core::planted::{self, Bug};
 use ron_core::time::Millis;
-use std::collections::BTreeMap;
+use ron_history::Violation;
+use ron_history::record::Record;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use world::World;
 
 /// Node time when a simulation begins.
 const EPOCH_MS: u64 = 1_800_000_000_000;
+/// Records shown of the messages that a broken promise names.
+const SHOWN_MAX: usize = 60;
+/// Characters shown of one.
+const SHOWN_CHARS: usize = 600;
 
 /// What to simulate.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Everything follows from it.
     pub seed: u64,
@@ -39,6 +52,10 @@ pub struct Options {
     pub steps: u64,
     /// Keep every line of the log, and not only the last.
     pub trace: bool,
+    /// A bug to plant.
+    pub bug: Option<Bug>,
+    /// Faults at chosen operations of the disk, counted from when the node is up, and none that the seed would draw.
+    pub faults: Option<Vec<Fault>>,
 }
 
 /// A simulation that ended well.
@@ -56,6 +73,10 @@ pub struct Report {
     pub counts: BTreeMap<String, u64>,
     /// The log, if it was asked for.
     pub lines: String,
+    /// What the clients saw.
+    pub history: Vec<Record>,
+    /// Operations of the disk in the last life with clients until its faults ended, and how many of them failed.
+    pub disk_ops: (u64, u64),
 }
 
 /// A broken promise, and how to see it again.
@@ -67,30 +88,46 @@ pub struct Failure {
     pub steps: u64,
     /// What was broken.
     pub complaint: String,
-    /// The last lines of the log.
+    /// What led to it.
     pub lines: String,
+    /// What the clients saw.
+    pub history: Vec<Record>,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failure { seed, steps, complaint, lines } = self;
+        let Failure { seed, steps, complaint, lines, .. } = self;
         write!(f, "{lines}seed={seed} FAILED: {complaint}\nreplay: sim --seed {seed} --steps {steps} --trace")
     }
 }
 
 impl std::error::Error for Failure {}
 
-/// Runs one simulation.
+/// Runs one simulation and judges it.
 ///
 /// # Errors
 /// The first promise that was broken.
 pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
-    let Options { seed, steps, trace } = *options;
-    let failed = |complaint, lines| Box::new(Failure { seed, steps, complaint, lines });
-    let world = World::new(Plan::of(seed, steps), trace).map_err(|bad| failed(bad, String::new()))?;
+    planted::plant(options.bug);
+    let ran = run_planted(options);
+    planted::plant(None);
+    ran
+}
+
+fn run_planted(options: &Options) -> Result<Report, Box<Failure>> {
+    let Options { seed, steps, trace, .. } = *options;
+    let failed = |complaint, lines, history| Box::new(Failure { seed, steps, complaint, lines, history });
+    let plan = if options.faults.is_some() { Plan::script(seed, steps) } else { Plan::of(seed, steps) };
+    let faults = options.faults.clone().unwrap_or_default();
+    let world = World::new(plan, trace, faults).map_err(|bad| failed(bad, String::new(), Vec::new()))?;
     let world = Arc::new(world);
-    let lived = live_all(&world).map_err(|complaint| failed(complaint, world.lock().log.lines()))?;
+    let lived = live_all(&world);
     let inner = world.lock();
+    let history = inner.log.history().to_vec();
+    let lived = lived.map_err(|complaint| failed(complaint, inner.log.lines(), history.clone()))?;
+    if let Some(first) = ron_history::judge(&history).first() {
+        return Err(failed(first.to_string(), shown(&history, first), history));
+    }
     Ok(Report {
         seed,
         hash: inner.log.hash(),
@@ -98,13 +135,33 @@ pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
         node_ms: lived.since(Millis(EPOCH_MS)),
         counts: inner.log.counts(),
         lines: if trace { inner.log.lines() } else { String::new() },
+        history,
+        disk_ops: inner.disk_ops,
     })
 }
 
+/// The records that tell of the messages that a violation names, and what happened to the node.
+fn shown(history: &[Record], violation: &Violation) -> String {
+    let is_id = |word: &&str| word.len() == 26;
+    let ids: BTreeSet<&str> =
+        violation.text.split(|c: char| !c.is_ascii_alphanumeric()).filter(is_id).collect();
+    let mut lines = Vec::new();
+    for (number, record) in history.iter().enumerate() {
+        let text = format!("{:?}", record.event);
+        let about_node = !text.starts_with("Begin") && !text.starts_with("End");
+        if number == violation.record || about_node || ids.iter().any(|id| text.contains(id)) {
+            let text: String = text.chars().take(SHOWN_CHARS).collect();
+            lines.push(format!("{number:>6} {:>9} {text}\n", record.ms.saturating_sub(EPOCH_MS)));
+        }
+    }
+    lines.drain(..lines.len().saturating_sub(SHOWN_MAX));
+    lines.concat()
+}
+
 fn live_all(world: &Arc<World>) -> Result<Millis, String> {
-    let Plan { seed, steps, lives, .. } = world.plan;
+    let Plan { seed, steps, lives, wall_steps, restores, .. } = world.plan;
     let mut rng = Rng::new(seed, 3);
-    let mut now = Millis(EPOCH_MS);
+    let mut wall = Millis(EPOCH_MS);
     for life in 1..=lives {
         let last = life == lives;
         let end = match last {
@@ -113,9 +170,16 @@ fn live_all(world: &Arc<World>) -> Result<Millis, String> {
             false => End::Stop,
         };
         world.lock().life_ends = steps * life / lives;
-        now = life::live(world, now, end)?;
+        wall = life::live(world, wall, end)?;
         // For a while there is no node.
-        now = now.plus(rng.pick(&[0, 1, 100, 3_000, 40_000]));
+        wall = wall.plus(rng.pick(&[0, 1, 100, 3_000, 40_000]));
+        if wall_steps && !last && rng.chance(50) {
+            let step = rng.below(1_200_001) as i64 - 600_000;
+            wall = Millis(wall.0.saturating_add_signed(step));
+        }
+        if restores && !last && rng.chance(60) {
+            restore::restore(world, &mut rng, wall)?;
+        }
     }
-    life::live(world, now, End::Look)
+    life::live(world, wall, End::Look)
 }

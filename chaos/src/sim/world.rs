@@ -1,8 +1,7 @@
-//! What outlives the node in a simulation: the plan, the disk, the model, the log, and the clients' memory.
+//! What outlives the node in a simulation: the plan, the disk, the history, and the clients' memory.
 
 use super::log::EventLog;
-use super::medium::SimMedium;
-use super::model::{Complaint, Model};
+use super::medium::{Fault, SimDisk};
 use super::plan::Plan;
 use super::rng::Rng;
 use ron_actors::blocking::{Job, Pace};
@@ -10,10 +9,18 @@ use ron_actors::mailbox::MailboxObserver;
 use ron_actors::store::StoreObserver;
 use ron_core::ids::{QueueKey, Tenant, Topic};
 use ron_core::time::{Clock, Millis};
+use ron_history::record::{Event, Settings};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+
+/// A promise that was broken where no history is needed to see it.
+pub(super) type Complaint = String;
+
+/// Ids that are remembered of each queue, to look at.
+const IDS_MAX: usize = 50;
 
 /// A receipt that a client has kept.
 #[derive(Debug, Clone)]
@@ -33,11 +40,41 @@ pub(super) struct Memory {
     pub(super) keyed: Vec<u64>,
 }
 
+/// What a client meant to send.
+#[derive(Debug, Clone)]
+pub(super) struct Content {
+    pub(super) queue: usize,
+    pub(super) key: Option<u64>,
+    pub(super) delay_ms: u64,
+    pub(super) ttl_ms: Option<u64>,
+    pub(super) group: Option<u64>,
+}
+
+/// What all clients know of a queue.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) ids: VecDeque<String>,
+    /// Dead letters, as they were last listed.
+    pub(super) dead: Vec<String>,
+    /// The newest task.
+    pub(super) task: Option<u64>,
+}
+
+impl Known {
+    pub(super) fn learn(&mut self, id: &str) {
+        if self.ids.len() == IDS_MAX {
+            self.ids.pop_front();
+        }
+        self.ids.push_back(id.to_owned());
+    }
+}
+
 /// The part that changes.
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) log: EventLog,
-    pub(super) model: Model,
+    pub(super) contents: Vec<Content>,
+    pub(super) known: Vec<Known>,
     pub(super) clients: Vec<Memory>,
     /// Operations begun, in all lives.
     pub(super) steps: u64,
@@ -51,13 +88,23 @@ pub(super) struct Inner {
     pub(super) slow_ms: u64,
     pace: Rng,
     pub(super) now: Millis,
+    /// How far the wall clock is from node time, ms.
+    pub(super) wall_off: i64,
+    /// A start met a wall clock that does not go with the saved time: nothing expires.
+    pub(super) held: bool,
+    /// The newest snapshot: its call, and its bytes.
+    pub(super) snapshot: Option<(u64, Vec<u8>)>,
+    /// Operations of the disk until the faults ended, and how many of them failed.
+    pub(super) disk_ops: (u64, u64),
 }
 
 /// See the module.
 pub(super) struct World {
     pub(super) plan: Plan,
     pub(super) queues: Vec<QueueKey>,
-    pub(super) medium: SimMedium,
+    pub(super) disk: SimDisk,
+    /// To be armed as soon as the node is up.
+    pub(super) faults: Vec<Fault>,
     inner: Mutex<Inner>,
     /// The life is over, or something is broken.
     pub(super) over: Notify,
@@ -74,18 +121,22 @@ impl World {
     ///
     /// # Errors
     /// Never: the names are well formed.
-    pub(super) fn new(plan: Plan, trace: bool) -> Result<World, Complaint> {
+    pub(super) fn new(plan: Plan, trace: bool, faults: Vec<Fault>) -> Result<World, Complaint> {
         let queue = |number| {
             let tenant = Tenant::parse("sim").map_err(|bad| bad.to_string())?;
             let topic = Topic::parse(&format!("q{number}")).map_err(|bad| bad.to_string())?;
             Ok(QueueKey { tenant, topic })
         };
-        let queues = (0..plan.queues).map(queue).collect::<Result<_, Complaint>>()?;
+        let queues = (0..plan.queues).map(queue).collect::<Result<Vec<_>, Complaint>>()?;
         let memory =
             |client| Memory { rng: Rng::new(plan.seed, 1000 + client), held: Vec::new(), keyed: Vec::new() };
+        let now = Millis(super::EPOCH_MS);
+        let mut log = EventLog::new(trace);
+        log.record(now, Event::Defaults(defaults(&plan)));
         let inner = Inner {
-            log: EventLog::new(trace),
-            model: Model::new(&plan),
+            log,
+            contents: Vec::new(),
+            known: (0..plan.queues).map(|_| Known::default()).collect(),
             clients: (0..plan.clients).map(memory).collect(),
             steps: 0,
             life_ends: 0,
@@ -93,10 +144,14 @@ impl World {
             failure: None,
             slow_ms: 2,
             pace: Rng::new(plan.seed, 2),
-            now: Millis(super::EPOCH_MS),
+            now,
+            wall_off: 0,
+            held: false,
+            snapshot: None,
+            disk_ops: (0, 0),
         };
         let inner = Mutex::new(inner);
-        Ok(World { plan, queues, medium: SimMedium::default(), inner, over: Notify::new() })
+        Ok(World { plan, queues, disk: SimDisk::default(), faults, inner, over: Notify::new() })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -111,12 +166,58 @@ impl World {
         inner.log.event(now, what, text);
     }
 
+    /// Takes one record of the history.
+    pub(super) fn record(&self, clock: &dyn Clock, event: Event) {
+        let mut inner = self.lock();
+        inner.now = clock.now();
+        let now = inner.now;
+        inner.log.record(now, event);
+    }
+
     /// Takes note of a promise kept or broken.
     pub(super) fn judge(&self, verdict: Result<(), Complaint>) {
         if let Err(complaint) = verdict {
             self.lock().failure.get_or_insert(complaint);
             self.over.notify_one();
         }
+    }
+}
+
+fn defaults(plan: &Plan) -> Settings {
+    let s = plan.settings;
+    Settings {
+        visibility_ms: Some(s.visibility_ms),
+        max_attempts: Some(s.max_attempts.into()),
+        max_deliveries: Some(s.max_deliveries.into()),
+        retention_ms: Some(s.retention_ms),
+        dlq_retention_ms: Some(s.dlq_retention_ms),
+        dedup_window_ms: Some(s.dedup_window_ms),
+        fifo: Some(s.fifo.into()),
+        ram: Some(s.ram.into()),
+        paused: Some(0),
+    }
+}
+
+/// The clock of one life: node time follows the runtime's timer, the wall clock steps.
+#[derive(Debug)]
+pub(super) struct SimClock {
+    pub(super) world: Arc<World>,
+    pub(super) base: Millis,
+    pub(super) origin: tokio::time::Instant,
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Millis {
+        self.base.plus(u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn wall(&self) -> Millis {
+        let off = self.world.lock().wall_off;
+        Millis(self.now().0.saturating_add_signed(off))
+    }
+
+    fn may_expire(&self) -> bool {
+        !self.world.lock().held
     }
 }
 

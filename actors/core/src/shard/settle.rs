@@ -56,7 +56,9 @@ impl Shard {
             Standing::InFlight | Standing::TimedOut => {}
         }
         if let Some(msg) = self.take_held(delivery.slot) {
-            step.ops.push(StateOp::Gone { slot: delivery.slot, noted: msg.noted });
+            if !crate::planted!(AckForgotten) {
+                step.ops.push(StateOp::Gone { slot: delivery.slot, noted: msg.noted });
+            }
             step.counts.acked += 1;
             step.tell(delivery.slot, &msg, What::Acked);
             self.tally.acked += 1;
@@ -94,7 +96,9 @@ impl Shard {
         }
         let holder = self.streams.holder(delivery.slot);
         if let Some(mut msg) = self.take_held(delivery.slot) {
-            msg.at = deadline;
+            if !crate::planted!(ExtendIgnored) {
+                msg.at = deadline;
+            }
             let state = msg.state(Phase::Leased);
             step.ops.push(StateOp::Set { slot: delivery.slot, state, note: None });
             step.tell(delivery.slot, &msg, What::Extended);
@@ -121,7 +125,8 @@ impl Shard {
 
     /// Why this message may not be handed out again, if so.
     pub(super) fn exhausted(&self, msg: &Msg) -> Option<&'static str> {
-        if msg.attempt >= self.settings.max_attempts {
+        let one_more = u32::from(crate::planted!(DeadTooLate));
+        if msg.attempt >= self.settings.max_attempts + one_more {
             Some(MAX_ATTEMPTS)
         } else if msg.delivery.saturating_sub(msg.before) >= self.settings.max_deliveries {
             Some(MAX_DELIVERIES)

@@ -1,0 +1,79 @@
+//! Bugs that are planted on purpose, so that the simulation and its checkers can be checked themselves. Only in builds
+//! with the feature `planted-bugs`, which the crate of the drills alone asks for: a release build of the node has
+//! neither this module nor the branches. Off until a thread switches one on, for itself.
+
+use std::cell::Cell;
+use std::fmt;
+
+/// In every binary that has planted bugs in it: what `.ci/no-planted-bugs` looks for.
+const MARKER: &str = "this build has planted bugs in it; it is for drills only";
+
+macro_rules! bugs {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What can be planted. One line each; the branch that it takes is where its name is used.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Bug {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &[Bug] = &[$(Bug::$name,)*];
+        }
+    };
+}
+
+bugs! {
+    /// An ack is answered ok and never written: the message is back after a restart.
+    AckForgotten,
+    /// An extend is answered ok and moves no deadline.
+    ExtendIgnored,
+    /// A message is handed out once more than `max_attempts` allows.
+    DeadTooLate,
+}
+
+thread_local! {
+    static ACTIVE: Cell<Option<Bug>> = const { Cell::new(None) };
+}
+
+impl Bug {
+    /// The bug of this name, as [`fmt::Display`] writes it.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Bug> {
+        Bug::ALL.iter().copied().find(|bug| bug.to_string() == name)
+    }
+}
+
+impl fmt::Display for Bug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+/// Switches a bug on for all that this thread does from now on, and the one before it off.
+pub fn plant(bug: Option<Bug>) {
+    ACTIVE.set(bug);
+}
+
+/// Whether this thread has switched this bug on. Asked through [`crate::planted!`].
+#[must_use]
+pub fn is(bug: Bug) -> bool {
+    std::hint::black_box(MARKER);
+    ACTIVE.get() == Some(bug)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bug_at_a_time_and_in_one_thread() {
+        assert!(!crate::planted!(AckForgotten));
+        plant(Some(Bug::AckForgotten));
+        assert!(crate::planted!(AckForgotten) && !crate::planted!(DeadTooLate));
+        assert!(!std::thread::spawn(|| crate::planted!(AckForgotten)).join().unwrap());
+        plant(None);
+        assert!(!crate::planted!(AckForgotten));
+        assert!(Bug::ALL.iter().all(|bug| Bug::parse(&bug.to_string()) == Some(*bug)));
+    }
+}
