@@ -10,6 +10,7 @@ pub mod dedup;
 pub mod disk;
 pub mod drr;
 pub mod envelope;
+pub mod fanout;
 pub mod ids;
 pub mod limit;
 pub mod message;

@@ -236,7 +236,8 @@ impl Shard {
                     PutOutcome::Duplicate { .. }
                     | PutOutcome::Conflict
                     | PutOutcome::DedupFull
-                    | PutOutcome::RamFull => {}
+                    | PutOutcome::RamFull
+                    | PutOutcome::Overtaken => {}
                 }
             }
         }
