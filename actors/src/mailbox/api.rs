@@ -2,6 +2,7 @@
 
 use super::MailboxObserver;
 use super::closing::deleted;
+use super::courier::FanoutMsg;
 use super::cursor::{read_cursor, write_cursor};
 pub use super::delivery::Delivery;
 use super::delivery::Granted;
@@ -103,6 +104,7 @@ pub struct Mailbox {
 pub(super) struct Inner {
     pub(super) directory: Arc<Directory>,
     router: Handle<RouterMsg>,
+    pub(super) fanout: Handle<FanoutMsg>,
     pub(super) store: Store,
     pub(super) clock: Arc<dyn Clock>,
     observer: Arc<dyn MailboxObserver>,
@@ -112,12 +114,12 @@ impl Mailbox {
     /// A mailbox over these parts.
     pub fn new(
         directory: Arc<Directory>,
-        router: Handle<RouterMsg>,
+        (router, fanout): (Handle<RouterMsg>, Handle<FanoutMsg>),
         store: Store,
         clock: Arc<dyn Clock>,
         observer: Arc<dyn MailboxObserver>,
     ) -> Mailbox {
-        Mailbox { inner: Arc::new(Inner { directory, router, store, clock, observer }) }
+        Mailbox { inner: Arc::new(Inner { directory, router, fanout, store, clock, observer }) }
     }
 
     /// All queues.
@@ -233,6 +235,9 @@ impl Mailbox {
         let identity = self.inner.store.identity();
         let msg_id = identity.message_id(message.enqueued, message.slot);
         let mut envelope = Envelope::new(queue, msg_id.to_string(), message, view);
+        if let Some((source, enqueued)) = message.copied_from {
+            envelope.source_msg_id = Some(identity.message_id(enqueued, source).to_string());
+        }
         envelope.restored_at = identity.restored_at(message.slot).map(Millis::rfc3339);
         envelope
     }
@@ -461,6 +466,7 @@ pub(super) fn enqueued(identity: &Identity, outcome: PutOutcome) -> Result<Enque
         PutOutcome::Duplicate { slot, enqueued, other_body } => (slot, enqueued, true, other_body),
         PutOutcome::Conflict => return Err(Reason::IdempotencyConflict),
         PutOutcome::DedupFull | PutOutcome::RamFull => return Err(Reason::Backpressure),
+        PutOutcome::Overtaken => return Err(Reason::Internal), // copies have no sender
     };
     Ok(Enqueued { msg_id: identity.message_id(at, slot), duplicate, other_body })
 }

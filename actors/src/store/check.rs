@@ -2,10 +2,12 @@
 //! other. Goes in steps, each over one consistent read transaction, so that a store which is written meanwhile can
 //! be checked too; a chunk and all that belongs to it is looked at in one step.
 
+use super::check_copy::Records;
 use super::codec::{ChunkStates, Delta, Head, open, open_value, read_record};
 use super::cut::part_count;
 use super::engine::{Dirty, TopicRow, chunk_states};
 use super::error::StoreError;
+use super::fanout::check_fans;
 use super::findings::{Damage, Findings};
 use super::fold::by_place;
 use super::identity::{Identity, mark};
@@ -41,11 +43,14 @@ pub struct Checker {
     stage: Stage,
     findings: Findings,
     topics: BTreeMap<ShardId, QueueKey>,
+    /// Of topics that are gone, but whose subscribers have not got all yet.
+    lists: BTreeMap<u32, QueueKey>,
 }
 
 impl Default for Checker {
     fn default() -> Checker {
-        Checker { stage: Stage::Marks, findings: Findings::default(), topics: BTreeMap::new() }
+        let (findings, lists) = (Findings::default(), BTreeMap::new());
+        Checker { stage: Stage::Marks, findings, topics: BTreeMap::new(), lists }
     }
 }
 
@@ -157,6 +162,15 @@ impl Checker {
                 self.findings.row("task", format!("{:?}", key.value()), why);
             }
         }
+        let findings = &mut self.findings;
+        let (mut rows, mut bytes) = (0, 0);
+        let count = |len: usize| {
+            rows += 1;
+            bytes += len as u64;
+        };
+        self.lists = check_fans(txn, count, |table, key, why| findings.row(table, key, why))?;
+        self.findings.rows += rows;
+        self.findings.bytes += bytes;
         self.stage = Stage::Chunks(0);
         Ok(())
     }
@@ -201,7 +215,9 @@ impl Checker {
         left: &mut usize,
     ) -> Result<(), StoreError> {
         let heads = txn.open_table(HEAD)?;
-        let tables = ChunkTables {
+        let records = Records { heads: txn.open_table(HEAD)?, bodies: txn.open_table(BODY)?, last: None };
+        let mut tables = ChunkTables {
+            records,
             bodies: txn.open_table(BODY)?,
             states: txn.open_table(STATE)?,
             letters: txn.open_table(DLQ)?,
@@ -217,7 +233,7 @@ impl Checker {
                 self.findings.row("head", chunk, "its number is of those kept in memory alone");
             }
             match Head::decode(chunk, head.value()) {
-                Ok(head) => self.chunk(&tables, chunk, &head, unfolded.get(&chunk), left)?,
+                Ok(head) => self.chunk(&mut tables, chunk, &head, unfolded.get(&chunk), left)?,
                 Err(StoreError::Damaged { why, .. }) => self.findings.row("head", chunk, why),
                 Err(other) => return Err(other),
             }
@@ -244,7 +260,7 @@ impl Checker {
 
     fn chunk(
         &mut self,
-        tables: &ChunkTables,
+        tables: &mut ChunkTables,
         chunk: u64,
         head: &Head,
         unfolded: Option<&Dirty>,
@@ -277,13 +293,18 @@ impl Checker {
             let (slot, shard) = (Slot::new(chunk, idx), shards.get(&idx).copied());
             self.letter_of(tables, shard, slot, state.flatten())?;
             let place = entry.offset as usize..entry.offset as usize + entry.len as usize;
-            let read =
-                match body.as_ref().and_then(|body| (place.end <= body.len()).then(|| body.slice(place))) {
+            let own = || body.as_ref().and_then(|body| (place.end <= body.len()).then(|| body.slice(place)));
+            let read = match entry.source {
+                Some(source) => tables.records.read(source)?,
+                None => match own() {
                     None => Err("it lies outside the body"),
-                    Some(record) => read_record(slot, head.enqueued, &record),
-                };
+                    Some(record) => {
+                        read_record(slot, head.enqueued, &record).map(|message| message.payload.len())
+                    }
+                },
+            };
             let why = match read {
-                Ok(message) if message.payload.len() == entry.payload_len as usize => continue,
+                Ok(len) if len == entry.payload_len as usize => continue,
                 Ok(_) => "its length is not the head's",
                 Err(why) => why,
             };
@@ -317,7 +338,7 @@ impl Checker {
                 self.findings.row("head", chunk, "its runs do not cover its messages");
                 return shards;
             }
-            if !self.topics.contains_key(&run.shard) {
+            if !(self.topics.contains_key(&run.shard) || self.lists.contains_key(&run.shard.0)) {
                 self.findings.row("head", chunk, format!("no topic has shard {}", run.shard.0));
             }
             shards.extend((run.first..end as u16).map(|idx| (idx, run.shard)));
@@ -471,6 +492,7 @@ impl Checker {
 }
 
 struct ChunkTables {
+    records: Records,
     bodies: ReadOnlyTable<u64, &'static [u8]>,
     states: ReadOnlyTable<u64, &'static [u8]>,
     letters: ReadOnlyTable<(u32, u64), &'static [u8]>,
