@@ -1,6 +1,7 @@
 //! What the node answers `ronctl` about itself.
 
 use crate::amnesia::verify;
+use crate::clock::ClockKeeper;
 use crate::http::ctl::{ControlDesk, MintedToken};
 use crate::http::readiness::Readiness;
 use crate::http::request::Peer;
@@ -61,6 +62,8 @@ pub struct Desk {
     pub passport: Passport,
     /// The policy.
     pub policy: Arc<PolicyKeeper>,
+    /// Whether the clock is in doubt.
+    pub clock_keeper: Arc<ClockKeeper>,
 }
 
 impl ControlDesk for Desk {
@@ -74,6 +77,7 @@ impl ControlDesk for Desk {
             "degraded": !missing.is_empty(),
             "missing": missing,
             "quarantined": *self.readiness.quarantined(),
+            "warn": *self.readiness.warnings(),
             "version": env!("CARGO_PKG_VERSION"),
             "profile": self.profile,
             "amnesia": self.amnesia,
@@ -118,6 +122,12 @@ impl ControlDesk for Desk {
         }
         tracing::info!(name, ?peer, "released from quarantine");
         Ok(json!({ "released": name }))
+    }
+
+    async fn accept_clock(&self, peer: Peer) -> Result<Value, Refusal> {
+        let gap = self.clock_keeper.accept().await?;
+        tracing::info!(%gap, ?peer, "the clock is accepted: things expire again");
+        Ok(json!({ "saved": gap.saved.rfc3339(), "wall": gap.wall.rfc3339() }))
     }
 
     fn events(

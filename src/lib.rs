@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod amnesia;
+pub mod clock;
 pub mod config;
 pub mod desk;
 pub mod gate;
@@ -17,8 +18,10 @@ pub mod policy;
 pub mod process;
 mod providers;
 pub mod run;
+pub mod sandbox;
 pub mod schemes;
 pub mod seal;
+pub mod sentinel;
 pub mod socket;
 pub mod telemetry;
 pub mod upkeep;

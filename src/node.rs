@@ -1,14 +1,16 @@
 //! A node: boot order, what runs while it lives, and drain order.
 
+use crate::clock::{CLOCK_GAP_FILE, ClockKeeper, ClockMade, ClockMaker};
 use crate::config::{Config, DevSecret, KeyringAt};
 use crate::gate::{Gate, Served};
-use crate::http::admission::RateLimits;
+use crate::http::admission::{Budgets, RateLimits};
 use crate::http::readiness::{Part, Readiness};
 use crate::http::serve::Listening;
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::observe::Watch;
 use crate::policy::{PolicyKeeper, PolicyWatch, read_policy};
 use crate::providers::{serve_providers, verifier_specs};
+use crate::sentinel::NodeSensors;
 use crate::socket::{SocketPlace, make_data_dir};
 use crate::upkeep::Upkeep;
 use arc_swap::ArcSwap;
@@ -22,6 +24,7 @@ use ron_actors::kernel::supervisor::{SupervisorOptions, SupervisorRef, tree};
 use ron_actors::mailbox::{Mailbox, MailboxConfig};
 use ron_actors::passport::{KeyringPlace, Passport, PassportArgs, PassportLimits};
 use ron_actors::policy::InForce;
+use ron_actors::sentinel::SentinelArgs;
 use ron_actors::store::{FileMedium, Medium, RamMedium, StoreConfig, StoreError, StoreFigures};
 use ron_actors::tree::{Foundation, Tree, TreeArgs};
 use ron_core::capability::Revoked;
@@ -39,6 +42,9 @@ mod listen;
 pub const STORE_FILE: &str = "store.redb";
 /// The file of the revocations there.
 pub const REVOKED_FILE: &str = "revoked";
+
+/// Room that settling has beside the budget of the sends, bytes.
+const SETTLE_BYTES: usize = 16 << 20;
 
 /// Why a node did not start. Each has an exit code of its own (DETAILS).
 #[derive(Debug, thiserror::Error)]
@@ -80,12 +86,14 @@ pub struct Node {
     pub(crate) tree: Tree,
     pub(crate) readiness: Arc<Readiness>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) budgets: Arc<Budgets>,
     pub(crate) rate: Arc<RateLimits>,
     pub(crate) passport: Passport,
     pub(crate) policy: Arc<PolicyKeeper>,
     pub(crate) providers: Arc<HashMap<String, Served>>,
     pub(crate) store_figures: Arc<ArcSwap<StoreFigures>>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock_keeper: Arc<ClockKeeper>,
     pub(crate) addresses: BTreeMap<&'static str, SocketAddr>,
     pub(crate) socket: SocketPlace,
     pub(crate) upkeep: Arc<Upkeep>,
@@ -107,12 +115,22 @@ impl Node {
         let policy = policy_of(&config, &mut warnings)?;
         let metrics = Arc::new(metrics_of(&config)?);
         let watch = Arc::new(Watch::new(metrics.clone()));
-        let foundation = lay(&config, medium, &watch, policy.clone())?;
+        let (foundation, clock_made) = lay(&config, medium, &watch, policy.clone())?;
         watch.tell(&foundation.bus);
         let (clock, bus) = (foundation.clock.clone(), foundation.bus.clone());
         let passport = passport_of(&config, &clock, &bus)?;
         let providers = Arc::new(serve_providers(&config, &metrics)?);
-        let (tree, verifiers) = raise(foundation, watch, &providers, &passport).await?;
+        let readiness = Arc::new(Readiness::booting());
+        readiness.set_warnings(warnings.clone());
+        let budgets = Arc::new(Budgets::new(config.mailbox.admission.bytes.as_usize(), SETTLE_BYTES));
+        let sensors = NodeSensors {
+            budgets: budgets.clone(),
+            readiness: readiness.clone(),
+            metrics: metrics.clone(),
+            bus: bus.clone(),
+        };
+        let sentinel = (Arc::new(sensors), config.interop.brownout.upstream_p95_ms);
+        let (tree, verifiers) = raise(foundation, watch, &providers, &passport, sentinel).await?;
         let gate = Gate {
             providers: providers.clone(),
             mailbox: tree.mailbox.clone(),
@@ -130,26 +148,19 @@ impl Node {
             clock: clock.clone(),
         });
         policy.announce(&policy.in_force.current());
-        let of = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
-        let limits = &config.interop.limits;
-        let rate = Arc::new(RateLimits::new(of(limits.max_rps), of(limits.burst_rps)));
         config.wants_temporary_data_dir = false;
-        let file = config.node.data_dir.join(STORE_FILE);
-        let upkeep = Upkeep::new(
-            &config,
-            file,
-            tree.store.clone(),
-            tree.mailbox.clone(),
-            metrics.clone(),
-            clock.clone(),
-        );
+        let upkeep = Arc::new(upkeep_of(&config, &tree, &metrics, &clock));
+        let directory = tree.mailbox.directory().clone();
+        let clock_keeper = Arc::new(ClockKeeper::new(clock_made, readiness.clone(), directory));
         let mut node = Node {
-            upkeep: Arc::new(upkeep),
-            warnings: warnings.clone(),
+            rate: Arc::new(rate_of(&config)),
+            upkeep,
+            warnings,
             tree,
-            readiness: Arc::new(Readiness::booting()),
+            readiness,
+            clock_keeper,
+            budgets,
             metrics,
-            rate,
             passport,
             policy_watch: PolicyWatch::begin(&policy),
             policy,
@@ -163,7 +174,6 @@ impl Node {
             config,
         };
         node.listen(gate).await?;
-        node.readiness.set_warnings(warnings);
         for part in Part::ALL {
             node.readiness.set(part, true);
         }
@@ -274,6 +284,17 @@ fn policy_of(config: &Config, warnings: &mut Vec<String>) -> Result<InForce, Boo
     Ok(InForce::new(read.0, read.1))
 }
 
+fn rate_of(config: &Config) -> RateLimits {
+    let of = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+    let limits = &config.interop.limits;
+    RateLimits::new(of(limits.max_rps), of(limits.burst_rps))
+}
+
+fn upkeep_of(config: &Config, tree: &Tree, metrics: &Arc<Metrics>, clock: &Arc<dyn Clock>) -> Upkeep {
+    let file = config.node.data_dir.join(STORE_FILE);
+    Upkeep::new(config, file, tree.store.clone(), tree.mailbox.clone(), metrics.clone(), clock.clone())
+}
+
 fn metrics_of(config: &Config) -> Result<Metrics, BootError> {
     let wall = SystemClock::starting_from(ron_core::time::Millis(0)).wall();
     let metrics = Metrics::new(MetricsOptions {
@@ -324,16 +345,18 @@ async fn raise(
     watch: Arc<Watch>,
     providers: &Arc<HashMap<String, Served>>,
     passport: &Passport,
+    (sensors, p95_max_ms): (Arc<NodeSensors>, u64),
 ) -> Result<(Tree, SupervisorRef), BootError> {
     let mut interop = None;
     let specs = {
         let (providers, passport, interop) = (providers.clone(), passport.clone(), &mut interop);
         let critical = passport.child_spec();
-        move |_: &Mailbox, options: &SupervisorOptions| {
+        move |mailbox: &Mailbox, options: &SupervisorOptions| {
+            let store = mailbox.store().clone();
             let children = move || verifier_specs(&providers, &passport);
             let (spec, supervisor) = tree("interop", ServiceLabel::Interop, options.clone(), children);
             *interop = Some(supervisor);
-            vec![critical, spec]
+            vec![critical, spec, SentinelArgs { store, sensors, p95_max_ms }.child_spec()]
         }
     };
     let tree = foundation.raise(watch, specs).await.map_err(|error| BootError::Root(error.to_string()))?;
@@ -371,7 +394,7 @@ fn lay(
     medium: Arc<dyn Medium>,
     watch: &Arc<Watch>,
     policy: InForce,
-) -> Result<Foundation, BootError> {
+) -> Result<(Foundation, ClockMade), BootError> {
     let (mut bits, mut seed) = ([0; 40], [0; 8]);
     let filled = OsEntropy.fill(&mut bits).and_then(|()| OsEntropy.fill(&mut seed));
     filled.map_err(|_| BootError::Root("no random bytes".into()))?;
@@ -407,12 +430,17 @@ fn lay(
         store_observer: watch.clone(),
         kernel_observer: watch.clone(),
     };
-    let clock_from = |saved| Arc::new(SystemClock::starting_from(saved)) as Arc<dyn Clock>;
-    Foundation::lay(args, &clock_from).map_err(|error| match error {
+    let gap_file = (!config.node.amnesia).then(|| config.node.data_dir.join(CLOCK_GAP_FILE));
+    let ahead_max_ms = u64::try_from(config.clock.max_gap.as_millis()).unwrap_or(u64::MAX);
+    let maker = ClockMaker::new(gap_file, ahead_max_ms);
+    let foundation = Foundation::lay(args, &|saved| maker.make(saved)).map_err(|error| match error {
         StoreError::Locked => BootError::Taken(format!(
             "node.data_dir: {} is in use by another process",
             config.node.data_dir.display()
         )),
         other => BootError::Store(other),
-    })
+    })?;
+    let made = maker.made().map_err(|error| BootError::Damaged(format!("{CLOCK_GAP_FILE}: {error}")))?;
+    let made = made.ok_or_else(|| BootError::Root("the store was opened without a clock".into()))?;
+    Ok((foundation, made))
 }

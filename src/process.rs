@@ -4,6 +4,7 @@
 use crate::config::{Config, DevSecret, Sources, add_dev_secrets, report};
 use crate::node::Node;
 use crate::run::{Signals, dev_banner, say_ready, serve};
+use crate::sandbox;
 use crate::schemes::Catalogue;
 use crate::telemetry;
 use clap::Parser;
@@ -66,6 +67,11 @@ pub fn main(medium_of: impl FnOnce(&Config) -> Arc<dyn Medium>) -> ExitCode {
             return BAD_CONFIG.into();
         }
     };
+    // Before there is a second thread: each has its own rule, and gives it to those it starts. Not where the data is
+    // thrown away at the end: removing a directory is writing to the one it is in.
+    if throw_away.is_none() {
+        sandbox::enter(&config);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

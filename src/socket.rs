@@ -81,7 +81,8 @@ impl std::fmt::Display for SocketPlace {
     }
 }
 
-fn is_tmpfs(dir: &Path) -> bool {
+/// Whether no disk is behind a directory.
+pub(crate) fn is_tmpfs(dir: &Path) -> bool {
     rustix::fs::statfs(dir).is_ok_and(|found| found.f_type == TMPFS_MAGIC)
 }
 

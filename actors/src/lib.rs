@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod blocking;
+pub mod clock_gap_file;
 mod durable_file;
 pub mod entropy;
 pub mod interop;
@@ -15,5 +16,6 @@ pub mod mailbox;
 pub mod passport;
 pub mod policy;
 pub mod revoked_file;
+pub mod sentinel;
 pub mod store;
 pub mod tree;

@@ -41,17 +41,25 @@ pub struct NodeConfig {
     pub amnesia: bool,
     /// How long a stopping node waits for requests and leases.
     pub drain: Duration,
+    /// Whether it forbids itself to write anywhere but below its data, where the kernel can.
+    pub sandbox: bool,
 }
 
 impl NodeConfig {
     pub(super) fn read(s: &Section<'_, '_>) -> NodeConfig {
         let data_dir = s.parsed("data_dir", "a path", |text| (!text.is_empty()).then(|| PathBuf::from(text)));
+        let sandbox = s.parsed("sandbox", "\"auto\" or \"off\"", |text| match text {
+            "auto" => Some(true),
+            "off" => Some(false),
+            _ => None,
+        });
         let profile = s.parsed("profile", "\"macronode\" or \"micronode\"", Profile::parse);
         NodeConfig {
             profile: profile.unwrap_or(Profile::Macronode),
             data_dir: data_dir.unwrap_or_default(),
             amnesia: s.boolean("amnesia"),
             drain: Duration::from_millis(s.integer("drain_ms", 0..=600_000)),
+            sandbox: sandbox.unwrap_or(true),
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 #[derive(Debug)]
 pub struct ByteBudget {
     kib: Semaphore,
+    whole: usize,
 }
 
 /// Room in a [`ByteBudget`], given back when dropped.
@@ -23,7 +24,15 @@ impl ByteBudget {
     /// Room for `bytes`, rounded down to KiB, at least 1 KiB.
     #[must_use]
     pub fn new(bytes: usize) -> ByteBudget {
-        ByteBudget { kib: Semaphore::new((bytes / 1024).clamp(1, Semaphore::MAX_PERMITS)) }
+        let whole = (bytes / 1024).clamp(1, Semaphore::MAX_PERMITS);
+        ByteBudget { kib: Semaphore::new(whole), whole }
+    }
+
+    /// How much of it is taken, %, rounded up.
+    #[must_use]
+    pub fn percent_in_use(&self) -> u8 {
+        let taken = self.whole.saturating_sub(self.kib.available_permits());
+        u8::try_from((taken * 100).div_ceil(self.whole)).unwrap_or(100)
     }
 
     /// Takes room for a body of up to `bytes`.

@@ -90,6 +90,12 @@ pub trait ControlDesk: Send + Sync + 'static {
         peer: Peer,
     ) -> impl Future<Output = Result<serde_json::Value, Refusal>> + Send;
 
+    /// Lets things expire after a start whose wall clock did not go with the time saved last; the two times.
+    ///
+    /// # Errors
+    /// NOT_FOUND if the clock is not in doubt; STORAGE if that could not be written down.
+    fn accept_clock(&self, peer: Peer) -> impl Future<Output = Result<serde_json::Value, Refusal>> + Send;
+
     /// What happened under `topic` in the last `since`, then what happens, a line of JSON each; without `follow`
     /// only the first. Ends when the node does.
     fn events(
@@ -128,6 +134,7 @@ pub fn ctl_router<D: ControlDesk, M: MailboxService>(
         .route("/ctl/amnesia", get(amnesia::<D>))
         .route("/ctl/quarantine", get(quarantined::<D>))
         .route("/ctl/quarantine/release", post(release::<D>))
+        .route("/ctl/clock/accept", post(accept_clock::<D>))
         .route("/ctl/tail", get(tail::<D>))
         .route("/ctl/policy", get(policy::<D>))
         .route("/ctl/policy/reload", post(reload_policy::<D>))
@@ -167,6 +174,12 @@ async fn revoke<D: ControlDesk>(State(desk): State<Arc<D>>, request: Request) ->
 
 async fn keys<D: ControlDesk>(State(desk): State<Arc<D>>) -> Answer {
     json_of(StatusCode::OK, &desk.keys())
+}
+
+async fn accept_clock<D: ControlDesk>(State(desk): State<Arc<D>>, request: Request) -> Answer {
+    let (parts, body) = request.into_parts();
+    body::within_limit(body::declared_len(&body), 0)?;
+    json_of(StatusCode::OK, &desk.accept_clock(Call::of(&parts)?.peer).await?)
 }
 
 async fn rotate<D: ControlDesk>(State(desk): State<Arc<D>>, request: Request) -> Answer {

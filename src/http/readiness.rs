@@ -122,6 +122,23 @@ impl Readiness {
         self.warn.store(Arc::new(warnings));
     }
 
+    /// Adds a warning.
+    pub fn warn(&self, warning: String) {
+        self.warn.rcu(|warnings| [warnings.as_slice(), std::slice::from_ref(&warning)].concat());
+    }
+
+    /// Takes back a warning whose cause is gone.
+    pub fn withdraw_warning(&self, warning: &str) {
+        self.warn
+            .rcu(|warnings| warnings.iter().filter(|said| *said != warning).cloned().collect::<Vec<_>>());
+    }
+
+    /// The warnings.
+    #[must_use]
+    pub fn warnings(&self) -> Arc<Vec<String>> {
+        self.warn.load_full()
+    }
+
     /// Replaces the list of quarantined topics and providers. They do not make the node unready.
     pub fn set_quarantined(&self, names: Vec<String>) {
         self.quarantined.store(Arc::new(names));
@@ -163,10 +180,11 @@ impl Readiness {
         }
         let refusal = if bits & Part::Drain.bit() != 0 {
             Refusal::new(Reason::Degraded, "the node is shutting down; send to another, or again later")
-        } else if bits & Part::Brownout.bit() != 0 {
-            Refusal::new(Reason::Degraded, "the node sheds new messages until its store recovers")
-        } else {
+        } else if bits & Part::Disk.bit() != 0 {
+            // Before the brownout, which a full disk may cause: it is what there is to be done about.
             Refusal::new(Reason::Storage, "the disk is too full for new messages")
+        } else {
+            Refusal::new(Reason::Degraded, "the node sheds new messages until its store recovers")
         };
         Err(refusal.without_effect().retry_after(self.retry_after_ms))
     }
@@ -269,6 +287,17 @@ mod tests {
     }
 
     #[test]
+    fn a_warning_comes_and_goes_beside_the_others() {
+        let readiness = up();
+        readiness.set_warnings(vec!["one".into()]);
+        readiness.warn("two".into());
+        assert_eq!(text(readiness.answer(false)).1, r#"{"ready":true,"warn":["one","two"]}"#);
+        readiness.withdraw_warning("one");
+        readiness.withdraw_warning("never given");
+        assert_eq!(*readiness.warnings(), ["two"]);
+    }
+
+    #[test]
     fn shedding_writes_leaves_reads_ready() {
         for (part, reason) in [
             (Part::Brownout, Reason::Degraded),
@@ -283,6 +312,16 @@ mod tests {
             assert_eq!(refusal.reason, reason);
             assert_eq!(refusal.effect, ron_core::reason::Effect::None);
         }
+    }
+
+    #[test]
+    fn a_full_disk_is_named_before_the_brownout_that_it_causes() {
+        let readiness = up();
+        readiness.set(Part::Brownout, false);
+        readiness.set(Part::Disk, false);
+        assert_eq!(readiness.admit_send().unwrap_err().reason, Reason::Storage);
+        readiness.set(Part::Disk, true);
+        assert_eq!(readiness.admit_send().unwrap_err().reason, Reason::Degraded);
     }
 
     #[test]

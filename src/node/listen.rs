@@ -25,9 +25,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// Room that settling has beside the budget of the sends, bytes.
-const SETTLE_BYTES: usize = 16 << 20;
-
 /// What all listeners share.
 struct Shared {
     ids: Arc<Ids>,
@@ -52,7 +49,7 @@ impl Node {
         let shared = Shared {
             ids: Arc::new(Ids::new(self.clock.clone(), u64::from_le_bytes(seed))),
             limits: Arc::new(ArcSwap::from_pointee(mailbox_limits(&self.config))),
-            budgets: Arc::new(Budgets::new(self.config.mailbox.admission.bytes.as_usize(), SETTLE_BYTES)),
+            budgets: self.budgets.clone(),
         };
         for Place { name, surface, addr, router, limits } in self.places(&shared, gate) {
             let meter = Meter::new(surface, self.metrics.clone());
@@ -173,6 +170,7 @@ impl Node {
             providers: shown_providers(&self.config),
             passport: self.passport.clone(),
             policy: self.policy.clone(),
+            clock_keeper: self.clock_keeper.clone(),
         };
         let taken = |error| BootError::Taken(format!("socket {}: {error}", self.socket));
         let listener = self.socket.bind().map_err(taken)?;

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod capabilities;
+mod clock;
 mod config;
 mod crowd;
 mod deletion;
@@ -22,7 +23,9 @@ mod policy;
 mod receipts;
 mod restored;
 mod revocation;
+mod sandbox;
 mod snapshot;
 mod stream;
+mod top;
 mod topic;
 mod watch;

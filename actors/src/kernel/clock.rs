@@ -2,7 +2,7 @@
 
 use ron_core::time::{Clock, Millis};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// The node's clock (SPEC §1 "node time"): set once at start, then carried by CLOCK_BOOTTIME, which also runs
@@ -35,6 +35,41 @@ impl Clock for SystemClock {
 
     fn wall(&self) -> Millis {
         wall_now()
+    }
+}
+
+/// The clock of a node whose start may have met a [`ron_core::time::ClockGap`]: nothing expires until it is
+/// accepted.
+#[derive(Debug)]
+pub struct NodeClock {
+    clock: SystemClock,
+    held: AtomicBool,
+}
+
+impl NodeClock {
+    /// `clock`; with `held` nothing expires until [`NodeClock::accept`].
+    #[must_use]
+    pub fn new(clock: SystemClock, held: bool) -> NodeClock {
+        NodeClock { clock, held: AtomicBool::new(held) }
+    }
+
+    /// From now on things expire. Whether they did not before.
+    pub fn accept(&self) -> bool {
+        self.held.swap(false, Ordering::SeqCst)
+    }
+}
+
+impl Clock for NodeClock {
+    fn now(&self) -> Millis {
+        self.clock.now()
+    }
+
+    fn wall(&self) -> Millis {
+        self.clock.wall()
+    }
+
+    fn may_expire(&self) -> bool {
+        !self.held.load(Ordering::SeqCst)
     }
 }
 
@@ -148,6 +183,15 @@ mod tests {
         clock.set_wall(Millis(5));
         clock.clone().advance(10);
         assert_eq!((clock.now(), clock.wall()), (Millis(1010), Millis(15)));
+    }
+
+    #[test]
+    fn nothing_expires_until_a_gap_is_accepted() {
+        let clock = NodeClock::new(SystemClock::starting_from(Millis(0)), true);
+        assert_eq!((clock.may_expire(), clock.ends_by(Millis(9))), (false, Millis(0)));
+        assert!(clock.accept());
+        assert_eq!((clock.may_expire(), clock.ends_by(Millis(9))), (true, Millis(9)));
+        assert!(!clock.accept(), "there is nothing left to accept");
     }
 
     #[tokio::test(start_paused = true)]

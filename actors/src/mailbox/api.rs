@@ -3,7 +3,6 @@
 use super::MailboxObserver;
 use super::closing::deleted;
 use super::courier::FanoutMsg;
-use super::cursor::{read_cursor, write_cursor};
 pub use super::delivery::Delivery;
 use super::delivery::Granted;
 use super::directory::{Directory, Entry};
@@ -13,13 +12,12 @@ use crate::kernel::admission::{Admission, Full, Permit};
 use crate::kernel::handle::{CastError, Handle};
 use crate::store::{Identity, ReadFailure, Store};
 use ron_core::envelope::{DeliveryView, Envelope};
-use ron_core::ids::{MessageId, QueueKey, Slot, Tenant, Topic};
+use ron_core::ids::{MessageId, QueueKey, Slot};
 use ron_core::message::{NewMessage, PutOutcome, StoredMessage};
 use ron_core::reason::{Reason, Refusal};
 use ron_core::receipt::{Receipt, ReceiptError};
 use ron_core::shard::{
-    Command, DeliveryRef, NackMode, Paused, PeekState, Peeked, Settings, Stats, StreamId, Violation,
-    WaiterId, Want,
+    Command, DeliveryRef, NackMode, Paused, Settings, Stats, StreamId, Violation, WaiterId, Want,
 };
 use ron_core::time::{Clock, Millis};
 use std::sync::Arc;
@@ -76,24 +74,6 @@ pub struct TopicStat {
     pub paused: Paused,
 }
 
-/// A page of a peek.
-#[derive(Debug, Default)]
-pub struct PeekPage {
-    /// Envelopes without receipts.
-    pub messages: Vec<Envelope>,
-    /// Opaque; `None` at the end.
-    pub cursor: Option<String>,
-}
-
-/// One row of a tenant's topic list.
-#[derive(Debug, Clone)]
-pub struct TopicRow {
-    /// Its name.
-    pub topic: Topic,
-    /// Its depths.
-    pub stats: Stats,
-}
-
 /// The mailbox, as the network side sees it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Mailbox {
@@ -126,6 +106,12 @@ impl Mailbox {
     #[must_use]
     pub fn directory(&self) -> &Arc<Directory> {
         &self.inner.directory
+    }
+
+    /// Where all queues commit.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.inner.store
     }
 
     /// Whether an accepted message survives the end of the process.
@@ -231,7 +217,7 @@ impl Mailbox {
         Ok(Delivery { messages, granted: Some(granted) })
     }
 
-    fn envelope(&self, queue: &QueueKey, message: &StoredMessage, view: DeliveryView) -> Envelope {
+    pub(super) fn envelope(&self, queue: &QueueKey, message: &StoredMessage, view: DeliveryView) -> Envelope {
         let identity = self.inner.store.identity();
         let msg_id = identity.message_id(message.enqueued, message.slot);
         let mut envelope = Envelope::new(queue, msg_id.to_string(), message, view);
@@ -330,78 +316,6 @@ impl Mailbox {
     pub(super) fn existing(&self, queue: &QueueKey) -> Result<Arc<Entry>, Refusal> {
         let entry = self.inner.directory.get(queue).filter(|entry| entry.exists());
         entry.ok_or_else(|| Refusal::new(Reason::NotFound, "nothing was ever sent to this topic"))
-    }
-
-    /// A page of messages without leasing them.
-    ///
-    /// # Errors
-    /// NOT_FOUND for a topic never used, MALFORMED for a cursor that is not ours.
-    pub async fn peek(
-        &self,
-        queue: &QueueKey,
-        state: PeekState,
-        limit: u32,
-        cursor: Option<&str>,
-    ) -> Result<PeekPage, Refusal> {
-        let entry = self.existing(queue)?;
-        let after = cursor.map(|text| read_cursor(state, text)).transpose()?;
-        let (reply, answer) = oneshot::channel();
-        let limit = limit as usize;
-        self.send(&entry, ShardMsg::Peek(state, after, limit, reply)).await?;
-        let page: Vec<Peeked> = received(answer.await)?;
-        let cursor =
-            page.last().filter(|_| page.len() == limit).map(|last| write_cursor(state, last.sort_key));
-        let slots: Vec<Slot> = page.iter().map(|seen| seen.slot).collect();
-        let letters = match state {
-            PeekState::Dlq => {
-                let read = self.inner.store.reader().letters(entry.shard, slots.clone()).await;
-                read.map_err(|_| unreadable())?
-            }
-            PeekState::Ready | PeekState::Delayed | PeekState::Vis => vec![None; slots.len()],
-        };
-        let bodies = self.inner.store.reader().fetch(slots).await;
-        let mut messages = Vec::with_capacity(page.len());
-        for ((seen, letter), body) in page.into_iter().zip(letters).zip(bodies) {
-            let view = DeliveryView {
-                receipt: None,
-                attempt: seen.attempt,
-                delivery: seen.delivery,
-                deadline: seen.deadline,
-                dead_letter: letter,
-            };
-            match body {
-                Ok(message) => messages.push(self.envelope(&entry.key, &message, view)),
-                // Gone since the page was taken, or damaged: a peek shows what it can vouch for.
-                Err(ReadFailure::Gone | ReadFailure::Damaged) => {}
-                Err(ReadFailure::Store) => return Err(unreadable()),
-            }
-        }
-        Ok(PeekPage { messages, cursor })
-    }
-
-    /// The tenant's topics after `cursor`, in name order, at most `limit`.
-    ///
-    /// # Errors
-    /// MALFORMED for a cursor that is not a topic's name.
-    pub fn topics(
-        &self,
-        tenant: &Tenant,
-        cursor: Option<&str>,
-        limit: usize,
-    ) -> Result<(Vec<TopicRow>, Option<String>), Refusal> {
-        let after = match cursor {
-            None => None,
-            Some(text) => {
-                let topic = Topic::parse(text)
-                    .map_err(|_| Refusal::new(Reason::Malformed, "cursor: not one of this listing"))?;
-                Some(QueueKey { tenant: tenant.clone(), topic })
-            }
-        };
-        let entries = self.inner.directory.of_tenant(tenant, after.as_ref(), limit);
-        let next = entries.last().filter(|_| entries.len() == limit).map(|entry| entry.key.topic.to_string());
-        let row =
-            |entry: Arc<Entry>| TopicRow { topic: entry.key.topic.clone(), stats: entry.figures.stats() };
-        Ok((entries.into_iter().map(row).collect(), next))
     }
 
     /// Has damaged messages dead-lettered with reason `integrity`, unless a consumer has them. When this returns it is

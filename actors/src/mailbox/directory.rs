@@ -273,6 +273,15 @@ impl Directory {
         self.read().values().cloned().collect()
     }
 
+    /// All queues that hold something are looked at by the next sweeps for what has ended by `now`.
+    pub fn look_for_ends(&self, now: Millis) {
+        let holds = |entry: &&Arc<Entry>| {
+            let stats = entry.figures.stats();
+            stats.ready + stats.delayed + stats.vis + stats.dlq > 0
+        };
+        self.read().values().filter(holds).for_each(|entry| entry.figures.set_due(Some(now)));
+    }
+
     /// Queues not in memory that time has something to do to by `now`, at most `limit`.
     pub(crate) fn due(&self, now: Millis, limit: usize) -> Vec<Arc<Entry>> {
         let entries = self.read();

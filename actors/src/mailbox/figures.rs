@@ -4,6 +4,9 @@ use ron_core::shard::{Counts, Stats};
 use ron_core::time::Millis;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// See [`QueueFigures::set_due`].
+const NOTHING_DUE: u64 = u64::MAX;
+
 /// Counters of a queue since the node started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueCounters {
@@ -35,7 +38,8 @@ pub struct QueueFigures {
     purged: AtomicU64,
     revived: AtomicU64,
     dead_again: AtomicU64,
-    /// While the shard is not in memory: when time next does something to it; 0 = nothing.
+    /// While the shard is not in memory: when time next does something to it; [`NOTHING_DUE`] = nothing, 0 = its
+    /// actor had it in memory last, and knows.
     due: AtomicU64,
 }
 
@@ -106,15 +110,20 @@ impl QueueFigures {
         add(&self.dead_again, counts.dead_again);
     }
 
-    /// Says when time next does something to a shard that is not in memory; `None` = nothing, or it is.
+    /// The shard is not in memory, and says when time next does something to it; `None` = never.
     pub(crate) fn set_due(&self, at: Option<Millis>) {
-        self.due.store(at.map_or(0, |at| at.0.max(1)), Ordering::Relaxed);
+        self.due.store(at.map_or(NOTHING_DUE, |at| at.0.max(1)), Ordering::Relaxed);
     }
 
-    /// Whether it is not known when time does something to what is here: the actor that knew is gone.
-    pub(crate) fn due_is_lost(&self) -> bool {
-        let get = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
-        get(&self.due) == 0 && (get(&self.ready) > 0 || get(&self.dlq) > 0)
+    /// The shard is in memory: its actor knows when something is due.
+    pub(crate) fn set_in_memory(&self) {
+        self.due.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether only the shard in memory knows when time does something to it. To an actor that starts it says that
+    /// the one before it died with that knowledge, perhaps before it wrote any figure.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.due.load(Ordering::Relaxed) == 0
     }
 
     /// Whether a shard that is not in memory must be brought there by now.

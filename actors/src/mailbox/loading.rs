@@ -77,7 +77,7 @@ impl ShardState {
             Ok(loaded) if loaded.deleted => self.leave(myself, waiting),
             Ok(loaded) => {
                 self.args.entry.exists.store(loaded.topic.is_some(), Ordering::Release);
-                self.args.entry.figures.set_due(None);
+                self.args.entry.figures.set_in_memory();
                 self.phase = Phase::Ready(Box::new(loaded));
                 self.reload_ms = RELOAD_AFTER_MS;
                 self.used = self.now();
@@ -102,6 +102,7 @@ impl ShardState {
         let Phase::Ready(loaded) = &mut self.phase else { return };
         let now = self.args.clock.now();
         self.args.entry.allow_deliveries(&mut loaded.shard, 0);
+        loaded.shard.hold_ends(!self.args.clock.may_expire());
         let step = loaded.shard.apply(now, Command::Tick);
         let Some(Stillness { lasted_ms, .. }) = loaded.stillness else {
             return self.carry(myself, step, Vec::new(), None);

@@ -99,7 +99,7 @@ impl Actor for ShardActor {
         };
         // Leases, delays and ends need their timers even if nobody calls.
         let (entry, figures) = (&state.args.entry, &state.args.entry.figures);
-        if entry.must_run() || figures.is_due(now) || figures.due_is_lost() {
+        if entry.must_run() || figures.is_due(now) || figures.is_in_memory() {
             state.load_behind(&myself, VecDeque::new());
         }
         Ok(state)
@@ -223,9 +223,13 @@ impl ShardState {
             | ShardMsg::Loaded(..)
             | ShardMsg::Reload(_)
             | ShardMsg::Tick(_)
-            | ShardMsg::Wake
             | ShardMsg::Closed(_)
             | ShardMsg::Crash => {}
+            // In memory it knows by itself what is due, unless that was held until now.
+            ShardMsg::Wake => {
+                self.args.entry.figures.set_in_memory();
+                self.apply_and_carry(myself, Command::Tick);
+            }
         }
     }
 
@@ -247,6 +251,7 @@ impl ShardState {
                     _ => 0,
                 };
                 self.args.entry.allow_deliveries(&mut loaded.shard, wanted);
+                loaded.shard.hold_ends(!self.args.clock.may_expire());
                 Some(loaded.shard.apply(now, command))
             }
             Phase::Parked | Phase::Loading(_) | Phase::Recovering | Phase::Gone => None,

@@ -185,6 +185,24 @@ impl Store {
         self.cell.blocking().run(Job::Read, move || cell.make_room()).await.unwrap_or(false)
     }
 
+    /// How long commits took since the last look, ms: see [`EngineCell::pace`].
+    #[must_use]
+    pub fn pace(&self) -> Option<u64> {
+        self.cell.pace()
+    }
+
+    /// One commit of nothing, behind the turn that runs: whether the store can.
+    pub async fn probe(&self) -> bool {
+        let turn = self.cell.next_turn().await;
+        let cell = self.cell.clone();
+        let probe = move || {
+            let done = cell.probe();
+            drop(turn);
+            done
+        };
+        self.cell.blocking().run(Job::Turn, probe).await.unwrap_or(false)
+    }
+
     fn hand_in(&self, item: Item) {
         let queue = self.cell.queue();
         if queue.push(item) && self.handle.cast(StoreMsg::Begin).is_err() {

@@ -6,6 +6,7 @@ use super::engine::{Engine, TopicRow, Work};
 use super::error::{StoreError, UnitFailure};
 use super::identity::Identity;
 use super::load::LoadJob;
+use super::pace::Pace;
 use super::queue::{Counts, Queue, Turn};
 use super::read::Reader;
 use super::recover::{BootCounts, ClockFrom, Opening};
@@ -89,6 +90,7 @@ pub struct EngineCell {
     identity: Identity,
     observer: Arc<dyn StoreObserver>,
     healthy: AtomicBool,
+    pace: Pace,
     /// Lease clocks that have stopped since the last commit.
     stilled: Mutex<BTreeMap<ShardId, Millis>>,
 }
@@ -152,6 +154,7 @@ impl EngineCell {
             identity,
             observer,
             healthy: AtomicBool::new(true),
+            pace: Pace::default(),
             stilled: Mutex::default(),
         };
         Ok(Opened { cell: Arc::new(cell), topics, next_shard, last_alive, clock })
@@ -285,11 +288,15 @@ impl EngineCell {
         let stilled = self.tell_stilled(engine);
         #[allow(clippy::disallowed_methods, reason = "measures a duration for a metric; decides nothing")]
         let started = std::time::Instant::now();
-        match engine.commit(&mut work) {
+        self.pace.begin(self.clock.now());
+        let committed = engine.commit(&mut work);
+        let took = started.elapsed().as_secs_f64();
+        self.pace.end(took);
+        match committed {
             Ok(committed) => {
                 self.stilled_written(&stilled);
                 if committed.size > 0 {
-                    self.observer.committed(started.elapsed().as_secs_f64(), committed.size);
+                    self.observer.committed(took, committed.size);
                 }
                 Some(Finished { units, results: committed.results, loads: Vec::new() })
             }
@@ -404,6 +411,29 @@ impl EngineCell {
                 false
             }
         }
+    }
+
+    /// The mean time of the commits since the last look, ms, or the age of the one that runs, if that is more;
+    /// `None` = there was none. For one who looks.
+    #[must_use]
+    pub fn pace(&self) -> Option<u64> {
+        self.pace.look(self.clock.now())
+    }
+
+    /// One commit that changes nothing but the time saved. Blocks. Whether it went well.
+    pub(crate) fn probe(&self) -> bool {
+        let mut state = self.lock();
+        let Ok(engine) = self.engine(&mut state) else { return false };
+        let began = self.clock.now();
+        self.pace.begin(began);
+        let done = engine.save_time();
+        self.pace.end(self.clock.now().since(began) as f64 / 1e3);
+        if let Err(error) = &done {
+            self.observer.failed();
+            tracing::error!(%error, "a commit to try the store failed, it is reopened");
+            self.close(&mut state);
+        }
+        done.is_ok()
     }
 
     /// Ends the store in good order, after the turn that runs: everything folded, marks saved.

@@ -115,6 +115,23 @@ impl Engine {
         Ok(true)
     }
 
+    /// A commit of the marks alone.
+    ///
+    /// # Errors
+    /// As for a commit: the engine must be dropped.
+    pub(crate) fn save_time(&mut self) -> Result<(), StoreError> {
+        if self.poisoned {
+            return Err(StoreError::Reopening);
+        }
+        self.poisoned = true;
+        self.last_commit = self.clock.now().max(self.last_commit);
+        let txn = self.begin()?;
+        self.save_marks(&txn, self.last_commit)?;
+        txn.commit()?;
+        self.poisoned = false;
+        Ok(())
+    }
+
     /// Folds everything and saves the marks: the last commit before closing.
     pub(crate) fn settle_for_good(&mut self) -> Result<(), StoreError> {
         if self.poisoned {
@@ -136,8 +153,9 @@ impl Engine {
     /// Drops the keys of expiry buckets that have passed.
     pub(crate) fn sweep_dedup(&mut self, txn: &WriteTransaction, now: Millis) -> Result<(), StoreError> {
         self.dedup_swept = now;
-        self.dedup.forget_before(now);
-        let bucket = now.0 / DEDUP_BUCKET_MS;
+        let ends = self.clock.ends_by(now);
+        self.dedup.forget_before(ends);
+        let bucket = ends.0 / DEDUP_BUCKET_MS;
         txn.open_table(DEDUP)?.retain_in(..(bucket, 0), |_, _| false)?;
         Ok(())
     }

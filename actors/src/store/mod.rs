@@ -22,6 +22,7 @@ mod inventory;
 mod letters;
 mod load;
 pub mod offline;
+mod pace;
 mod prepare;
 mod queue;
 mod read;

@@ -173,7 +173,8 @@ impl Engine {
         work: &Work,
         message: &NewMessage,
     ) -> PutOutcome {
-        let verdict = message.dedup.as_ref().map(|claim| (claim, self.dedup.check(now, shard, claim)));
+        let ends = self.clock.ends_by(now);
+        let verdict = message.dedup.as_ref().map(|claim| (claim, self.dedup.check(ends, shard, claim)));
         match verdict {
             Some((_, Verdict::Duplicate { slot, enqueued, other_body })) => {
                 return PutOutcome::Duplicate { slot, enqueued, other_body };

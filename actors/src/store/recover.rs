@@ -228,11 +228,12 @@ impl Engine {
     }
 
     fn read_dedup(&mut self, txn: &WriteTransaction, now: Millis) -> Result<(), StoreError> {
+        let ends = self.clock.ends_by(now);
         for row in txn.open_table(DEDUP)?.iter()? {
             let (key, value) = row?;
             let damaged = |why| StoreError::damaged("dedup", format!("{:?}", key.value()), why);
             let rows: Vec<DedupRow> = open_value(value.value()).map_err(damaged)?;
-            let lives = |row: &DedupRow| row.expires > now && self.topics.contains_key(&row.shard);
+            let lives = |row: &DedupRow| row.expires > ends && self.topics.contains_key(&row.shard);
             rows.into_iter().filter(lives).for_each(|row| self.dedup.restore(row));
         }
         Ok(())

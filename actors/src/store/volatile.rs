@@ -128,8 +128,8 @@ impl Engine {
 
     /// Takes over what another engine left.
     pub(crate) fn adopt(&mut self, left: Volatile) {
-        let now = self.last_commit;
-        left.keys.into_iter().filter(|row| row.expires > now).for_each(|row| self.dedup.restore(row));
+        let ends = self.clock.ends_by(self.last_commit);
+        left.keys.into_iter().filter(|row| row.expires > ends).for_each(|row| self.dedup.restore(row));
         for (chunk, kept) in left.chunks {
             self.next_chunk = self.next_chunk.max(chunk + 1);
             self.adopt_chunk(chunk, kept);

@@ -9,6 +9,7 @@ mod args;
 mod bench;
 mod cap;
 mod client;
+mod clock;
 mod config;
 mod control;
 mod demo;
@@ -22,6 +23,7 @@ mod policy;
 mod snapshot;
 mod status;
 mod store;
+mod top;
 mod topic;
 mod watch;
 
@@ -57,6 +59,8 @@ struct Cli {
 enum Command {
     /// Show whether the node is ready, where it listens, and how it is
     Status,
+    /// Show the node, its rates and its topics, again and again; q quits
+    Top(top::TopArgs),
     /// Show what happens in the node, as it happens
     Tail(watch::TailArgs),
     /// Check that a node in amnesia keeps its promises
@@ -65,6 +69,9 @@ enum Command {
     /// List and release what crashed too often
     #[command(subcommand)]
     Quarantine(watch::QuarantineCommand),
+    /// Accept the node's clock after a start that was in doubt of it
+    #[command(subcommand)]
+    Clock(clock::ClockCommand),
     /// Check a configuration, or print what is in force
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -141,6 +148,8 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Tail(args) => watch::tail(args, node()?, out).await,
         Command::Amnesia(command) => watch::amnesia(command, node()?, out).await,
         Command::Quarantine(command) => watch::quarantine(command, node()?, out).await,
+        Command::Top(args) => top::run(args, node()?, out).await,
+        Command::Clock(command) => clock::run(command, node()?, out).await,
         Command::Status => status::run(node()?, out).await,
         Command::Policy(command) => policy::run(command, node, out).await,
         Command::Topic(command) => topic::run(command, node()?, out).await,

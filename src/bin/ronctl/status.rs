@@ -19,6 +19,9 @@ pub(crate) struct Status {
     /// Topics and providers that crashed too often.
     #[serde(default)]
     pub(crate) quarantined: Vec<Value>,
+    /// What an operator should know of, though it is ready.
+    #[serde(default)]
+    pub(crate) warn: Vec<String>,
     /// Build.
     pub(crate) version: String,
     /// `macronode` or `micronode`.
@@ -71,6 +74,7 @@ pub(crate) async fn run(mut client: Client, out: Output) -> Result<(), Failure> 
     if !status.missing.is_empty() {
         pairs.insert(1, ("missing", status.missing.join(", ")));
     }
+    pairs.extend(status.warn.iter().map(|warning| ("warning", warning.clone())));
     if !status.quarantined.is_empty() {
         let names: Vec<String> = status.quarantined.iter().map(plain).collect();
         pairs.push(("quarantined", names.join(", ")));
@@ -89,7 +93,7 @@ fn plain(value: &Value) -> String {
 }
 
 /// `3d 4h`, `4h 5m`, `5m 6s` or `6s`.
-fn uptime(ms: u64) -> String {
+pub(crate) fn uptime(ms: u64) -> String {
     let seconds = ms / 1000;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {

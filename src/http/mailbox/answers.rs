@@ -6,7 +6,7 @@ use super::topic::paused_text;
 use crate::http::error::{Failure, json_of};
 use axum::response::Response;
 use http::StatusCode;
-use ron_actors::mailbox::api::{Enqueued, PeekPage, TopicRow, TopicStat};
+use ron_actors::mailbox::{Enqueued, PeekPage, TopicRow, TopicStat};
 use ron_actors::mailbox::{Fate, Happened, MessageHistory};
 use ron_core::envelope::Envelope;
 use ron_core::ids::{ContentHash, CorrId, MessageId};

@@ -1,7 +1,8 @@
 //! The mailbox as the handlers see it, so that they can be tested without one.
 
-use ron_actors::mailbox::api::{Delivery, Enqueued, Mailbox, PeekPage, Settle, TopicRow, TopicStat};
+use ron_actors::mailbox::api::Delivery;
 use ron_actors::mailbox::{DeliveryStream, MessageHistory, TopicInForce};
+use ron_actors::mailbox::{Enqueued, Mailbox, PeekPage, Settle, TopicRow, TopicStat};
 use ron_core::envelope::Envelope;
 use ron_core::ids::{CorrId, MessageId, QueueKey, Tenant};
 use ron_core::message::NewMessage;

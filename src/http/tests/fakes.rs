@@ -8,7 +8,7 @@ use crate::http::request::Peer;
 use bytes::Bytes;
 use futures::Stream;
 use http::{HeaderMap, Method};
-use ron_actors::mailbox::api::{Enqueued, PeekPage, Settle, TopicRow, TopicStat};
+use ron_actors::mailbox::{Enqueued, PeekPage, Settle, TopicRow, TopicStat};
 use ron_actors::mailbox::{Fate, MessageHistory, TopicInForce};
 use ron_core::capability::RevokeRequest;
 use ron_core::envelope::{DeliveryView, Envelope};
@@ -436,6 +436,10 @@ impl ControlDesk for FakeDesk {
 
     async fn release(&self, name: &str, _: Peer) -> Result<serde_json::Value, Refusal> {
         Err(Refusal::new(Reason::NotFound, format!("{name} is not in quarantine")))
+    }
+
+    async fn accept_clock(&self, _: Peer) -> Result<serde_json::Value, Refusal> {
+        Err(Refusal::new(Reason::NotFound, "there is nothing to accept"))
     }
 
     fn events(&self, topic: &str, since: Duration, follow: bool) -> impl Stream<Item = Bytes> + 'static {

@@ -69,6 +69,8 @@ pub struct Shard {
     /// Beside the topic's own `max_inflight`: what limits beyond the topic leave it.
     inflight_allowed: usize,
     paused: Paused,
+    /// See [`Shard::hold_ends`].
+    ends_held: bool,
     /// Ready, never handed out, without TTL.
     fresh: fresh::Fresh,
     /// Of `fresh`: the groups of those that name one.
@@ -119,6 +121,7 @@ impl Shard {
             settings,
             inflight_allowed: usize::MAX,
             paused: Paused::default(),
+            ends_held: false,
             fresh: fresh::Fresh::default(),
             fresh_groups: BTreeMap::new(),
             groups: groups::Groups::default(),

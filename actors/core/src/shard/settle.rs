@@ -199,7 +199,7 @@ impl Shard {
         if let Some(reason) = self.exhausted(&msg) {
             return self.bury(now, slot, msg, reason, nack.note.clone(), step);
         }
-        if delay_ms == 0 && self.end_of(&msg) <= now {
+        if delay_ms == 0 && self.end_of(&msg) <= self.ends_by(now) {
             return self.expire(slot, &msg, step);
         }
         match nack.mode {

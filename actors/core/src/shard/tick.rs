@@ -15,13 +15,30 @@ impl Shard {
         let times = [
             deadline,
             self.dues.first().map(|&(at, _)| at),
-            self.fresh.front().map(|front| front.enqueued.plus(self.settings.retention_ms)),
-            self.expiring.first().map(|&(at, _)| at),
-            self.buried.first().map(|&(at, _)| at.plus(self.settings.dlq_retention_ms)),
+            self.next_end().filter(|_| !self.ends_held),
             self.waiters.next_until(),
             (!self.moved.is_empty()).then_some(self.recovered_at),
         ];
         times.into_iter().flatten().min()
+    }
+
+    /// When a TTL or retention next ends something.
+    fn next_end(&self) -> Option<Millis> {
+        let fresh = self.fresh.front().map(|front| front.enqueued.plus(self.settings.retention_ms));
+        let returned = self.expiring.first().map(|&(at, _)| at);
+        let dead = self.buried.first().map(|&(at, _)| at.plus(self.settings.dlq_retention_ms));
+        [fresh, returned, dead].into_iter().flatten().min()
+    }
+
+    /// Whether TTLs and retention end nothing from the next command on, until it is set again. Leases, delays
+    /// and waiting receives run on.
+    pub fn hold_ends(&mut self, held: bool) {
+        self.ends_held = held;
+    }
+
+    /// Up to when things have ended by `now`.
+    pub(super) fn ends_by(&self, now: Millis) -> Millis {
+        if self.ends_held { Millis(0) } else { now }
     }
 
     /// Whether nothing but ready and dead messages is left, and nobody receives: the shard can be dropped and
@@ -43,14 +60,15 @@ impl Shard {
                 self.come_back(now, slot, msg, step);
             }
         }
-        while let Some(slot) = due(self.expiring.first(), now) {
+        let ends = self.ends_by(now);
+        while let Some(slot) = due(self.expiring.first(), ends) {
             match self.take_returned(slot) {
                 Some(msg) => self.expire(slot, &msg, step),
                 None => drop(self.expiring.pop_first()),
             }
         }
-        self.end_fresh(now, step);
-        self.end_dead(now, step);
+        self.end_fresh(ends, step);
+        self.end_dead(ends, step);
         self.serve(now, step);
         self.waiters.give_up(now, &mut step.empty_handed);
     }
@@ -123,7 +141,7 @@ impl Shard {
 
     /// Makes a message ready, unless its TTL or retention has ended by now. Whether it is ready.
     fn come_back(&mut self, now: Millis, slot: Slot, msg: Msg, step: &mut Step) -> bool {
-        if self.end_of(&msg) <= now {
+        if self.end_of(&msg) <= self.ends_by(now) {
             self.expire(slot, &msg, step);
             return false;
         }

@@ -6,6 +6,7 @@ mod cover;
 mod disk;
 mod drive;
 mod expect;
+mod held;
 mod model;
 mod msg;
 mod revive;

@@ -1,0 +1,55 @@
+//! What the brownout sentinel reads and moves: the budget of sends, readiness, the metric, the bus.
+
+use crate::http::admission::Budgets;
+use crate::http::readiness::{Part, Readiness};
+use crate::metrics::Metrics;
+use ron_actors::kernel::bus::Bus;
+use ron_actors::kernel::event::Event;
+use ron_actors::sentinel::Sensors;
+use ron_core::brownout::Switch;
+use std::sync::Arc;
+
+/// See the module.
+#[derive(Debug)]
+pub struct NodeSensors {
+    /// The budgets of the listeners.
+    pub budgets: Arc<Budgets>,
+    /// Where sends ask whether they may come in.
+    pub readiness: Arc<Readiness>,
+    /// For `brownout_active`.
+    pub metrics: Arc<Metrics>,
+    /// For those who listen.
+    pub bus: Bus,
+}
+
+impl NodeSensors {
+    fn shed(&self, active: bool) {
+        self.readiness.set(Part::Brownout, !active);
+        self.metrics.interop.brownout_active.set(if active { 1.0 } else { 0.0 });
+    }
+}
+
+impl Sensors for NodeSensors {
+    fn budget_percent(&self) -> u8 {
+        self.budgets.sends.percent_in_use()
+    }
+
+    fn switched(&self, switch: Switch) {
+        match switch {
+            Switch::Slow(p95_ms) => {
+                tracing::warn!(p95_ms, "the store is too slow (interop.brownout): new messages are refused");
+            }
+            Switch::Full => {
+                tracing::warn!("mailbox.admission.bytes stays full: new messages are refused for a while");
+            }
+            Switch::Clear => tracing::info!("the store keeps up again: new messages are accepted"),
+        }
+        let active = switch != Switch::Clear;
+        self.shed(active);
+        self.bus.publish(Event::Brownout { active });
+    }
+
+    fn began(&self) {
+        self.shed(false);
+    }
+}
