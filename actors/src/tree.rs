@@ -93,7 +93,7 @@ impl Foundation {
         let (router_actor, fanout_actor) = (HandlePublisher::new(), HandlePublisher::new());
         let mailbox = Mailbox::new(
             self.directory.clone(),
-            (router_actor.handle(), fanout_actor.handle()),
+            router_actor.handle(),
             store.clone(),
             self.clock.clone(),
             observer.clone(),

@@ -2,7 +2,6 @@
 
 use super::MailboxObserver;
 use super::closing::deleted;
-use super::courier::FanoutMsg;
 pub use super::delivery::Delivery;
 use super::delivery::Granted;
 use super::directory::{Directory, Entry};
@@ -84,7 +83,6 @@ pub struct Mailbox {
 pub(super) struct Inner {
     pub(super) directory: Arc<Directory>,
     router: Handle<RouterMsg>,
-    pub(super) fanout: Handle<FanoutMsg>,
     pub(super) store: Store,
     pub(super) clock: Arc<dyn Clock>,
     observer: Arc<dyn MailboxObserver>,
@@ -94,12 +92,12 @@ impl Mailbox {
     /// A mailbox over these parts.
     pub fn new(
         directory: Arc<Directory>,
-        (router, fanout): (Handle<RouterMsg>, Handle<FanoutMsg>),
+        router: Handle<RouterMsg>,
         store: Store,
         clock: Arc<dyn Clock>,
         observer: Arc<dyn MailboxObserver>,
     ) -> Mailbox {
-        Mailbox { inner: Arc::new(Inner { directory, router, fanout, store, clock, observer }) }
+        Mailbox { inner: Arc::new(Inner { directory, router, store, clock, observer }) }
     }
 
     /// All queues.

@@ -41,8 +41,6 @@ pub enum FanoutMsg {
     Look,
     /// The courier of this list has nobody left to go to.
     Over(ShardId),
-    /// Fail: a drill wants to see the restart.
-    Crash,
 }
 
 /// What it keeps: tasks that end with it.
@@ -69,7 +67,11 @@ impl Actor for Fanout {
     type State = FanoutState;
     type Arguments = Mailbox;
 
-    async fn pre_start(&self, myself: FanoutRef, mailbox: Mailbox) -> Result<FanoutState, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: FanoutRef,
+        mailbox: Mailbox,
+    ) -> Result<FanoutState, ActorProcessingErr> {
         let (reader, actor) = (mailbox.inner.store.reader().clone(), myself.clone());
         let listener = tokio::spawn(async move {
             loop {
@@ -97,7 +99,6 @@ impl Actor for Fanout {
                 // It may have got subscribers meanwhile.
                 state.look(&myself);
             }
-            FanoutMsg::Crash => return Err("killed by a drill".into()),
         }
         Ok(())
     }
@@ -185,7 +186,9 @@ impl Courier {
         let reader = self.mailbox.inner.store.reader().clone();
         let chunks = reader.fans().lock().list(self.list).map(backlog).unwrap_or_default();
         let filters = together.iter().any(|due| !due.subscription.filter.is_open());
-        let Ok((sent, to)) = reader.sent(chunks, from, COPIES_MAX).await else { return self.rest_all(together) };
+        let Ok((sent, to)) = reader.sent(chunks, from, COPIES_MAX).await else {
+            return self.rest_all(together);
+        };
         let metas = match filters {
             true => self.metas(&sent).await,
             false => Ok(Vec::new()),
@@ -197,10 +200,18 @@ impl Courier {
         for due in together {
             let subscription = &due.subscription;
             // What cannot be read is not kept from anybody: its copies go to their dead-letter queues.
-            let wanted = |i: usize| metas.get(i).is_none_or(|meta| meta.as_ref().is_none_or(|meta| subscription.filter.wants(meta)));
+            let wanted = |i: usize| {
+                metas
+                    .get(i)
+                    .is_none_or(|meta| meta.as_ref().is_none_or(|meta| subscription.filter.wants(meta)))
+            };
             let its_own = |of: &CopyOf| subscription.until.is_none_or(|until| of.slot < until);
-            let messages: Vec<CopyOf> =
-                sent.iter().enumerate().filter(|(i, of)| its_own(of) && wanted(*i)).map(|(_, of)| *of).collect();
+            let messages: Vec<CopyOf> = sent
+                .iter()
+                .enumerate()
+                .filter(|(i, of)| its_own(of) && wanted(*i))
+                .map(|(_, of)| *of)
+                .collect();
             let (list, number, since) = (self.list, due.number, subscription.since);
             let step = Advance { list, number, since, from, to };
             match messages.is_empty() {

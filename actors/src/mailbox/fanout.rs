@@ -196,9 +196,4 @@ impl Mailbox {
         });
         Ok(page.await.map_err(refusal)?.unwrap_or_default())
     }
-
-    /// Makes the actor fail that brings copies: for drills.
-    pub fn crash_fanout(&self) {
-        let _ = self.inner.fanout.cast(super::courier::FanoutMsg::Crash);
-    }
 }

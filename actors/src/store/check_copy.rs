@@ -49,6 +49,8 @@ impl Records {
             return Ok(Err("the record that it is a copy of lies outside its body"));
         }
         let read = read_record(source, head.enqueued, &Bytes::from(body).slice(place));
-        Ok(read.map(|message| message.payload.len()).map_err(|_| "the record that it is a copy of is damaged"))
+        Ok(read
+            .map(|message| message.payload.len())
+            .map_err(|_| "the record that it is a copy of is damaged"))
     }
 }

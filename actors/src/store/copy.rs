@@ -31,7 +31,8 @@ const CACHE_BYTES: usize = 8 << 20;
 
 /// Every table of a store; one that is missing here would be missing in the copy.
 const TABLES: [&str; 14] = [
-    "meta", "topic", "head", "body", "delta", "state", "note", "dlq", "dedup", "still", "task", "list", "subs", "fan",
+    "meta", "topic", "head", "body", "delta", "state", "note", "dlq", "dedup", "still", "task", "list",
+    "subs", "fan",
 ];
 
 /// Where the store is to be read from; it says no once the store was reopened.

@@ -7,7 +7,7 @@ use super::error::StoreError;
 use super::schema::{FAN, HEAD, LIST, SUBS};
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 use ron_core::fanout::{Advance, Edit, Fan, Fans, ListInForce, PAGE_PLACES, Subscription, Touched};
-use ron_core::ids::{QueueKey, ShardId, Slot};
+use ron_core::ids::{QueueKey, ShardId, Slot, Topic};
 use ron_core::message::CopyOf;
 use ron_core::reason::Refusal;
 use serde::{Deserialize, Serialize};
@@ -95,6 +95,12 @@ impl FanBook {
         *self.lock() = fans;
         self.wakes().values().for_each(|bell| bell.notify_one());
         self.news.notify_one();
+    }
+
+    /// Whether a topic is on the list of another that exists.
+    #[must_use]
+    pub fn is_on(&self, source: &QueueKey, topic: &Topic) -> bool {
+        self.lock().is_on(source, topic)
     }
 
     /// Messages that wait for each subscriber that is behind.

@@ -186,8 +186,7 @@ impl Engine {
             };
             let folded = merge(&folded, &self.unfolded(chunk));
             let refs = &self.refs;
-            let (head, body) =
-                survivors(&head, &body, &folded, |idx| refs.needs(Slot::new(chunk, idx)));
+            let (head, body) = survivors(&head, &body, &folded, |idx| refs.needs(Slot::new(chunk, idx)));
             heads.insert(chunk, head.encode().as_slice())?;
             bodies.insert(key, body.as_slice())?;
             if let Some(info) = self.chunks.get_mut(&chunk) {

@@ -6,9 +6,7 @@ use super::codec::Head;
 use super::error::StoreError;
 use super::findings::Findings;
 use super::inventory::Inventory;
-use super::schema::{
-    BODY, DEDUP, DELTA, DLQ, FAN, HEAD, LIST, META, NOTE, STATE, STILL, SUBS, TASK, TOPIC,
-};
+use super::schema::{BODY, DEDUP, DELTA, DLQ, FAN, HEAD, LIST, META, NOTE, STATE, STILL, SUBS, TASK, TOPIC};
 use super::untouched;
 use redb::{
     Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,

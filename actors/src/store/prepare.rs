@@ -120,18 +120,7 @@ impl Engine {
         let reserve_to = if unproven { self.next_chunk + RESERVED_CHUNKS } else { 0 };
         needs_disk |= unproven || !(chunks.is_empty() && delta.runs.is_empty() && touched.is_empty());
         let keys = cuts.keys;
-        Batch {
-            now,
-            chunks,
-            ram_chunks,
-            keys,
-            delta,
-            ram_delta,
-            touched,
-            reserve_to,
-            needs_disk,
-            size,
-        }
+        Batch { now, chunks, ram_chunks, keys, delta, ram_delta, touched, reserve_to, needs_disk, size }
     }
 
     fn change_lists(&self, shard: ShardId, work: &Work, boundary: Slot, touched: &mut Touched) {

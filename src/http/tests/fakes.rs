@@ -56,6 +56,10 @@ impl Held for FakeHeld {
         topic.as_str() != "hidden"
     }
 
+    fn allows(&self, _: &Ask<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     fn message_bytes_max(&self) -> Option<u64> {
         self.max_bytes
     }

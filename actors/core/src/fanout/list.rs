@@ -187,7 +187,9 @@ impl Fan {
     pub fn listed(&self, after: Option<&Topic>, limit: usize) -> Vec<Listed> {
         let (mut rows, sums) = (Vec::new(), Sums::of(&self.backlog));
         let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        for topic in self.by_topic.range::<Topic, _>((from, std::ops::Bound::Unbounded)).map(|(topic, _)| topic) {
+        for topic in
+            self.by_topic.range::<Topic, _>((from, std::ops::Bound::Unbounded)).map(|(topic, _)| topic)
+        {
             let place = self.current(topic).and_then(|number| self.places.get(&number));
             let Some(place) = place else { continue };
             if rows.len() == limit {
@@ -202,7 +204,10 @@ impl Fan {
     /// How many messages each subscriber that is behind has not got yet.
     pub fn lags(&self) -> impl Iterator<Item = (&QueueKey, u64)> {
         let sums = Sums::of(&self.backlog);
-        self.places.values().map(move |place| (&place.subscription.queue, sums.lag(place))).filter(|(_, lag)| *lag > 0)
+        self.places
+            .values()
+            .map(move |place| (&place.subscription.queue, sums.lag(place)))
+            .filter(|(_, lag)| *lag > 0)
     }
 
     /// Everybody who has messages to come, in the order of their numbers. Of a topic that was removed and added again
@@ -246,7 +251,8 @@ impl Fan {
         let free = (0..).zip(self.places.keys()).find(|(i, number)| *i != **number).map(|(i, _)| i);
         let number = free.unwrap_or(self.places.len() as u32);
         let queue = QueueKey { tenant: self.source.tenant.clone(), topic: topic.clone() };
-        let subscription = Subscription { queue: queue.clone(), filter: filter.clone(), since: boundary, until: None };
+        let subscription =
+            Subscription { queue: queue.clone(), filter: filter.clone(), since: boundary, until: None };
         self.restore(number, subscription, boundary);
         self.joined.push(queue);
         self.added += 1;
@@ -348,7 +354,8 @@ impl Fan {
 
     /// Whether nothing is to come for it, for now.
     fn is_through(&self, place: &Place) -> bool {
-        let mut chunks = self.backlog.range(place.next.chunk()..).take_while(|(chunk, _)| **chunk < place.end().chunk());
+        let mut chunks =
+            self.backlog.range(place.next.chunk()..).take_while(|(chunk, _)| **chunk < place.end().chunk());
         let passed = |chunk: u64, end: u16| chunk == place.next.chunk() && place.next.idx() >= end;
         chunks.all(|(chunk, (first, count))| passed(*chunk, first + count))
     }

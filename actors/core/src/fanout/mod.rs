@@ -14,7 +14,7 @@ mod tests;
 pub use edit::{Addition, Edit};
 pub use list::{Due, Fan, Listed};
 
-use crate::ids::{QueueKey, ShardId, Slot};
+use crate::ids::{QueueKey, ShardId, Slot, Topic};
 use crate::message::MessageMeta;
 use crate::reason::{Reason, Refusal};
 use serde::{Deserialize, Serialize};
@@ -149,6 +149,13 @@ impl Fans {
         self.lists.get(&shard).is_some_and(|fan| fan.count() > 0)
     }
 
+    /// Whether a topic is on the list of another that exists.
+    #[must_use]
+    pub fn is_on(&self, source: &QueueKey, topic: &Topic) -> bool {
+        let list = self.sources.get(source).and_then(|shard| self.lists.get(shard));
+        list.is_some_and(|fan| fan.is_on(topic))
+    }
+
     /// Whether somebody still waits for messages of this chunk.
     #[must_use]
     pub fn holds(&self, chunk: u64) -> bool {
@@ -184,7 +191,10 @@ impl Fans {
     pub fn judge(&self, shard: ShardId, source: &QueueKey, edit: &Edit) -> Result<(), Refusal> {
         let malformed = |text: String| Err(Refusal::new(Reason::Malformed, text));
         if !edit.add.is_empty() && self.subscribed.contains_key(source) {
-            return malformed(format!("add: {} is a subscriber itself: its copies go no further", source.topic));
+            return malformed(format!(
+                "add: {} is a subscriber itself: its copies go no further",
+                source.topic
+            ));
         }
         let current = self.lists.get(&shard);
         let mut count = current.map_or(0, Fan::count) as usize;
@@ -200,7 +210,7 @@ impl Fans {
             }
             count += usize::from(current.is_none_or(|fan| !fan.is_on(&addition.topic)));
         }
-        let leaving = |topic: &&crate::ids::Topic| current.is_some_and(|fan| fan.is_on(topic));
+        let leaving = |topic: &&Topic| current.is_some_and(|fan| fan.is_on(topic));
         count = count.saturating_sub(edit.remove.iter().filter(leaving).count());
         if count > SUBSCRIBERS_MAX {
             return malformed(format!("add: a topic has at most {SUBSCRIBERS_MAX} subscribers"));

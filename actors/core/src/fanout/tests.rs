@@ -116,7 +116,10 @@ fn copies_go_no_further_and_limits_are_named() {
     edit(&mut fans, 12, &remove(&["a"])).unwrap();
     assert!(refused(&mut fans, 2, "a", &add(&["x"])).contains("a is a subscriber itself"));
     assert!(bring(&mut fans, "a", at(11)));
-    assert_eq!(fans.edit(ShardId(2), &queue("a"), at(14), &add(&["x"]), &mut Touched::default()).unwrap().count, 1);
+    assert_eq!(
+        fans.edit(ShardId(2), &queue("a"), at(14), &add(&["x"]), &mut Touched::default()).unwrap().count,
+        1
+    );
     let names: Vec<String> = (0..SUBSCRIBERS_MAX).map(|i| format!("s{i}")).collect();
     for some in names.chunks(EDIT_MAX) {
         let some: Vec<&str> = some.iter().map(String::as_str).collect();
@@ -140,7 +143,8 @@ fn the_same_again_changes_nothing_and_another_filter_counts_from_then_on() {
     assert!(bring(&mut fans, "a", at(13)));
     let next = fans.list(S).unwrap().due().next().unwrap();
     assert_eq!((next.from, next.subscription.filter.is_open()), (at(14), false));
-    let meta = |value: &str| MessageMeta { attrs: vec![("k".into(), value.into())], ..MessageMeta::default() };
+    let meta =
+        |value: &str| MessageMeta { attrs: vec![("k".into(), value.into())], ..MessageMeta::default() };
     assert!(next.subscription.filter.wants(&meta("v")) && !next.subscription.filter.wants(&meta("w")));
     assert!(!next.subscription.filter.wants(&MessageMeta::default()));
 }
@@ -202,7 +206,9 @@ fn a_change_is_checked_before_it_is_looked_up() {
     assert!(refused(&Edit::default()).contains("1 to 1000"));
     let many: Vec<String> = (0..=EDIT_MAX).map(|i| format!("s{i}")).collect();
     assert!(refused(&add(&many.iter().map(String::as_str).collect::<Vec<_>>())).contains("1 to 1000"));
-    assert!(refused(&Edit { add: add(&["a"]).add, remove: remove(&["a"]).remove }).contains("a is named twice"));
+    assert!(
+        refused(&Edit { add: add(&["a"]).add, remove: remove(&["a"]).remove }).contains("a is named twice")
+    );
     assert!(refused(&add(&["news"])).contains("to itself"));
     assert!(refused(&wanting("a", "k", &"v".repeat(5_000))).starts_with("add[].filter.attr"));
     assert!(wanting("a", "k", "v").check(&queue("news")).is_ok());
