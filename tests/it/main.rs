@@ -10,6 +10,7 @@ mod config;
 mod crowd;
 mod deletion;
 mod dlq;
+mod fanout;
 mod harness;
 mod history;
 mod http;

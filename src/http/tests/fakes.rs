@@ -163,6 +163,7 @@ pub(super) fn envelope(payload: &'static str) -> Envelope {
             corr_id: "corr-0001".into(),
             source_msg_id: None,
         },
+        copied_from: None,
     };
     let view =
         DeliveryView { receipt: Some("r1".into()), attempt: 1, delivery: 1, ..DeliveryView::default() };
