@@ -139,12 +139,15 @@ fn who_is_full_or_paused_keeps_its_place_holds_up_nobody_and_goes_on_by_itself()
     let node = node.kill_and_restart();
     let client = node.operator();
     assert_eq!((lag(&client, "news", "full"), lag(&client, "news", "idle")), (5, 7));
-    client.call("DELETE", "/v1/acme/news", &[("Content-Type", b"application/json")], br#"{"confirm":"news"}"#).json(200);
+    client
+        .call("DELETE", "/v1/acme/news", &[("Content-Type", b"application/json")], br#"{"confirm":"news"}"#)
+        .json(200);
     client.post("/v1/acme/idle/resume", &json!({"what": "enqueue"})).json(200);
     assert_eq!(copies(&client, "idle", 7), bodies);
     let mut seen = Vec::new();
     while seen.len() < 7 {
-        let got = poll("room was made", || Some(recv(&client, "full", &json!({}))).filter(|got| !got.is_empty()));
+        let got =
+            poll("room was made", || Some(recv(&client, "full", &json!({}))).filter(|got| !got.is_empty()));
         seen.push(got[0]["payload"].as_str().unwrap().to_owned());
         settle(&client, "full", "ack", &json!({"receipts": [receipt(&got[0])]}));
     }
@@ -167,7 +170,9 @@ fn a_deleted_subscriber_is_off_the_list_and_a_delay_or_a_ttl_holds_for_copies_to
     add(&client, "news", &["a", "b"]);
     send(&client, "news", "x", None);
     copies(&client, "a", 1);
-    client.call("DELETE", "/v1/acme/a", &[("Content-Type", b"application/json")], br#"{"confirm":"a"}"#).json(200);
+    client
+        .call("DELETE", "/v1/acme/a", &[("Content-Type", b"application/json")], br#"{"confirm":"a"}"#)
+        .json(200);
     let page = list(&client, "news");
     assert_eq!((&page["count"], &page["version"]), (&json!(1), &json!(2)));
     enqueue(&client, "news", b"later", &[("X-Delay-Ms", b"600000"), ("Content-Type", b"text/plain")]);

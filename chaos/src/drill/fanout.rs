@@ -12,7 +12,7 @@ use ron_actors::kernel::bus::BusLimits;
 use ron_actors::kernel::child::NoObserver;
 use ron_actors::kernel::clock::SystemClock;
 use ron_actors::mailbox::{Mailbox, MailboxConfig, Settle};
-use ron_actors::store::{EngineCell, FileMedium, StoreConfig, offline};
+use ron_actors::store::{EngineCell, FileMedium, StoreConfig, StoreError, offline};
 use ron_actors::tree::{Foundation, Tree, TreeArgs};
 use ron_core::fanout::{Addition, Edit, Filter};
 use ron_core::ids::{ContentHash, QueueKey, Tenant, Topic};
@@ -58,6 +58,8 @@ pub struct Report {
 }
 
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+/// Looks, a millisecond each, until what a killed node left running has ended.
+const LETS_GO_MS: u32 = 20_000;
 const DRAINED_WITHIN: Duration = Duration::from_secs(120);
 const ALL: Want = Want { max_messages: 256, max_bytes: 16 << 20, visibility_ms: Some(60_000) };
 
@@ -156,7 +158,7 @@ impl Drill {
         tap.kill();
         drop(tree);
         // Its threads end at their next breath.
-        for _ in 0..20_000 {
+        for _ in 0..LETS_GO_MS {
             if Arc::strong_count(&cell) == 1 {
                 return Ok(());
             }
@@ -349,20 +351,27 @@ impl Drill {
     }
 }
 
+/// Opens the store, once the last thread of the life before has let go of it.
 fn lay(path: &Path, tap: &Arc<Tap>) -> Result<Foundation> {
-    let args = TreeArgs {
-        medium: Arc::new(FileMedium::new(path, 0)),
-        store: StoreConfig::default(),
-        mailbox: MailboxConfig::default(),
-        entropy: [9; 40],
-        seed: 1,
-        restarts: RestartPolicy::default(),
-        bus: BusLimits::default(),
-        store_observer: tap.clone(),
-        kernel_observer: Arc::new(NoObserver),
-    };
-    let clock_from = |saved| Arc::new(SystemClock::starting_from(saved)) as _;
-    Foundation::lay(args, &clock_from).map_err(|error| anyhow!("{error}"))
+    for _ in 0..LETS_GO_MS {
+        let args = TreeArgs {
+            medium: Arc::new(FileMedium::new(path, 0)),
+            store: StoreConfig::default(),
+            mailbox: MailboxConfig::default(),
+            entropy: [9; 40],
+            seed: 1,
+            restarts: RestartPolicy::default(),
+            bus: BusLimits::default(),
+            store_observer: tap.clone(),
+            kernel_observer: Arc::new(NoObserver),
+        };
+        let clock_from = |saved| Arc::new(SystemClock::starting_from(saved)) as _;
+        match Foundation::lay(args, &clock_from) {
+            Err(StoreError::Locked) => std::thread::park_timeout(Duration::from_millis(1)),
+            laid => return laid.map_err(|error| anyhow!("{error}")),
+        }
+    }
+    Err(anyhow!("a killed node keeps its store open"))
 }
 
 async fn answered<T>(call: impl Future<Output = Result<T, ron_core::reason::Refusal>>) -> Result<T> {
