@@ -222,7 +222,7 @@ fn what_cannot_be_on_a_list_is_refused_by_name_and_changes_nothing() {
 }
 
 #[test]
-fn the_body_of_ten_thousand_copies_is_stored_once_and_pages_show_them_all() {
+fn the_body_of_two_thousand_copies_is_stored_once_and_pages_show_them_all() {
     let (node, client) = node();
     let names: Vec<String> = (0..2_000).map(|n| format!("s{n:04}")).collect();
     for some in names.chunks(1_000) {

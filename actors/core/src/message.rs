@@ -110,8 +110,8 @@ pub struct NewMessage {
 }
 
 impl NewMessage {
-    /// The group that it keeps its order in, as a hash of its attribute `group`; 0 = it names none. Two groups with one
-    /// hash wait for each other, and nothing worse.
+    /// The group that it keeps its order in, as a hash of its attribute `group`; 0 = it names none. Two groups with
+    /// one hash wait for each other, and nothing worse.
     #[must_use]
     pub fn group(&self) -> u64 {
         let named = self.meta.attrs.iter().find(|(name, _)| name == GROUP_ATTR);

@@ -1,6 +1,6 @@
-//! Brings copies to subscribers: an actor with one courier for each list. A courier holds nothing that matters: where each
-//! subscriber is stands in the store, moves with the copies in one commit, and a step from anywhere else is refused there.
-//! So a courier may be killed at any moment, and two of them do no harm.
+//! Brings copies to subscribers: an actor with one courier for each list. A courier holds nothing that matters:
+//! where each subscriber is stands in the store, moves with the copies in one commit, and a step from anywhere else
+//! is refused there. So a courier may be killed at any moment, and two of them do no harm.
 
 use super::api::Mailbox;
 use super::fanout::{Brought, CopiesReply};
@@ -159,8 +159,8 @@ impl Courier {
         }
     }
 
-    /// Brings everybody who is neither busy nor resting the next messages. Returns whether a cursor has moved already;
-    /// `None` = the list is over.
+    /// Brings everybody who is neither busy nor resting the next messages. Returns whether a cursor has moved
+    /// already; `None` = the list is over.
     async fn round(&mut self) -> Option<bool> {
         let now = self.mailbox.inner.clock.now();
         self.rests.retain(|_, rest| rest.until.plus(REST_REMEMBERED_MS) > now);
@@ -168,6 +168,9 @@ impl Courier {
         let mut due: Vec<Due> = {
             let fans = self.mailbox.inner.store.reader().fans().lock();
             let fan = fans.list(self.list).filter(|fan| fan.has_places())?;
+            if self.mailbox.inner.store.reader().fans().is_held_up() {
+                return Some(false);
+            }
             fan.due().filter(|due| !self.busy.contains(&due.number) && !resting(due.number)).collect()
         };
         due.sort_by_key(|due| due.from); // stable: the order of their numbers stays

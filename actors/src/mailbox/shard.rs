@@ -211,10 +211,7 @@ impl ShardState {
             ShardMsg::Copies(copies, reply, permit) => self.take_copies(myself, copies, reply, permit),
             ShardMsg::Delete(reply, permit) => self.close(myself, reply, permit),
             ShardMsg::Stat(reply) => self.stat(reply),
-            ShardMsg::Check(reply) => {
-                let Phase::Ready(loaded) = &self.phase else { return };
-                let _ = reply.send(loaded.shard.check());
-            }
+            ShardMsg::Check(reply) => self.check(reply),
             ShardMsg::Peek(peek, after, limit, reply) => self.peek(peek, after, limit, reply),
             ShardMsg::Look(slot, reply) => self.look(slot, reply),
             ShardMsg::Committed(ticket, outcomes) => self.committed(myself, ticket, &outcomes),

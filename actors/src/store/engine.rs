@@ -377,8 +377,8 @@ impl Engine {
         }
     }
 
-    /// Removes the chunks that nobody needs any more: nothing in them lives, no copy stands for a record of them, nobody
-    /// waits for one. Notes those that few messages keep.
+    /// Removes the chunks that nobody needs any more: nothing in them lives, no copy stands for a record of them,
+    /// nobody waits for one. Notes those that few messages keep.
     pub(crate) fn let_go(&mut self, txn: &WriteTransaction) -> Result<(), StoreError> {
         let mut dead = Vec::new();
         {

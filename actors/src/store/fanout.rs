@@ -12,6 +12,7 @@ use ron_core::message::CopyOf;
 use ron_core::reason::Refusal;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::Notify;
 
@@ -50,14 +51,16 @@ pub(crate) struct ListRow {
     pub(crate) version: u64,
 }
 
-/// The lists of a node, shared by the engine that writes them and the couriers. What is uncommitted in it is known to
-/// be so by the engine alone: a step that rests on what was lost is refused by the next engine.
+/// The lists of a node, shared by the engine that writes them and the couriers. What is uncommitted in it is known
+/// to be so by the engine alone: a step that rests on what was lost is refused by the next engine.
 #[derive(Debug, Default)]
 pub struct FanBook {
     fans: Mutex<Fans>,
     wakes: Mutex<BTreeMap<ShardId, Arc<Notify>>>,
     /// A list has come.
     pub(crate) news: Notify,
+    /// Nothing is to be brought now.
+    held_up: AtomicBool,
 }
 
 impl FanBook {
@@ -83,6 +86,17 @@ impl FanBook {
             Some(bell) => bell.notify_one(),
             None => self.news.notify_one(),
         }
+    }
+
+    /// Holds all copies up, or lets them go on: on a disk that is too full for new messages they have to wait, too.
+    pub fn hold_up(&self, held_up: bool) {
+        if self.held_up.swap(held_up, Ordering::AcqRel) && !held_up {
+            self.wakes().values().for_each(|bell| bell.notify_one());
+        }
+    }
+
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.held_up.load(Ordering::Acquire)
     }
 
     /// The bell of a list that is over.
@@ -228,8 +242,8 @@ pub(crate) fn read_fans(
     Ok(fans)
 }
 
-/// What a check finds of lists and cursors: rows that do not decode, or do not belong to each other. Each row's length
-/// is told to `count`.
+/// What a check finds of lists and cursors: rows that do not decode, or do not belong to each other. Each row's
+/// length is told to `count`.
 pub(crate) fn check_fans(
     txn: &ReadTransaction,
     mut count: impl FnMut(usize),
@@ -269,8 +283,8 @@ pub(crate) fn check_fans(
     Ok(lists)
 }
 
-/// The messages of `shard` in `chunks` (chunk, first place, count) from `from` on, at most `limit`, and the place behind
-/// the last of them.
+/// The messages of `shard` in `chunks` (chunk, first place, count) from `from` on, at most `limit`, and the place
+/// behind the last of them.
 pub(crate) fn read_sent(
     txn: &ReadTransaction,
     chunks: &[(u64, u16, u16)],

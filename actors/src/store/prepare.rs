@@ -48,8 +48,8 @@ struct Cuts {
 }
 
 impl Cuts {
-    /// Puts one message of `shard` behind all others of it, of either kind: in a commit too, places rise in the order
-    /// in which they are given, or one that comes later would stand before one that is at work already.
+    /// Puts one message of `shard` behind all others of it, of either kind: in a commit too, places rise in the
+    /// order in which they are given, or one that comes later would stand before one that is at work already.
     fn push(&mut self, ram: bool, shard: ShardId, message: &NewMessage) -> StoredAt {
         let cutter = if ram { &mut self.ram } else { &mut self.durable };
         if let Some((_, last)) = self.last.filter(|(of, _)| *of == shard) {

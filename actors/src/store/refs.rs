@@ -1,5 +1,5 @@
-//! Which records live copies stand for: a copy has a place and a state of its own, but its record is its source's. In
-//! memory only; rebuilt from the chunks' heads when the store is opened.
+//! Which records live copies stand for: a copy has a place and a state of its own, but its record is its source's.
+//! In memory only; rebuilt from the chunks' heads when the store is opened.
 
 use super::codec::Head;
 use ron_core::ids::Slot;

@@ -24,7 +24,8 @@ pub(crate) const TASK: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition:
 /// (expiry bucket, chunk) → idempotency keys, written with their messages.
 pub(crate) const DEDUP: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("dedup");
 
-/// source's shard → whose list of subscribers it is, and its version. Stays while somebody waits, though the topic be gone.
+/// source's shard → whose list of subscribers it is, and its version. Stays while somebody waits, though the topic
+/// be gone.
 pub(crate) const LIST: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("list");
 /// (source's shard, number) → a subscription: who, which messages, from which place to which.
 pub(crate) const SUBS: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("subs");
@@ -40,8 +41,9 @@ pub(crate) const STILL: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("
 /// Width of an expiry bucket of `DEDUP`, ms.
 pub(crate) const DEDUP_BUCKET_MS: u64 = 600_000;
 
-/// The format of this schema; a store with another one is refused. 2: topics have settings. 3: either states know of
-/// reprocessing, or a chunk's number is even and settings name a durability. 4: both. 5: a head's message may be a copy.
+/// The format of this schema; a store with another one is refused. 2: topics have settings. 3: either states know
+/// of reprocessing, or a chunk's number is even and settings name a durability. 4: both. 5: a head's message may be
+/// a copy.
 pub(crate) const FORMAT: u32 = 5;
 
 /// The key of a body part.

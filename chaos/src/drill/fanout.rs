@@ -1,9 +1,10 @@
-//! A node that is killed again and again while messages are copied to subscribers, while the list of subscribers changes,
-//! the source's messages are acked, purged or go with their topic, and some subscribers are full or paused. At the end each
-//! subscriber must have had each message of its time once, and no record may be left behind.
+//! A node that is killed again and again while messages are copied to subscribers, while the list of subscribers
+//! changes, the source's messages are acked, purged or go with their topic, and some subscribers are full or
+//! paused. At the end each subscriber must have had each message of its time once, and no record may be left
+//! behind.
 //!
-//! The node runs in this process, on a real file. It is killed between two commits, which the store's observer holds up:
-//! nothing that runs outlives that. What a kill inside a commit leaves is the crash images' business.
+//! The node runs in this process, on a real file. It is killed between two commits, which the store's observer
+//! holds up: nothing that runs outlives that. What a kill inside a commit leaves is the crash images' business.
 
 use super::tap::Tap;
 use anyhow::{Context, Result, anyhow};

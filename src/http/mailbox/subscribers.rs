@@ -1,5 +1,5 @@
-//! Routes of a topic's list of subscribers (SPEC §4.14). Changing it needs `admin` on the topic and `enqueue` on each topic
-//! that joins: whoever makes the list decides what they get from then on. Looking at it needs `admin`.
+//! Routes of a topic's list of subscribers (SPEC §4.14). Changing it needs `admin` on the topic and `enqueue` on
+//! each topic that joins: whoever makes the list decides what they get from then on. Looking at it needs `admin`.
 
 use super::{Answer, App, BATCH_BYTES_MAX, MailboxApp, MailboxService, Want};
 use crate::http::auth::{Access, Ask, Authority, Op};

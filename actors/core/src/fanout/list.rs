@@ -210,8 +210,8 @@ impl Fan {
             .filter(|(_, lag)| *lag > 0)
     }
 
-    /// Everybody who has messages to come, in the order of their numbers. Of a topic that was removed and added again
-    /// only the older subscription, until that is through.
+    /// Everybody who has messages to come, in the order of their numbers. Of a topic that was removed and added
+    /// again only the older subscription, until that is through.
     pub fn due(&self) -> impl Iterator<Item = Due> {
         let end = self.backlog.last_key_value().map(|(chunk, _)| *chunk);
         let behind = move |place: &Place| end.is_some_and(|end| place.next.chunk() <= end);

@@ -1,10 +1,10 @@
-//! Fanout: which topics get copies of a topic's messages, how far each has come, and what must be kept for those that
-//! have not come so far (SPEC §4.14).
+//! Fanout: which topics get copies of a topic's messages, how far each has come, and what must be kept for those
+//! that have not come so far (SPEC §4.14).
 //!
-//! A list has no versions that are stored: each subscription says from which place on, and up to which, messages are
-//! its own, and both are the place of the commit that changed the list. So a message goes to the list that was in force at
-//! its own commit, however late a subscriber takes it. Each subscription has a cursor: all before it is done with. Nothing
-//! here reads or writes; the store calls it at each commit, and the couriers ask it what is due.
+//! A list has no versions that are stored: each subscription says from which place on, and up to which, messages
+//! are its own, and both are the place of the commit that changed the list. So a message goes to the list that was
+//! in force at its own commit, however late a subscriber takes it. Each subscription has a cursor: all before it is
+//! done with. Nothing here reads or writes; the store calls it at each commit, and the couriers ask it what is due.
 
 mod edit;
 mod list;
@@ -223,8 +223,8 @@ impl Fans {
         Ok(())
     }
 
-    /// Changes the list of `source` from `boundary` on: what is there already, or is given a lower place, goes to the
-    /// list as it was.
+    /// Changes the list of `source` from `boundary` on: what is there already, or is given a lower place, goes to
+    /// the list as it was.
     ///
     /// # Errors
     /// As [`Fans::judge`]; then nothing has changed.
@@ -256,8 +256,8 @@ impl Fans {
         Ok(in_force)
     }
 
-    /// A topic is deleted by the commit whose first place is `boundary`: its list is over, but what was sent before still
-    /// goes to those on it; and it is on no list any more.
+    /// A topic is deleted by the commit whose first place is `boundary`: its list is over, but what was sent before
+    /// still goes to those on it; and it is on no list any more.
     pub fn delete(&mut self, shard: ShardId, queue: &QueueKey, boundary: Slot, touched: &mut Touched) {
         if let Some(fan) = self.lists.get_mut(&shard) {
             let ended = fan.end(boundary);
@@ -322,8 +322,8 @@ impl Fans {
         all.into_iter().for_each(|shard| self.look_after(shard, None, touched));
     }
 
-    /// Drops the subscriptions of a list that are through, lets go of what nobody waits for, and of the list itself if
-    /// its topic is gone and nobody is left. `only`: nobody else's cursor has moved.
+    /// Drops the subscriptions of a list that are through, lets go of what nobody waits for, and of the list itself
+    /// if its topic is gone and nobody is left. `only`: nobody else's cursor has moved.
     fn look_after(&mut self, shard: ShardId, only: Option<u32>, touched: &mut Touched) {
         let Some(fan) = self.lists.get_mut(&shard) else { return };
         let (held, released) = (&mut self.held, &mut self.released);
