@@ -43,14 +43,11 @@ pub struct Checker {
     stage: Stage,
     findings: Findings,
     topics: BTreeMap<ShardId, QueueKey>,
-    /// Of topics that are gone, but whose subscribers have not got all yet.
-    lists: BTreeMap<u32, QueueKey>,
 }
 
 impl Default for Checker {
     fn default() -> Checker {
-        let (findings, lists) = (Findings::default(), BTreeMap::new());
-        Checker { stage: Stage::Marks, findings, topics: BTreeMap::new(), lists }
+        Checker { stage: Stage::Marks, findings: Findings::default(), topics: BTreeMap::new() }
     }
 }
 
@@ -168,7 +165,7 @@ impl Checker {
             rows += 1;
             bytes += len as u64;
         };
-        self.lists = check_fans(txn, count, |table, key, why| findings.row(table, key, why))?;
+        check_fans(txn, count, |table, key, why| findings.row(table, key, why))?;
         self.findings.rows += rows;
         self.findings.bytes += bytes;
         self.stage = Stage::Chunks(0);
@@ -282,6 +279,7 @@ impl Checker {
         };
         fate.extend(unfolded.into_iter().flatten());
         let shards = self.shards(chunk, head);
+        let mut strays = BTreeSet::new();
         let body = self.body(tables, chunk, head, left)?;
         for (idx, entry) in head.entries.iter().enumerate() {
             let idx = idx as u16;
@@ -290,6 +288,8 @@ impl Checker {
                 continue;
             }
             self.findings.messages += 1;
+            // What a deleted topic had may still be here, but nothing of it lives.
+            strays.extend(shards.get(&idx).filter(|shard| !self.topics.contains_key(shard)));
             let (slot, shard) = (Slot::new(chunk, idx), shards.get(&idx).copied());
             self.letter_of(tables, shard, slot, state.flatten())?;
             let place = entry.offset as usize..entry.offset as usize + entry.len as usize;
@@ -310,6 +310,9 @@ impl Checker {
             };
             let queue = shard.and_then(|shard| self.topics.get(&shard).cloned());
             self.findings.add(Damage::Record { queue, slot, why });
+        }
+        for ShardId(shard) in strays {
+            self.findings.row("head", chunk, format!("no topic has shard {shard}"));
         }
         Ok(())
     }
@@ -337,9 +340,6 @@ impl Checker {
             if usize::from(run.first) != next || end > head.entries.len() {
                 self.findings.row("head", chunk, "its runs do not cover its messages");
                 return shards;
-            }
-            if !(self.topics.contains_key(&run.shard) || self.lists.contains_key(&run.shard.0)) {
-                self.findings.row("head", chunk, format!("no topic has shard {}", run.shard.0));
             }
             shards.extend((run.first..end as u16).map(|idx| (idx, run.shard)));
             next = end;
