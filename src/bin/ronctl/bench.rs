@@ -13,6 +13,7 @@ use crate::status::Status;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use load::{Load, Work};
+use neighbours::Crowd;
 use report::{Comparison, Run};
 use ron_core::capability::Op;
 use std::cell::Cell;
@@ -21,11 +22,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 mod load;
+mod neighbours;
 mod report;
 mod wire;
 
 /// The tenant whose topics are used.
 const TENANT: &str = "bench";
+
+/// Bytes of a message, unless told.
+const SIZE: u32 = 256;
+
+/// Connections, unless told.
+const CONNECTIONS: u16 = 64;
 
 /// How long the minted capability lives.
 const TOKEN_TTL_MS: u64 = 3_600_000;
@@ -54,23 +62,38 @@ pub(crate) enum BenchCommand {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=101))]
         runs: u8,
     },
+    /// What a noisy tenant does to its neighbours on a busy store: equal tenants, then one of them with many times its
+    /// connections, then the same load as one tenant's; needs --spawn
+    Neighbours {
+        #[command(flatten)]
+        setup: Setup,
+        /// How many runs of each
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=101))]
+        runs: u8,
+        /// How many tenants
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(2..=100))]
+        tenants: u16,
+        /// How many times its connections the noisy tenant has
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=100))]
+        factor: u16,
+    },
 }
 
 /// How to measure.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Setup {
-    /// Connections, each with one operation outstanding
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
-    connections: u16,
+    /// Connections, each with one operation outstanding [default: 64; `bench neighbours`: 8 a tenant]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    connections: Option<u16>,
     /// How long each run counts
     #[arg(long, default_value = "10s", value_parser = args::duration)]
     duration: Duration,
     /// How long each run goes before it counts
     #[arg(long, default_value = "1s", value_parser = args::duration)]
     warmup: Duration,
-    /// Bytes of a message
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
-    size: u32,
+    /// Bytes of a message [default: 256; `bench neighbours`: 65536]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    size: Option<u32>,
     /// Topics that the sends go round [default: 1; `bench topics`: 1000]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     topics: Option<u32>,
@@ -106,6 +129,9 @@ pub(crate) async fn run(
         BenchCommand::Cycle(setup) => (setup, Plan::Single(Work::Cycle)),
         BenchCommand::Compare { setup, runs } => (setup, Plan::Compare(runs)),
         BenchCommand::Topics { setup, runs } => (setup, Plan::Topics(runs)),
+        BenchCommand::Neighbours { setup, runs, tenants, factor } => {
+            (setup, Plan::Neighbours(Crowd { tenants, factor, runs }))
+        }
     };
     if setup.duration.is_zero() {
         return Err(Failure::Usage("--duration must be longer than 0".to_owned()));
@@ -116,6 +142,7 @@ pub(crate) async fn run(
         Plan::Single(work) => bench.single(work).await,
         Plan::Compare(runs) => bench.compare(runs).await,
         Plan::Topics(runs) => bench.topics(runs).await,
+        Plan::Neighbours(crowd) => bench.neighbours(crowd).await,
     }
 }
 
@@ -124,6 +151,7 @@ enum Plan {
     Single(Work),
     Compare(u8),
     Topics(u8),
+    Neighbours(Crowd),
 }
 
 /// The node that is measured.
@@ -132,14 +160,14 @@ struct Site {
     admin: Option<String>,
     token: String,
     // kept until the end: dropping it ends the node
-    _own: Option<OwnNode>,
+    own: Option<OwnNode>,
 }
 
 impl Site {
     async fn find(setup: &Setup, node: impl FnOnce() -> Result<Client, Failure>) -> Result<Site, Failure> {
         if let (Some(url), Some(token)) = (&setup.url, &setup.token) {
             let address = address_of(url)?;
-            return Ok(Site { address, admin: setup.admin.clone(), token: token.clone(), _own: None });
+            return Ok(Site { address, admin: setup.admin.clone(), token: token.clone(), own: None });
         }
         if !setup.spawn {
             let mut node = node()?;
@@ -147,7 +175,7 @@ impl Site {
             let named = |name: &str| status.address(name).map(str::to_owned);
             let address = named("mailbox").ok_or_else(|| failed("the node serves no mailbox listener"))?;
             let token = mint(&mut node).await?;
-            return Ok(Site { address, admin: named("mailbox_admin"), token, _own: None });
+            return Ok(Site { address, admin: named("mailbox_admin"), token, own: None });
         }
         let mut own = OwnNode::prepare(setup.dir.as_deref())?;
         own.configure("", "", "[chaos]\nenabled = true\n")?;
@@ -157,14 +185,16 @@ impl Site {
         }
         let token = mint(&mut own.control()).await?;
         let (address, admin) = (own.address("mailbox")?, Some(own.address("mailbox_admin")?));
-        Ok(Site { address, admin, token, _own: Some(own) })
+        Ok(Site { address, admin, token, own: Some(own) })
     }
 
-    /// The store's commits so far; `None` where there is no admin port to ask.
-    async fn commits(&self) -> Result<Option<u64>, Failure> {
+    /// The store's commits so far, and the seconds they took; `None` where there is no admin port to ask.
+    async fn commits(&self) -> Result<Option<(u64, f64)>, Failure> {
         let Some(admin) = &self.admin else { return Ok(None) };
         let answer = Client::new(Door::Tcp(admin.clone())).call(Call::get("/metrics")).await?;
-        Ok(Some(report::counter(&String::from_utf8_lossy(&answer.body), "store_commit_seconds_count")))
+        let text = String::from_utf8_lossy(&answer.body);
+        let of = |name| report::counter(&text, name);
+        Ok(Some((of("store_commit_seconds_count") as u64, of("store_commit_seconds_sum"))))
     }
 }
 
@@ -227,42 +257,63 @@ impl Bench {
         comparison.verdict()
     }
 
-    /// One run, with a progress bar for who watches.
-    async fn measure(&self, work: Work, topics: u32, label: &str) -> Result<Run, Failure> {
-        let load = Load {
+    fn load(&self, topics: u32) -> Load {
+        Load {
             address: self.site.address.clone(),
             token: self.site.token.clone(),
             tenant: TENANT.to_owned(),
             prefix: "t".to_owned(),
             topics: topics as usize,
-            size: self.setup.size as usize,
-            connections: self.setup.connections.into(),
+            size: self.setup.size.unwrap_or(SIZE) as usize,
+            connections: self.setup.connections.unwrap_or(CONNECTIONS).into(),
             warmup: self.setup.warmup,
             duration: self.setup.duration,
-        };
+        }
+    }
+
+    /// One run of one tenant.
+    async fn measure(&self, work: Work, topics: u32, label: &str) -> Result<Run, Failure> {
+        let load = self.load(topics);
         let done = Rc::new(Cell::new(0));
-        let (tally, commits) = {
-            let running = load::run(&load, work, Rc::clone(&done));
-            let counting = async {
-                tokio::time::sleep(load.warmup).await;
-                let before = self.site.commits().await?;
-                tokio::time::sleep(load.duration).await;
-                let after = self.site.commits().await?;
-                Ok::<_, Failure>(before.zip(after).map(|(before, after)| after.saturating_sub(before)))
+        let running = load::run(&load, work, Rc::clone(&done));
+        let (tally, commits) = self.watched(label, running, &done).await?;
+        Ok(Run::new(work, &load, tally, commits.map(|(commits, _)| commits)))
+    }
+
+    /// What `running` gives, with a progress bar for who watches, and the store's commits in the counted time with the
+    /// seconds they took.
+    async fn watched<T>(
+        &self,
+        label: &str,
+        running: impl Future<Output = Result<T, Failure>>,
+        done: &Cell<u64>,
+    ) -> Result<(T, Option<(u64, f64)>), Failure> {
+        let Setup { warmup, duration, .. } = self.setup;
+        let counting = async {
+            tokio::time::sleep(warmup).await;
+            let before = self.site.commits().await?;
+            tokio::time::sleep(duration).await;
+            let after = self.site.commits().await?;
+            let since = |(before, after): ((u64, f64), (u64, f64))| {
+                (after.0.saturating_sub(before.0), after.1 - before.1)
             };
-            let watching = watch(label, &load, &done);
-            tokio::select! {
-                both = async { tokio::try_join!(running, counting) } => both?,
-                never = watching => match never {},
-            }
+            Ok::<_, Failure>(before.zip(after).map(since))
         };
-        Ok(Run::new(work, &load, tally, commits))
+        tokio::select! {
+            both = async { tokio::try_join!(running, counting) } => both,
+            never = watch(label, warmup, duration, done) => match never {},
+        }
     }
 }
 
 /// Moves a bar on stderr for ever; cleared when dropped.
-async fn watch(label: &str, load: &Load, done: &Cell<u64>) -> std::convert::Infallible {
-    let whole = load.warmup + load.duration;
+async fn watch(
+    label: &str,
+    warmup: Duration,
+    duration: Duration,
+    done: &Cell<u64>,
+) -> std::convert::Infallible {
+    let whole = warmup + duration;
     let bar = if watched() { ProgressBar::new(whole.as_millis() as u64) } else { ProgressBar::hidden() };
     if let Ok(style) = ProgressStyle::with_template("{prefix:18} {bar:40} {elapsed}  {msg}") {
         bar.set_style(style);
@@ -274,7 +325,7 @@ async fn watch(label: &str, load: &Load, done: &Cell<u64>) -> std::convert::Infa
         ticks.tick().await;
         let elapsed = bar.elapsed();
         bar.set_position(elapsed.as_millis() as u64);
-        let counted = elapsed.saturating_sub(load.warmup).as_secs_f64();
+        let counted = elapsed.saturating_sub(warmup).as_secs_f64();
         if counted > 0.0 {
             bar.set_message(format!("{:.0}/s", done.get() as f64 / counted));
         }

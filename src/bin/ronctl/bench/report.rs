@@ -247,7 +247,8 @@ fn rate_of(runs: &[Run]) -> Option<f64> {
 }
 
 /// The middle value; the mean of the middle two of an even number.
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+#[must_use]
+pub(super) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let upper = *values.get(values.len() / 2)?;
@@ -257,12 +258,12 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 
 /// The sum of a counter's series in a Prometheus exposition; 0 if it has none yet.
 #[must_use]
-pub(super) fn counter(exposition: &str, name: &str) -> u64 {
+pub(super) fn counter(exposition: &str, name: &str) -> f64 {
     let series = exposition.lines().filter(|line| {
         line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{'))
     });
     let values = series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-    values.sum::<f64>() as u64
+    values.sum()
 }
 
 #[cfg(test)]
@@ -327,7 +328,7 @@ mod tests {
     #[test]
     fn counters_are_summed_over_their_series() {
         let text = "# TYPE x_count counter\nx_count 3\nx_count{a=\"b c\"} 4\nx_count_more 100\n";
-        assert_eq!(counter(text, "x_count"), 7);
-        assert_eq!(counter(text, "y"), 0);
+        assert_eq!(counter(text, "x_count"), 7.0);
+        assert_eq!(counter(text, "y"), 0.0);
     }
 }
