@@ -39,7 +39,7 @@ fn copies(client: &Client, topic: &str, n: usize) -> Vec<String> {
 
 fn send(client: &Client, topic: &str, body: &str, attr: Option<(&str, &str)>) -> Value {
     let name = attr.map(|(name, _)| format!("X-Attr-{name}"));
-    let mut headers: Vec<(&str, &[u8])> = vec![("Content-Type", b"text/plain")];
+    let mut headers: Vec<(&str, &[u8])> = vec![("Content-Type", b"text/plain".as_slice())];
     headers.extend(name.as_deref().zip(attr).map(|(name, (_, value))| (name, value.as_bytes())));
     enqueue(client, topic, body.as_bytes(), &headers)
 }
@@ -88,7 +88,7 @@ fn each_subscriber_gets_a_message_of_its_own_and_the_list_survives_a_sigkill() {
     assert_eq!((&dead["payload"], &dead["dead_letter"]["reason"]), (&json!("first"), &json!("no")));
     assert_eq!(dead["source_msg_id"], sent["msg_id"]);
     // the key of a copy is its source's: a client of the subscriber may use it for something else
-    let key: &[(&str, &[u8])] = &[("Idempotency-Key", b"k")];
+    let key: &[(&str, &[u8])] = &[("Idempotency-Key", b"k"), ("Content-Type", b"text/plain")];
     enqueue(&client, "news", b"keyed", key);
     copies(&client, "a", 2);
     assert_eq!(enqueue(&client, "a", b"other", key)["duplicate"], json!(false));
@@ -249,9 +249,15 @@ fn the_body_of_two_thousand_copies_is_stored_once_and_pages_show_them_all() {
     }
     assert_eq!(seen, 2_000);
     assert_eq!(recv(&client, "s1234", &json!({}))[0]["payload"].as_str().unwrap().len(), body.len());
-    let stored = std::fs::metadata(node.setup.data_dir().join("store.redb")).unwrap().len();
-    assert!(stored < 20 << 20, "2,000 copies of 900 KB take {stored} bytes");
     assert_eq!(stat(&client, "s0007")["ready"], 1);
+    let setup = node.stop();
+    let (code, out, err) = ronctl(&setup, &["--json", "store", "stats"]);
+    assert_eq!(code, 0, "{err}");
+    let stats: Value = serde_json::from_str(&out).unwrap();
+    let tables = stats["tables"].as_array().unwrap();
+    let bodies = tables.iter().find(|table| table["table"] == "body").unwrap();
+    assert!(bodies["stored_bytes"].as_u64().unwrap() < 1_000_000, "2,000 copies of 900 KB: {bodies}");
+    assert_eq!(stats["messages"], 2_001);
 }
 
 #[test]
