@@ -61,6 +61,7 @@ pub struct Report {
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 /// Looks, a millisecond each, until what a killed node left running has ended.
 const LETS_GO_MS: u32 = 20_000;
+const INSIDE_WITHIN: Duration = Duration::from_secs(1);
 const DRAINED_WITHIN: Duration = Duration::from_secs(120);
 const ALL: Want = Want { max_messages: 256, max_bytes: 16 << 20, visibility_ms: Some(60_000) };
 
@@ -244,20 +245,20 @@ impl Drill {
             }
         }
         let body = format!("u-{n}");
-        let commits = 1 + self.dice(4);
-        tap.arm(commits);
+        tap.arm(self.is_inside(tree, &to, n % 2 == 0)?);
         let change = edit_of(&self.list, &to)?;
         let (sender, editor) = (mailbox.clone(), mailbox.clone());
         let (to_send, to_edit) = (news.clone(), news);
         let (text, under_way) = (message(&body), !change.add.is_empty() || !change.remove.is_empty());
         let sending = tokio::spawn(async move {
-            let sent = sender.enqueue(&to_send, vec![text]).await;
-            if under_way {
-                let _ = editor.subscribe(&to_edit, change).await;
-            }
-            sent
+            let edited = async {
+                if under_way {
+                    let _ = editor.subscribe(&to_edit, change).await;
+                }
+            };
+            tokio::join!(sender.enqueue(&to_send, vec![text]), edited).0
         });
-        tap.reached(ANSWERED_WITHIN).await;
+        tap.reached(INSIDE_WITHIN).await;
         sending.abort();
         // Nobody knows whether it was sent, and before which of the two.
         self.sent.insert(body, vec![List::new(), self.list.clone(), to.clone()]);
@@ -277,6 +278,27 @@ impl Drill {
             }
         };
         timeout(DRAINED_WITHIN, caught_up).await.context("subscribers do not catch up")
+    }
+
+    /// Says whether some have got what others have not; with `edited`, when the change of the list is in force, too.
+    fn is_inside(&self, tree: &Tree, to: &List, edited: bool) -> Result<impl Fn() -> bool + Send + 'static> {
+        let reader = tree.store.reader().clone();
+        // A change is there once somebody is on the list who was not, or the other way round.
+        let sign = to.symmetric_difference(&self.list).next().copied();
+        let sign = sign.map(|n| subscriber(n).map(|queue| (queue.topic, to.contains(&n)))).transpose()?;
+        let names: Vec<QueueKey> =
+            self.watched.intersection(to).map(|n| subscriber(*n)).collect::<Result<_>>()?;
+        let news = queue("news")?;
+        Ok(move || {
+            let changed = |(topic, on): &(Topic, bool)| reader.fans().is_on(&news, topic) == *on;
+            if edited && !sign.as_ref().is_none_or(changed) {
+                return false;
+            }
+            let lags = reader.fans().lags();
+            let behind: BTreeSet<u64> =
+                names.iter().map(|name| lags.get(name).copied().unwrap_or(0)).collect();
+            behind.len() > 1
+        })
     }
 
     async fn begin(&mut self, mailbox: &Mailbox, news: &QueueKey) -> Result<()> {

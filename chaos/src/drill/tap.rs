@@ -1,4 +1,4 @@
-//! Holds a store up after a number of commits, so that it can be killed there.
+//! Holds a store up after a commit that somebody waits for, so that it can be killed there.
 
 use ron_actors::mailbox::MailboxObserver;
 use ron_actors::store::StoreObserver;
@@ -7,11 +7,20 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-#[derive(Debug, Default)]
+/// Whether a commit is the one that is waited for.
+type Wanted = Box<dyn Fn() -> bool + Send>;
+
+#[derive(Default)]
 struct State {
-    /// Commits until it closes; `None` = it is not armed.
-    left: Option<usize>,
+    /// `None` = it is not armed.
+    wanted: Option<Wanted>,
     killed: bool,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("killed", &self.killed).finish_non_exhaustive()
+    }
 }
 
 /// See the module.
@@ -27,14 +36,14 @@ impl Tap {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes after this many commits more.
-    pub fn arm(&self, commits: usize) {
-        self.lock().left = Some(commits);
+    /// Closes after the first commit from now on that is wanted. Asked on the committing thread.
+    pub fn arm(&self, wanted: impl Fn() -> bool + Send + 'static) {
+        self.lock().wanted = Some(Box::new(wanted));
     }
 
     /// Waits until it has closed, or for this long.
     pub async fn reached(&self, within: Duration) {
-        // Without enough commits the node is killed idle.
+        // Without such a commit the node is killed where it is.
         let _ = tokio::time::timeout(within, self.closed.notified()).await;
     }
 
@@ -48,9 +57,8 @@ impl Tap {
 impl StoreObserver for Tap {
     fn committed(&self, _: f64, _: usize) {
         let mut state = self.lock();
-        let Some(left) = state.left.as_mut() else { return };
-        *left = left.saturating_sub(1);
-        if *left > 0 {
+        let wanted = state.wanted.as_ref().is_some_and(|wanted| wanted());
+        if !(wanted || state.killed) {
             return;
         }
         self.closed.notify_one();
