@@ -62,6 +62,8 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 /// Looks, a millisecond each, until what a killed node left running has ended.
 const LETS_GO_MS: u32 = 20_000;
 const INSIDE_WITHIN: Duration = Duration::from_secs(1);
+/// Most messages sent for one kill.
+const MESSAGES_MAX: usize = 40;
 const DRAINED_WITHIN: Duration = Duration::from_secs(120);
 const ALL: Want = Want { max_messages: 256, max_bytes: 16 << 20, visibility_ms: Some(60_000) };
 
@@ -244,25 +246,34 @@ impl Drill {
                 to.insert(one);
             }
         }
-        let body = format!("u-{n}");
+        // One message for the change to fall into, or one after the other until some have what others have not.
+        let bodies: Vec<String> =
+            (0..if n % 2 == 0 { 1 } else { MESSAGES_MAX }).map(|i| format!("u-{n}-{i}")).collect();
         tap.arm(self.is_inside(tree, &to, n % 2 == 0)?);
         let change = edit_of(&self.list, &to)?;
         let (sender, editor) = (mailbox.clone(), mailbox.clone());
         let (to_send, to_edit) = (news.clone(), news);
-        let (text, under_way) = (message(&body), !change.add.is_empty() || !change.remove.is_empty());
+        let under_way = !change.add.is_empty() || !change.remove.is_empty();
+        let messages: Vec<NewMessage> = bodies.iter().map(|body| message(body)).collect();
         let sending = tokio::spawn(async move {
             let edited = async {
                 if under_way {
                     let _ = editor.subscribe(&to_edit, change).await;
                 }
             };
-            tokio::join!(sender.enqueue(&to_send, vec![text]), edited).0
+            let sent = async {
+                for message in messages {
+                    let _ = sender.enqueue(&to_send, vec![message]).await;
+                }
+            };
+            tokio::join!(sent, edited)
         });
         tap.reached(INSIDE_WITHIN).await;
         sending.abort();
-        // Nobody knows whether it was sent, and before which of the two.
-        self.sent.insert(body, vec![List::new(), self.list.clone(), to.clone()]);
-        self.report.sent += 1;
+        // Nobody knows whether they were sent, and before which of the two lists.
+        self.report.sent += bodies.len();
+        let lists = vec![List::new(), self.list.clone(), to.clone()];
+        self.sent.extend(bodies.into_iter().map(|body| (body, lists.clone())));
         self.changed = Some(to);
         Ok(())
     }
