@@ -246,9 +246,8 @@ impl Drill {
                 to.insert(one);
             }
         }
-        // One message for the change to fall into, or one after the other until some have what others have not.
-        let bodies: Vec<String> =
-            (0..if n % 2 == 0 { 1 } else { MESSAGES_MAX }).map(|i| format!("u-{n}-{i}")).collect();
+        // One after the other, and the change among them, until some have what others have not.
+        let bodies: Vec<String> = (0..MESSAGES_MAX).map(|i| format!("u-{n}-{i}")).collect();
         tap.arm(self.is_inside(tree, &to, n % 2 == 0)?);
         let change = edit_of(&self.list, &to)?;
         let (sender, editor) = (mailbox.clone(), mailbox.clone());
