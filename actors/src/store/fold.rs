@@ -188,7 +188,11 @@ impl Engine {
             let refs = &self.refs;
             let (head, body) = survivors(&head, &body, &folded, |idx| refs.needs(Slot::new(chunk, idx)));
             heads.insert(chunk, head.encode().as_slice())?;
-            bodies.insert(key, body.as_slice())?;
+            if body.is_empty() {
+                bodies.remove(key)?; // copies alone are left: what has no parts leaves no row behind
+            } else {
+                bodies.insert(key, body.as_slice())?;
+            }
             if let Some(info) = self.chunks.get_mut(&chunk) {
                 info.kept = head.entries.iter().filter(|entry| entry.len > 0).count() as u16;
                 info.body_len = head.body_len;

@@ -127,3 +127,41 @@ fn a_topic_that_is_deleted_is_off_all_lists_and_what_it_had_sent_is_kept_for_its
     let (engine, _) = bench.open();
     assert_eq!(engine.list_of(SHARD, |fan| fan.count()), None);
 }
+
+#[test]
+fn a_chunk_of_which_copies_alone_are_left_leaves_no_body_behind() {
+    let bench = Bench::new();
+    let (mut engine, reader) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    subscribe(&mut engine, epoch, &["a"]);
+    let sent = slots(&commit(&mut engine, epoch, vec![message("x")], Vec::new()));
+    let a = epoch_of(&mut engine, A);
+    let since = engine.list_of(SHARD, |fan| fan.subscription(0).unwrap().since).unwrap();
+    let of = CopyOf { slot: sent[0], len: 1, due: None, expires: None, group: 0 };
+    let (from, to) = (since, Slot::new(sent[0].chunk() + 1, 0));
+    let step = Advance { list: SHARD, number: 0, since, from, to };
+    let copies = Some(Box::new(Copies { step, messages: vec![of] }));
+    let row = Some(TopicRow { key: topic("a"), state: TopicState::default() });
+    let puts = (0..9).map(|n| message(&format!("m{n}"))).collect();
+    let brings = Work { epoch: a, topic: row, copies, ..Work::default() };
+    let stores = Work { epoch, puts, ..Work::default() };
+    let done = engine.commit(&mut [(A, brings), (SHARD, stores)]).unwrap().results;
+    let (copy, own) = (slots(done[0].as_ref().unwrap())[0], slots(done[1].as_ref().unwrap()));
+    assert_eq!(copy.chunk(), own[0].chunk(), "they share a chunk");
+    // nobody waits for the nine: a leaves the list
+    let edit = Edit { add: Vec::new(), remove: vec![topic("a").topic] };
+    let edit = Some(Box::new(ListEdit { edit, verdict: Arc::default() }));
+    engine.commit(&mut [(SHARD, Work { epoch, edit, ..Work::default() })]).unwrap();
+    let at = cursor(&engine, 0);
+    let pass = Advance { list: SHARD, number: 0, since, from: at, to: Slot::new(own[8].chunk() + 1, 0) };
+    reader.fans().pass(&[pass]);
+    commit(&mut engine, epoch, Vec::new(), own.iter().map(|slot| gone(*slot)).collect());
+    while engine.idle_work().unwrap() {}
+    assert_eq!(reader.fetch_blocking(&[copy])[0].as_ref().unwrap().payload, "x");
+    let ops = vec![gone(copy)];
+    engine.commit(&mut [(A, Work { epoch: a, ops, ..Work::default() })]).unwrap();
+    commit(&mut engine, epoch, Vec::new(), vec![gone(sent[0])]);
+    assert_eq!(engine.figures().chunks, 0);
+    drop((engine, reader));
+    assert_eq!(bench.raw().begin_read().unwrap().open_table(BODY).unwrap().len().unwrap(), 0);
+}
