@@ -5,7 +5,7 @@ use ron_actors::kernel::bus::Bus;
 use ron_actors::kernel::child::{Observer, ServiceLabel};
 use ron_actors::kernel::event::Event;
 use ron_actors::mailbox::{Directory, MailboxObserver};
-use ron_actors::store::StoreObserver;
+use ron_actors::store::{Reader, StoreObserver};
 use ron_core::ids::QueueKey;
 use ron_core::time::Clock;
 use std::sync::{Arc, OnceLock};
@@ -79,6 +79,8 @@ impl Observer for Watch {
 pub struct Queues {
     /// Where they are.
     pub directory: Arc<Directory>,
+    /// Who of them is behind.
+    pub reader: Reader,
     /// For ages.
     pub clock: Arc<dyn Clock>,
 }
@@ -86,7 +88,7 @@ pub struct Queues {
 impl QueueFigures for Queues {
     fn queues(&self) -> Vec<QueueFigure> {
         let now = self.clock.now();
-        let entries = self.directory.all();
+        let (entries, lags) = (self.directory.all(), self.reader.fans().lags());
         let figure = |entry: &Arc<ron_actors::mailbox::directory::Entry>| {
             let (stats, counters) = (entry.figures.stats(), entry.figures.counters());
             let counts = counters.counts;
@@ -98,6 +100,7 @@ impl QueueFigures for Queues {
                 vis: stats.vis,
                 dlq: stats.dlq,
                 oldest_age_ms: stats.oldest_enqueued.map_or(0, |at| now.since(at)),
+                fanout_lag: lags.get(&entry.key).copied().unwrap_or(0),
                 counters: QueueCounters {
                     enqueued: counters.enqueued,
                     delivered: counts.delivered,

@@ -213,6 +213,7 @@ impl Duties {
         let whole = node.tree.store.make_room().await;
         let (shed, sheds) = (self.disk.sheds(), self.disk.look(free, whole));
         node.readiness.set(Part::Disk, !sheds);
+        node.tree.store.reader().fans().hold_up(sheds);
         match (shed, sheds) {
             (false, true) => {
                 tracing::warn!(free, "the disk is too full: new messages are refused (store.reserve)")

@@ -5,7 +5,7 @@ use crate::kernel::bus::{Bus, BusLimits};
 use crate::kernel::child::{ChildKind, ChildSpec, Observer, ServiceLabel, StopMode};
 use crate::kernel::handle::HandlePublisher;
 use crate::kernel::supervisor::{RootWatch, SupervisorOptions, SupervisorRef, start_root, tree};
-use crate::mailbox::{Directory, Mailbox, MailboxConfig, MailboxObserver, Router, RouterArgs};
+use crate::mailbox::{Directory, Fanout, Mailbox, MailboxConfig, MailboxObserver, Router, RouterArgs};
 use crate::store::{
     ClockFrom, EngineCell, Medium, Store, StoreActor, StoreArgs, StoreConfig, StoreError, StoreObserver,
 };
@@ -90,7 +90,7 @@ impl Foundation {
             .critical()
             .stop_mode(StopMode::Drain);
 
-        let router_actor = HandlePublisher::new();
+        let (router_actor, fanout_actor) = (HandlePublisher::new(), HandlePublisher::new());
         let mailbox = Mailbox::new(
             self.directory.clone(),
             router_actor.handle(),
@@ -111,15 +111,19 @@ impl Foundation {
                 observer: observer.clone(),
             }
         };
+        let brings = mailbox.clone();
         let children = move || {
-            let (shards, router_args) = (shards.clone(), router_args.clone());
+            let (shards, router_args, brings) = (shards.clone(), router_args.clone(), brings.clone());
             let make = move || {
                 let supervisor: Option<SupervisorRef> = shards.borrow().clone();
                 (Router, supervisor.map(&router_args))
             };
             let router =
                 ChildSpec::actor(ChildKind::Fixed, "router", ServiceLabel::Mailbox, &router_actor, make);
-            vec![router.critical()]
+            let make = move || (Fanout, brings.clone());
+            let fanout =
+                ChildSpec::actor(ChildKind::Fixed, "fanout", ServiceLabel::Mailbox, &fanout_actor, make);
+            vec![router.critical(), fanout]
         };
         let (mailbox_spec, mailbox_tree) =
             tree("mailbox", ServiceLabel::Mailbox, self.options.clone(), children);

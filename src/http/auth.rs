@@ -18,6 +18,12 @@ pub trait Held: Send + Sync + std::fmt::Debug {
     /// Whether its topic caveats let this topic be seen.
     fn topics_allowed(&self, topic: &Topic) -> bool;
 
+    /// Whether it allows something more than what it was shown for; charges nothing.
+    ///
+    /// # Errors
+    /// SCOPE_MISMATCH.
+    fn allows(&self, ask: &Ask<'_>) -> Result<(), Refusal>;
+
     /// Payload bytes of one message; `None` = as many as the route takes.
     fn message_bytes_max(&self) -> Option<u64>;
 
@@ -51,6 +57,14 @@ impl Authority {
             )),
             _ => self.allowed.check_bytes(bytes as u64),
         }
+    }
+
+    /// Whether it allows something more, in the same request.
+    ///
+    /// # Errors
+    /// As [`Held::allows`].
+    pub fn allows(&self, ask: &Ask<'_>) -> Result<(), Refusal> {
+        self.held.as_ref().map_or(Ok(()), |held| held.allows(ask))
     }
 
     /// Whether `topic` may be seen.
@@ -145,6 +159,10 @@ pub fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
 impl Held for Grant {
     fn topics_allowed(&self, topic: &Topic) -> bool {
         self.capability.topics_allowed(topic)
+    }
+
+    fn allows(&self, ask: &Ask<'_>) -> Result<(), Refusal> {
+        self.capability.allows(ask).map(drop)
     }
 
     fn message_bytes_max(&self) -> Option<u64> {

@@ -6,7 +6,7 @@ use crate::http::dto;
 use crate::http::error::{Failure, json_of};
 use crate::http::headers;
 use crate::http::mailbox::{
-    MailboxApp, MailboxService, dlq_routes, mailbox_routes, topic_routes, with_fallbacks,
+    MailboxApp, MailboxService, dlq_routes, mailbox_routes, subscriber_routes, topic_routes, with_fallbacks,
 };
 use crate::http::request::{Call, Peer};
 use axum::Router;
@@ -148,7 +148,8 @@ pub fn ctl_router<D: ControlDesk, M: MailboxService>(
             .merge(more)
             .merge(mailbox_routes(mailbox.clone()))
             .merge(topic_routes(mailbox.clone()))
-            .merge(dlq_routes(mailbox)),
+            .merge(dlq_routes(mailbox.clone()))
+            .merge(subscriber_routes(mailbox)),
     )
 }
 

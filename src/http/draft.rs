@@ -103,7 +103,7 @@ impl Draft {
     }
 }
 
-fn is_attr_name(name: &str) -> bool {
+pub(super) fn is_attr_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let mut bytes = name.bytes();
     name.len() <= ATTR_NAME_BYTES_MAX

@@ -15,8 +15,10 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 mod dlq;
+mod subscribers;
 
 pub(super) use dlq::{PurgeDeadRequest, ReprocessRequest, ResendRequest, Wanted};
+pub(super) use subscribers::{SubscribersQuery, SubscribersRequest};
 
 /// Most entries of a list in a request.
 const LIST_MAX: usize = 256;

@@ -7,10 +7,12 @@ mod answers;
 mod dlq;
 mod service;
 mod stream;
+mod subscribers;
 mod topic;
 
 pub use dlq::dlq_routes;
 pub use service::{HandedOut, HandsOut, MailboxService};
+pub use subscribers::subscriber_routes;
 pub use topic::topic_routes;
 
 use crate::http::admission::{Budgets, RateLimits};
@@ -116,7 +118,7 @@ pub struct MailboxApp<M> {
 /// The mailbox listener's router; with `bench` the routes that a benchmark compares with.
 pub fn mailbox_router<M: MailboxService>(app: Arc<MailboxApp<M>>, bench: bool) -> Router {
     let routes = mailbox_routes(Arc::clone(&app)).merge(topic_routes(Arc::clone(&app)));
-    let routes = routes.merge(dlq_routes(Arc::clone(&app)));
+    let routes = routes.merge(dlq_routes(Arc::clone(&app))).merge(subscriber_routes(Arc::clone(&app)));
     with_fallbacks(if bench { routes.merge(bench_routes(app)) } else { routes })
 }
 

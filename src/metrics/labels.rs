@@ -3,7 +3,7 @@
 use ron_core::reason::Reason;
 
 /// The mailbox port's routes; [`mailbox_route`] gives the index.
-pub(super) const MAILBOX_ROUTES: [&str; 22] = [
+pub(super) const MAILBOX_ROUTES: [&str; 23] = [
     "/enqueue",
     "/enqueue/batch",
     "/recv",
@@ -23,6 +23,7 @@ pub(super) const MAILBOX_ROUTES: [&str; 22] = [
     "/dlq/purge",
     "/dlq/resend",
     "/dlq/tasks",
+    "/subscribers",
     "/tenant",
     "/bench",
     "other",
@@ -37,8 +38,8 @@ pub fn mailbox_route(path: &str) -> usize {
     const BASE: usize = 7;
     const MESSAGES: usize = 9;
     const TASKS: usize = 18;
-    const TENANT: usize = 19;
-    const BENCH: usize = 20;
+    const TENANT: usize = 20;
+    const BENCH: usize = 21;
     const OTHER: usize = MAILBOX_ROUTES.len() - 1;
     let Some(rest) = path.strip_prefix("/v1/") else {
         return if path.starts_with("/bench/") { BENCH } else { OTHER };

@@ -20,6 +20,8 @@ pub struct QueueFigure {
     pub dlq: u64,
     /// Age of the oldest ready message, ms.
     pub oldest_age_ms: u64,
+    /// Messages of the topics it subscribes to that it has not got yet.
+    pub fanout_lag: u64,
     /// What happened since the node started.
     pub counters: QueueCounters,
 }
@@ -55,6 +57,7 @@ impl QueueFigure {
         self.delayed += other.delayed;
         self.vis += other.vis;
         self.dlq += other.dlq;
+        self.fanout_lag += other.fanout_lag;
         self.oldest_age_ms = self.oldest_age_ms.max(other.oldest_age_ms);
         let (sum, more) = (&mut self.counters, &other.counters);
         sum.enqueued += more.enqueued;
@@ -159,6 +162,10 @@ pub fn write_queues(out: &mut String, mut queues: Vec<QueueFigure>, queues_max: 
     for (_, q) in &all {
         line(out, format_args!("dlq_depth{{queue=\"{}\"}} {}", q.queue, q.dlq));
     }
+    head(out, "fanout_lag", "Messages that a subscriber has not got yet.", "gauge");
+    for (_, q) in &all {
+        line(out, format_args!("fanout_lag{{queue=\"{}\"}} {}", q.queue, q.fanout_lag));
+    }
     head(out, "oldest_age_seconds", "Age of the oldest message that can be received.", "gauge");
     for (_, q) in &all {
         let (seconds, ms) = (q.oldest_age_ms / 1000, q.oldest_age_ms % 1000);
@@ -195,6 +202,7 @@ mod tests {
             vis: 1,
             dlq: 3,
             oldest_age_ms: 1_205,
+            fanout_lag: 9,
             counters: QueueCounters { enqueued: 10, requeued_retry: 4, ..QueueCounters::default() },
             ..QueueFigure::default()
         }
@@ -212,6 +220,8 @@ mod tests {
         has("requeued_total{queue=\"other\",reason=\"retry\"} 8");
         has("oldest_age_seconds{queue=\"a/x\"} 1.205");
         has("dlq_depth{queue=\"a/x\"} 3");
+        has("fanout_lag{queue=\"a/x\"} 9");
+        has("fanout_lag{queue=\"other\"} 18");
         assert!(!out.contains("b/z"));
     }
 

@@ -72,7 +72,8 @@ impl Node {
         };
         let inner = ServeLimits { max_conns: mailbox.max_conns as usize, ..ServeLimits::default() };
         let admin = |of| admin_router(of, self.readiness.clone(), self.metrics.clone());
-        let queues = Queues { directory: self.tree.mailbox.directory().clone(), clock: self.clock.clone() };
+        let (directory, reader) = (self.tree.mailbox.directory().clone(), self.tree.store.reader().clone());
+        let queues = Queues { directory, reader, clock: self.clock.clone() };
         let to_mailbox = Access::Capability(Arc::new(self.passport.clone()), Audience::Mailbox);
         let mailbox_app = self.mailbox_app(shared, Surface::Mailbox, to_mailbox, None);
         [

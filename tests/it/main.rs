@@ -11,6 +11,7 @@ mod config;
 mod crowd;
 mod deletion;
 mod dlq;
+mod fanout;
 mod harness;
 mod history;
 mod http;

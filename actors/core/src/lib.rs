@@ -11,6 +11,7 @@ pub mod dedup;
 pub mod disk;
 pub mod drr;
 pub mod envelope;
+pub mod fanout;
 pub mod fault;
 pub mod ids;
 pub mod limit;

@@ -110,8 +110,8 @@ pub struct NewMessage {
 }
 
 impl NewMessage {
-    /// The group that it keeps its order in, as a hash of its attribute `group`; 0 = it names none. Two groups with one
-    /// hash wait for each other, and nothing worse.
+    /// The group that it keeps its order in, as a hash of its attribute `group`; 0 = it names none. Two groups with
+    /// one hash wait for each other, and nothing worse.
     #[must_use]
     pub fn group(&self) -> u64 {
         let named = self.meta.attrs.iter().find(|(name, _)| name == GROUP_ATTR);
@@ -135,6 +135,21 @@ impl NewMessage {
     }
 }
 
+/// A message to be copied: what its copy has of it beside the record, which is stored once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyOf {
+    /// Where the message is.
+    pub slot: Slot,
+    /// Payload bytes.
+    pub len: u32,
+    /// When its delay ends: its copies' does, too.
+    pub due: Option<Millis>,
+    /// When its TTL ends: its copies' does, too.
+    pub expires: Option<Millis>,
+    /// [`NewMessage::group`].
+    pub group: u64,
+}
+
 /// A stored message as it comes back: the record after its checksums held.
 #[derive(Debug, Clone)]
 pub struct StoredMessage {
@@ -148,6 +163,8 @@ pub struct StoredMessage {
     pub payload_hash: ContentHash,
     /// What was kept beside it.
     pub meta: MessageMeta,
+    /// The message that it is a copy of: its place, and when it was enqueued.
+    pub copied_from: Option<(Slot, Millis)>,
 }
 
 /// The durable state of one message that has been handed out at least once, or is in the DLQ. A message with
@@ -314,6 +331,8 @@ pub enum PutOutcome {
     DedupFull,
     /// Memory holds as many bytes of messages that are kept in it alone as it may.
     RamFull,
+    /// A copy that was brought before, or whose subscription is over.
+    Overtaken,
 }
 
 /// Where and when a message was written.

@@ -219,6 +219,9 @@ impl Mailbox {
         let identity = self.inner.store.identity();
         let msg_id = identity.message_id(message.enqueued, message.slot);
         let mut envelope = Envelope::new(queue, msg_id.to_string(), message, view);
+        if let Some((source, enqueued)) = message.copied_from {
+            envelope.source_msg_id = Some(identity.message_id(enqueued, source).to_string());
+        }
         envelope.restored_at = identity.restored_at(message.slot).map(Millis::rfc3339);
         envelope
     }
@@ -375,6 +378,7 @@ pub(super) fn enqueued(identity: &Identity, outcome: PutOutcome) -> Result<Enque
         PutOutcome::Duplicate { slot, enqueued, other_body } => (slot, enqueued, true, other_body),
         PutOutcome::Conflict => return Err(Reason::IdempotencyConflict),
         PutOutcome::DedupFull | PutOutcome::RamFull => return Err(Reason::Backpressure),
+        PutOutcome::Overtaken => return Err(Reason::Internal), // copies have no sender
     };
     Ok(Enqueued { msg_id: identity.message_id(at, slot), duplicate, other_body })
 }

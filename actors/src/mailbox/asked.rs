@@ -7,8 +7,9 @@ use crate::kernel::admission::Permit;
 use crate::store::UnitResult;
 use ron_core::ids::Slot;
 use ron_core::reason::{Reason, Refusal};
-use ron_core::shard::{Command, PeekState, Reply, TopicChange};
+use ron_core::shard::{Command, PeekState, Reply, TopicChange, Violation};
 use std::sync::atomic::Ordering;
+use tokio::sync::oneshot;
 
 impl ShardState {
     pub(super) fn configure(
@@ -49,6 +50,11 @@ impl ShardState {
             let _ = reply.send(result.map(|_| purged).map_err(refusal));
         };
         self.carry(myself, step, Vec::new(), Some(Box::new(done)));
+    }
+
+    pub(super) fn check(&self, reply: oneshot::Sender<Result<(), Violation>>) {
+        let Phase::Ready(loaded) = &self.phase else { return };
+        let _ = reply.send(loaded.shard.check());
     }
 
     pub(super) fn stat(&mut self, reply: StatReply) {

@@ -4,7 +4,7 @@ use super::messages::{ShardMsg, refusal};
 use super::shard::{ShardArgs, ShardRef, ShardState};
 use super::tasks::Tasks;
 use crate::blocking::Job;
-use crate::store::{ShardEpoch, StoreError, UnitFailure, UnitResult};
+use crate::store::{Copies, ListEdit, ShardEpoch, StoreError, UnitFailure, UnitResult};
 use ron_core::shard::{Command, Recovery, Shard, TopicState};
 use ron_core::time::Millis;
 use std::collections::VecDeque;
@@ -25,6 +25,10 @@ pub struct Loaded {
     pub(super) deletes: bool,
     /// It was deleted before.
     pub(super) deleted: bool,
+    /// Of the next commit: a change of its list of subscribers.
+    pub(super) edit: Option<Box<ListEdit>>,
+    /// Of the next commit: copies for it.
+    pub(super) copies: Option<Box<Copies>>,
     /// What operators have it do.
     pub(super) tasks: Tasks,
     /// When it was loaded and how long its lease clocks had stood still, if they had: written down with the
@@ -142,7 +146,7 @@ async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
         job.run(&mut |message| recovery.push(message))?;
         let mut shard = recovery.finish();
         tasks.newest().into_iter().for_each(|task| shard.watch_from(task.from));
-        Ok(Loaded { shard, epoch, topic, deletes, deleted, tasks, stillness })
+        Ok(Loaded { shard, epoch, topic, deletes, deleted, edit: None, copies: None, tasks, stillness })
     };
     blocking.run(Job::Load, scan).await.unwrap_or(Err(StoreError::Reopening))
 }

@@ -1,11 +1,13 @@
 //! What a shard's actor is told, and how it says no.
 
 use super::closing::DeleteReply;
+use super::fanout::{Brought, CopiesReply, SubscribeReply};
 use super::loading::Loaded;
 use super::tasks::DlqMsg;
 use super::waiting::RecvReply;
 use crate::kernel::admission::Permit;
-use crate::store::{StoreError, UnitFailure};
+use crate::store::{Copies, StoreError, UnitFailure};
+use ron_core::fanout::Edit;
 use ron_core::ids::Slot;
 use ron_core::message::{MsgState, NewMessage, PutOutcome};
 use ron_core::reason::{Effect, Reason, Refusal};
@@ -79,6 +81,10 @@ pub enum ShardMsg {
     Purge(PurgeReply, Permit),
     /// Something about its dead letters.
     Dlq(DlqMsg),
+    /// Change the list of its subscribers.
+    Subscribe(Edit, SubscribeReply, Permit),
+    /// Take copies of another topic's messages.
+    Copies(Box<Copies>, CopiesReply, Permit),
     /// Delete the topic.
     Delete(DeleteReply, Permit),
     /// The deletion's commit is done.
@@ -128,6 +134,8 @@ pub(super) fn refuse(message: ShardMsg, refusal: &Refusal) {
         ShardMsg::Stat(reply) => drop(reply.send(Err(refusal))),
         ShardMsg::Peek(_, _, _, reply) => drop(reply.send(Err(refusal))),
         ShardMsg::Dlq(message) => message.refuse(refusal),
+        ShardMsg::Subscribe(_, reply, _) => drop(reply.send(Err(refusal))),
+        ShardMsg::Copies(_, reply, _) => reply.send(Brought::Not(refusal.reason)),
         ShardMsg::Look(_, reply) => drop(reply.send(Err(refusal))),
         ShardMsg::CancelRecv(_)
         | ShardMsg::CloseStream(_)

@@ -6,10 +6,12 @@
 pub mod api;
 mod asked;
 pub mod closing;
+pub mod courier;
 mod cursor;
 mod delivery;
 pub mod directory;
 pub mod dlq;
+pub mod fanout;
 mod figures;
 mod history;
 mod listing;
@@ -26,9 +28,11 @@ mod topic;
 pub mod waiting;
 
 pub use api::{Enqueued, Mailbox, Settle, TopicStat};
+pub use courier::{Fanout, FanoutMsg};
 pub use delivery::Delivery;
 pub use directory::Directory;
 pub use dlq::Cluster;
+pub use fanout::SubscriberPage;
 pub use figures::{QueueCounters, QueueFigures};
 pub use history::{Happened, History};
 pub use listing::{PeekPage, TopicRow};

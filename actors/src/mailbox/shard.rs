@@ -207,12 +207,11 @@ impl ShardState {
             ShardMsg::Configure(change, reply, permit) => self.configure(myself, &change, reply, permit),
             ShardMsg::Purge(reply, permit) => self.purge(myself, reply, permit),
             ShardMsg::Dlq(message) => self.dlq(myself, message),
+            ShardMsg::Subscribe(edit, reply, permit) => self.subscribe(myself, edit, reply, permit),
+            ShardMsg::Copies(copies, reply, permit) => self.take_copies(myself, copies, reply, permit),
             ShardMsg::Delete(reply, permit) => self.close(myself, reply, permit),
             ShardMsg::Stat(reply) => self.stat(reply),
-            ShardMsg::Check(reply) => {
-                let Phase::Ready(loaded) = &self.phase else { return };
-                let _ = reply.send(loaded.shard.check());
-            }
+            ShardMsg::Check(reply) => self.check(reply),
             ShardMsg::Peek(peek, after, limit, reply) => self.peek(peek, after, limit, reply),
             ShardMsg::Look(slot, reply) => self.look(slot, reply),
             ShardMsg::Committed(ticket, outcomes) => self.committed(myself, ticket, &outcomes),
@@ -347,16 +346,18 @@ impl ShardState {
         self.waiting.answer_empty(&step.empty_handed);
         let grants = self.waiting.match_grants(entry, step.grants);
         if step.ticket.is_some() || done.is_some() {
-            let changed = step.configured || !puts.is_empty() && loaded.topic.is_none();
+            let stores = !puts.is_empty() || loaded.copies.is_some();
+            let changed = step.configured || stores && loaded.topic.is_none();
             let state = loaded.topic.unwrap_or_default();
             let topic = changed.then(|| TopicRow { key: entry.key.clone(), state });
             let clocks_go_on = loaded.stillness.take().map(|stillness| stillness.over);
             let delete = std::mem::take(&mut loaded.deletes);
             let task = step.ticket.and_then(|_| loaded.tasks.take_changed());
+            let (edit, copies) = (loaded.edit.take(), loaded.copies.take());
             // Where nothing is on disk there is nothing to keep beside it.
             let ram = loaded.shard.settings().ram && self.args.store.durable();
             let (epoch, ops) = (loaded.epoch, step.ops);
-            let work = Work { epoch, topic, puts, ops, task, delete, clocks_go_on, ram };
+            let work = Work { epoch, topic, puts, ops, task, delete, edit, copies, clocks_go_on, ram };
             let ticket = step.ticket.map(|ticket| (ticket, self.sink.clone()));
             if ticket.is_none() && !delete && clocks_go_on.is_none() && !loaded.shard.uncommitted() {
                 // Nothing to write and nothing pending: the answer is already true.

@@ -89,17 +89,20 @@ pub(crate) fn read_record(
     if ContentHash::of(&payload) != payload_hash {
         return Err("payload hash");
     }
-    Ok(StoredMessage { slot, enqueued, payload, payload_hash, meta })
+    Ok(StoredMessage { slot, enqueued, payload, payload_hash, meta, copied_from: None })
 }
 
 // --- heads -------------------------------------------------------------------------------------------------
+
+/// What stands for the length of a copy's record.
+pub(crate) const COPY_LEN: u32 = 1;
 
 /// One message of a chunk's head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HeadEntry {
     /// Where its record starts in the body; meaningless when `len` is 0.
     pub(crate) offset: u32,
-    /// The record's length; 0 = rewritten away, the message is gone.
+    /// The record's length; 0 = rewritten away, the message is gone. Of a copy [`COPY_LEN`].
     pub(crate) len: u32,
     /// Payload bytes.
     pub(crate) payload_len: u32,
@@ -109,6 +112,8 @@ pub(crate) struct HeadEntry {
     pub(crate) expires: Option<Millis>,
     /// [`NewMessage::group`].
     pub(crate) group: u64,
+    /// The message whose record it shares, if it is a copy: it has none of its own.
+    pub(crate) source: Option<Slot>,
 }
 
 /// The messages of one shard in a chunk: they lie next to each other.
@@ -133,6 +138,7 @@ pub(crate) struct Head {
 const HAS_DUE: u8 = 1;
 const HAS_EXPIRES: u8 = 2;
 const HAS_GROUP: u8 = 4;
+const HAS_SOURCE: u8 = 8;
 
 impl Head {
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -150,7 +156,8 @@ impl Head {
         for entry in &self.entries {
             let flags = u8::from(entry.due.is_some()) * HAS_DUE
                 + u8::from(entry.expires.is_some()) * HAS_EXPIRES
-                + u8::from(entry.group != 0) * HAS_GROUP;
+                + u8::from(entry.group != 0) * HAS_GROUP
+                + u8::from(entry.source.is_some()) * HAS_SOURCE;
             row.push(flags);
             row.extend_from_slice(&entry.offset.to_le_bytes());
             row.extend_from_slice(&entry.len.to_le_bytes());
@@ -160,6 +167,9 @@ impl Head {
             }
             if entry.group != 0 {
                 row.extend_from_slice(&entry.group.to_le_bytes());
+            }
+            if let Some(source) = entry.source {
+                row.extend_from_slice(&source.0.to_le_bytes());
             }
         }
         let sum = xxh3_64(&row[SUM..]).to_le_bytes();
@@ -188,7 +198,8 @@ impl Head {
             let due = if flags & HAS_DUE == 0 { None } else { Some(Millis(from.u64()?)) };
             let expires = if flags & HAS_EXPIRES == 0 { None } else { Some(Millis(from.u64()?)) };
             let group = if flags & HAS_GROUP == 0 { 0 } else { from.u64()? };
-            entries.push(HeadEntry { offset, len, payload_len, due, expires, group });
+            let source = if flags & HAS_SOURCE == 0 { None } else { Some(Slot(from.u64()?)) };
+            entries.push(HeadEntry { offset, len, payload_len, due, expires, group, source });
         }
         from.0.is_empty().then_some(Head { enqueued, body_len, runs, entries })
     }
@@ -337,6 +348,7 @@ mod tests {
                     due: Some(Millis(9)),
                     expires: None,
                     group: 7,
+                    source: None,
                 },
                 HeadEntry {
                     offset: 50,
@@ -345,6 +357,7 @@ mod tests {
                     due: None,
                     expires: Some(Millis(11)),
                     group: 0,
+                    source: Some(Slot::new(1, 2)),
                 },
             ],
         };

@@ -3,14 +3,16 @@
 //!
 //! Heads, bodies and keys never change once they are written (rewrites are held), and chunk numbers are never given
 //! twice. So they are copied slice by slice, each out of a transaction of its own, until nearly all are there. Then
-//! one transaction, the *cut*, gives what does change (marks, topics, deltas, states, notes, dead letters, tasks), the
-//! few chunks that came since, and which of the copied ones still exist. What comes out is the store as it was at
-//! the commit before the cut, whole.
+//! one transaction, the *cut*, gives what does change (marks, topics, deltas, states, notes, dead letters, tasks,
+//! fanout), the few chunks that came since, and which of the copied ones still exist. What comes out is the store
+//! as it was at the commit before the cut, whole.
 
 use super::engine::Engine;
 use super::error::StoreError;
 use super::identity::{SnapshotMark, mark_snapshot};
-use super::schema::{BODY, DEDUP, DELTA, DLQ, HEAD, META, NOTE, STATE, STILL, TASK, TOPIC, body_key};
+use super::schema::{
+    BODY, DEDUP, DELTA, DLQ, FAN, HEAD, LIST, META, NOTE, STATE, STILL, SUBS, TASK, TOPIC, body_key,
+};
 use redb::{
     Database, Durability, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
     TableHandle, WriteTransaction,
@@ -28,8 +30,10 @@ const SLICE_BYTES_MAX: usize = 1 << 20;
 const CACHE_BYTES: usize = 8 << 20;
 
 /// Every table of a store; one that is missing here would be missing in the copy.
-const TABLES: [&str; 11] =
-    ["meta", "topic", "head", "body", "delta", "state", "note", "dlq", "dedup", "still", "task"];
+const TABLES: [&str; 14] = [
+    "meta", "topic", "head", "body", "delta", "state", "note", "dlq", "dedup", "still", "task", "list",
+    "subs", "fan",
+];
 
 /// Where the store is to be read from; it says no once the store was reopened.
 #[derive(Debug, Clone)]
@@ -178,6 +182,9 @@ impl Copying {
         copy_table(&read, &write, DLQ)?;
         copy_table(&read, &write, STILL)?;
         copy_table(&read, &write, TASK)?;
+        copy_table(&read, &write, LIST)?;
+        copy_table(&read, &write, SUBS)?;
+        copy_table(&read, &write, FAN)?;
         self.new_keys(&read, &write)?;
         let mut room = Room { rows: usize::MAX, bytes: usize::MAX };
         self.chunks(&read, &write, &mut room)?;

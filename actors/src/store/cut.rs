@@ -2,15 +2,17 @@
 //! else. A chunk ends before it would cost redb the next size of page; a message larger than that has a chunk
 //! of its own, stored in parts.
 
-use super::codec::{Head, HeadEntry, HeadRun, push_record, record_len};
+use super::codec::{COPY_LEN, Head, HeadEntry, HeadRun, push_record, record_len};
 use super::schema::BODY_PART_BYTES_MAX;
 use bytes::Bytes;
 use ron_core::ids::{ShardId, Slot};
-use ron_core::message::{NewMessage, StoredAt};
+use ron_core::message::{CopyOf, NewMessage, StoredAt};
 use ron_core::time::Millis;
 
 /// Most messages in a chunk: the place in a chunk has 16 bits.
 const CHUNK_MESSAGES_MAX: usize = 60_000;
+/// Most messages in a chunk that gets a copy: whoever loads one subscriber reads the whole head.
+const CHUNK_COPIES_MAX: usize = 1_000;
 
 /// A chunk ready to be written.
 #[derive(Debug)]
@@ -45,23 +47,45 @@ impl Cutter {
             self.close();
         }
         let now = self.now;
-        let (head, body) = self.open.get_or_insert_with(|| {
-            (Head { enqueued: now, body_len: 0, runs: Vec::new(), entries: Vec::new() }, Vec::new())
-        });
-        let idx = head.entries.len() as u16;
+        let (_, body) = self.opened();
         let offset = body.len() as u32;
         let len = push_record(body, message) as u32;
         let due = (message.delay_ms > 0).then(|| now.plus(message.delay_ms));
         let expires = message.ttl_ms.map(|ttl| now.plus(ttl));
         let payload_len = message.payload.len() as u32;
         let group = message.group();
-        head.entries.push(HeadEntry { offset, len, payload_len, due, expires, group });
+        self.enter(shard, HeadEntry { offset, len, payload_len, due, expires, group, source: None })
+    }
+
+    /// Puts one copy for `shard` behind the others.
+    pub(crate) fn push_copy(&mut self, shard: ShardId, of: &CopyOf) -> StoredAt {
+        if self.open.as_ref().is_some_and(|(head, _)| head.entries.len() >= CHUNK_COPIES_MAX) {
+            self.close();
+        }
+        let CopyOf { slot, len: payload_len, due, expires, group } = *of;
+        let (len, source) = (COPY_LEN, Some(slot));
+        self.enter(shard, HeadEntry { offset: 0, len, payload_len, due, expires, group, source })
+    }
+
+    fn opened(&mut self) -> &mut (Head, Vec<u8>) {
+        let enqueued = self.now;
+        self.open.get_or_insert_with(|| {
+            (Head { enqueued, body_len: 0, runs: Vec::new(), entries: Vec::new() }, Vec::new())
+        })
+    }
+
+    fn enter(&mut self, shard: ShardId, entry: HeadEntry) -> StoredAt {
+        let enqueued = self.now;
+        let (head, _) = self.opened();
+        let idx = head.entries.len() as u16;
+        head.entries.push(entry);
         match head.runs.last_mut() {
             Some(run) if run.shard == shard => run.count += 1,
             Some(_) | None => head.runs.push(HeadRun { shard, first: idx, count: 1 }),
         }
         let slot = Slot::new(self.next_chunk, idx);
-        StoredAt { slot, enqueued: now, len: payload_len, due, expires, group }
+        let HeadEntry { payload_len: len, due, expires, group, .. } = entry;
+        StoredAt { slot, enqueued, len, due, expires, group }
     }
 
     /// The next message gets a place above this one, of whichever kind.

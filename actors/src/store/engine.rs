@@ -8,11 +8,13 @@ use super::chunks::{ChunkInfo, ShardChunks};
 use super::codec::{ChunkStates, Delta, open_value, seal_value};
 use super::cut::{CutChunk, part_count, parts};
 use super::error::{StoreError, UnitFailure};
+use super::fanout::{Copies, ListEdit};
 use super::identity::Identity;
 use super::letters::write_letters;
 use super::prepare::Batch;
 use super::read::{ChunkImage, Reader};
 use super::recover::{BootCounts, ClockFrom, Opening};
+use super::refs::References;
 use super::schema::{BODY, DEDUP, DELTA, HEAD, META, STATE, TASK, TOPIC, body_key};
 use super::still::Still;
 use super::volatile::Volatile;
@@ -43,6 +45,10 @@ pub struct Work {
     pub task: Option<Box<Task>>,
     /// The topic is gone: its messages by the ops, all else by this.
     pub delete: bool,
+    /// A change of the topic's list of subscribers.
+    pub edit: Option<Box<ListEdit>>,
+    /// Copies of another topic's messages.
+    pub copies: Option<Box<Copies>>,
     /// When the shard was loaded, if its lease clocks had stood still: what it moved is in here, or nothing had
     /// to be, and [`BootCounts::still_since`] of before is forgotten.
     pub clocks_go_on: Option<Millis>,
@@ -56,6 +62,8 @@ impl Work {
             && self.ops.is_empty()
             && self.topic.is_none()
             && self.task.is_none()
+            && self.edit.is_none()
+            && self.copies.is_none()
             && !self.delete
     }
 }
@@ -141,6 +149,10 @@ pub struct Engine {
     pub(crate) folding_upto: u64,
     pub(crate) oldest_unfolded: Option<Millis>,
     pub(crate) stragglers: BTreeSet<u64>,
+    /// Whose records live copies stand for.
+    pub(crate) refs: References,
+    /// Chunks that may have become useless.
+    pub(crate) freed: BTreeSet<u64>,
     pub(crate) latest_deadline: Millis,
     pub(crate) dedup_swept: Millis,
     pub(crate) commits: u64,
@@ -287,6 +299,7 @@ impl Engine {
                 }
             }
         }
+        self.write_fans(&txn, &batch.touched)?;
         self.still.save(&txn)?;
         if batch.reserve_to > self.reserved {
             self.reserved = batch.reserve_to;
@@ -308,9 +321,9 @@ impl Engine {
             for (shard, work) in accepted() {
                 write_letters(&txn, *shard, &work.ops)?;
             }
-            batch.dead_chunks = self.apply_delta(&batch.delta);
-            self.remove_chunks(&txn, &batch.dead_chunks)?;
+            self.apply_delta(&batch.delta);
         }
+        self.let_go(&txn)?;
         if self.fold_is_due_now() {
             self.fold_slice(&txn)?;
         }
@@ -341,32 +354,48 @@ impl Engine {
         Ok(txn)
     }
 
-    /// Brings the state changes into RAM; returns the chunks that have no live message left.
-    fn apply_delta(&mut self, delta: &Delta) -> Vec<u64> {
-        let mut dead = Vec::new();
+    /// Brings the state changes into RAM.
+    fn apply_delta(&mut self, delta: &Delta) {
         for run in &delta.runs {
             let chunk = run.first.chunk();
             let Some(info) = self.chunks.get_mut(&chunk) else { continue };
+            let places = run.first.idx()..run.first.idx() + run.count;
             if let Some(state) = run.state {
                 if state.phase == ron_core::message::Phase::Leased {
                     self.latest_deadline = self.latest_deadline.max(state.at);
                 }
             } else {
                 info.live = info.live.saturating_sub(run.count);
-                if info.live == 0 {
-                    dead.push(chunk);
-                    self.stragglers.remove(&chunk);
-                } else if u32::from(info.live) * 4 < u32::from(info.kept) {
-                    self.stragglers.insert(chunk);
-                }
+                self.freed.insert(chunk);
+                // The last copy of a message lets go of its record.
+                self.freed.extend(places.clone().filter_map(|idx| self.refs.gone(Slot::new(chunk, idx))));
             }
             let dirty = self.dirty.entry(chunk).or_default();
             let before = dirty.len();
-            let first = run.first.idx();
-            dirty.extend((first..first + run.count).map(|idx| (idx, run.state)));
+            dirty.extend(places.map(|idx| (idx, run.state)));
             self.dirty_len += dirty.len() - before;
         }
-        dead
+    }
+
+    /// Removes the chunks that nobody needs any more: nothing in them lives, no copy stands for a record of them,
+    /// nobody waits for one. Notes those that few messages keep.
+    pub(crate) fn let_go(&mut self, txn: &WriteTransaction) -> Result<(), StoreError> {
+        let mut dead = Vec::new();
+        {
+            let mut fans = self.reader.fans().lock();
+            self.freed.extend(fans.take_released());
+            for chunk in std::mem::take(&mut self.freed) {
+                let Some(info) = self.chunks.get(&chunk) else { continue };
+                let needed = u32::from(info.live) + self.refs.records(chunk);
+                if needed == 0 && !fans.holds(chunk) {
+                    self.stragglers.remove(&chunk);
+                    dead.push(chunk);
+                } else if needed * 4 < u32::from(info.kept) && info.body_len > 0 {
+                    self.stragglers.insert(chunk);
+                }
+            }
+        }
+        self.remove_chunks(txn, &dead)
     }
 
     /// Removes chunks from the tables and from RAM.
@@ -389,6 +418,7 @@ impl Engine {
                 self.dirty_len -= dirty.len();
             }
             self.folding.remove(chunk);
+            self.refs.forget(*chunk);
         }
         Ok(())
     }
@@ -403,6 +433,7 @@ impl Engine {
                 known.push(chunk, |chunk| self.chunks.contains_key(&chunk));
             }
             self.reader.remember(chunk, ChunkImage::new(&head, body));
+            self.fan_out(chunk, &head);
         }
     }
 }

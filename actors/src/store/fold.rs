@@ -6,6 +6,7 @@ use super::engine::{Dirty, Engine, chunk_states, write_meta};
 use super::error::StoreError;
 use super::schema::{BODY, DEDUP, DEDUP_BUCKET_MS, DELTA, HEAD, STATE, body_key};
 use redb::{ReadableTable, WriteTransaction};
+use ron_core::ids::Slot;
 use ron_core::time::Millis;
 
 /// States folded in one commit.
@@ -87,7 +88,8 @@ impl Engine {
         let rewrite = !fold && !self.stragglers.is_empty() && !self.reader.rewrites_are_held();
         let sweep = now.since(self.dedup_swept) >= DEDUP_BUCKET_MS;
         let heartbeat = now < self.latest_deadline && now.since(self.last_commit) >= HEARTBEAT_MS;
-        if !(fold || rewrite || sweep || heartbeat) {
+        let release = self.reader.fans().lock().has_released();
+        if !(fold || rewrite || sweep || heartbeat || release) {
             return Ok(false);
         }
         self.poisoned = true;
@@ -101,6 +103,9 @@ impl Engine {
         }
         if sweep {
             self.sweep_dedup(&txn, now)?;
+        }
+        if release {
+            self.let_go(&txn)?;
         }
         self.still.save(&txn)?;
         self.save_marks(&txn, self.last_commit)?;
@@ -163,6 +168,9 @@ impl Engine {
         let mut rewritten = Vec::new();
         while rewritten.len() < REWRITE_CHUNKS_MAX {
             let Some(chunk) = self.stragglers.pop_first() else { break };
+            if self.reader.fans().lock().holds(chunk) {
+                continue; // looked at again when it is let go
+            }
             let Some(head) = heads.get(chunk)?.map(|row| Head::decode(chunk, row.value())).transpose()?
             else {
                 continue;
@@ -177,11 +185,16 @@ impl Engine {
                 None => ChunkStates::default(),
             };
             let folded = merge(&folded, &self.unfolded(chunk));
-            let (head, body) = survivors(&head, &body, &folded);
+            let refs = &self.refs;
+            let (head, body) = survivors(&head, &body, &folded, |idx| refs.needs(Slot::new(chunk, idx)));
             heads.insert(chunk, head.encode().as_slice())?;
-            bodies.insert(key, body.as_slice())?;
+            if body.is_empty() {
+                bodies.remove(key)?; // copies alone are left: what has no parts leaves no row behind
+            } else {
+                bodies.insert(key, body.as_slice())?;
+            }
             if let Some(info) = self.chunks.get_mut(&chunk) {
-                info.kept = info.live;
+                info.kept = head.entries.iter().filter(|entry| entry.len > 0).count() as u16;
                 info.body_len = head.body_len;
             }
             rewritten.push(chunk);
@@ -223,13 +236,23 @@ pub(crate) fn by_place(states: &ChunkStates) -> Dirty {
     all
 }
 
-/// The chunk without the records of what is gone.
-pub(crate) fn survivors(head: &Head, body: &[u8], states: &ChunkStates) -> (Head, Vec<u8>) {
+/// The chunk without the records of what is gone and nobody needs.
+/// `needed`: gone, but copies stand for its record.
+pub(crate) fn survivors(
+    head: &Head,
+    body: &[u8],
+    states: &ChunkStates,
+    needed: impl Fn(u16) -> bool,
+) -> (Head, Vec<u8>) {
     let fate = by_place(states);
     let mut kept = Vec::new();
     let mut entries = Vec::with_capacity(head.entries.len());
     for (idx, entry) in head.entries.iter().enumerate() {
-        let gone = matches!(fate.get(&(idx as u16)), Some(None));
+        let gone = matches!(fate.get(&(idx as u16)), Some(None)) && !needed(idx as u16);
+        if entry.source.is_some() && !gone {
+            entries.push(*entry);
+            continue;
+        }
         let (from, to) = (entry.offset as usize, (entry.offset + entry.len) as usize);
         // A record that rotted out of its bounds stays as it is, to be found on delivery.
         match body.get(from..to) {

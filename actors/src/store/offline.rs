@@ -6,7 +6,7 @@ use super::codec::Head;
 use super::error::StoreError;
 use super::findings::Findings;
 use super::inventory::Inventory;
-use super::schema::{BODY, DEDUP, DELTA, DLQ, HEAD, META, NOTE, STATE, STILL, TASK, TOPIC};
+use super::schema::{BODY, DEDUP, DELTA, DLQ, FAN, HEAD, LIST, META, NOTE, STATE, STILL, SUBS, TASK, TOPIC};
 use super::untouched;
 use redb::{
     Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
@@ -96,6 +96,9 @@ pub fn stats(path: &Path) -> Result<StoreStats, StoreError> {
         table(&txn, "dedup", DEDUP)?,
         table(&txn, "still", STILL)?,
         table(&txn, "task", TASK)?,
+        table(&txn, "list", LIST)?,
+        table(&txn, "subs", SUBS)?,
+        table(&txn, "fan", FAN)?,
     ];
     let held = Inventory::take(&txn)?;
     let mut stragglers = 0;

@@ -5,10 +5,12 @@ use super::codec::{Delta, record_len};
 use super::cut::{CutChunk, Cutter};
 use super::engine::{Engine, Work};
 use super::error::UnitFailure;
+use super::fanout::Copies;
 use super::schema::DEDUP_BUCKET_MS;
 use ron_core::dedup::{DedupRow, Verdict};
+use ron_core::fanout::Touched;
 use ron_core::ids::{ShardId, Slot};
-use ron_core::message::{DedupClaim, NewMessage, PutOutcome, StoredAt};
+use ron_core::message::{CopyOf, DedupClaim, NewMessage, PutOutcome, StoredAt};
 use ron_core::time::Millis;
 use std::collections::BTreeMap;
 
@@ -22,7 +24,8 @@ pub(crate) struct Batch {
     pub(crate) delta: Delta,
     /// Changes of messages that are kept in memory alone.
     pub(crate) ram_delta: Delta,
-    pub(crate) dead_chunks: Vec<u64>,
+    /// What has changed of lists and cursors.
+    pub(crate) touched: Touched,
     /// Up to which number chunks must be known to be used, before those kept in memory alone may have them.
     pub(crate) reserve_to: u64,
     /// Whether there is anything that memory alone will not do for.
@@ -45,8 +48,8 @@ struct Cuts {
 }
 
 impl Cuts {
-    /// Puts one message of `shard` behind all others of it, of either kind: in a commit too, places rise in the order
-    /// in which they are given, or one that comes later would stand before one that is at work already.
+    /// Puts one message of `shard` behind all others of it, of either kind: in a commit too, places rise in the
+    /// order in which they are given, or one that comes later would stand before one that is at work already.
     fn push(&mut self, ram: bool, shard: ShardId, message: &NewMessage) -> StoredAt {
         let cutter = if ram { &mut self.ram } else { &mut self.durable };
         if let Some((_, last)) = self.last.filter(|(of, _)| *of == shard) {
@@ -57,6 +60,16 @@ impl Cuts {
         if ram {
             self.ram_bytes += record_len(message);
         }
+        stored
+    }
+
+    /// The same with a copy.
+    fn push_copy(&mut self, shard: ShardId, of: &CopyOf) -> StoredAt {
+        if let Some((_, last)) = self.last.filter(|(of, _)| *of == shard) {
+            self.durable.rise_above(last);
+        }
+        let stored = self.durable.push_copy(shard, of);
+        self.last = Some((shard, stored.slot));
         stored
     }
 }
@@ -78,10 +91,18 @@ impl Engine {
         let mut cuts =
             Cuts { durable, ram, ram_bytes: self.volatile.bytes(), keys: BTreeMap::new(), last: None };
         let (mut size, mut needs_disk) = (0, false);
+        let mut touched = Touched::default();
+        // Lists first: a message that is stored with a change goes to the list as it is then.
+        for (shard, work) in order.iter().map(|&i| &work[i]) {
+            self.change_lists(*shard, work, Slot::new(first, 0), &mut touched);
+        }
         for &i in &order {
             let (shard, work) = &work[i];
             let outcomes = work.puts.iter().map(|message| self.put(&mut cuts, now, *shard, work, message));
-            let outcomes: Vec<PutOutcome> = outcomes.collect();
+            let mut outcomes: Vec<PutOutcome> = outcomes.collect();
+            if let Some(copies) = &work.copies {
+                self.put_copies(&mut cuts, *shard, copies, &mut touched, &mut outcomes);
+            }
             let rows = [work.topic.is_some(), work.task.is_some(), work.delete];
             let rows = rows.into_iter().map(usize::from).sum::<usize>();
             size += outcomes.len() + work.ops.len() + rows;
@@ -97,9 +118,40 @@ impl Engine {
         }
         let unproven = !ram_chunks.is_empty() && self.next_chunk > self.reserved;
         let reserve_to = if unproven { self.next_chunk + RESERVED_CHUNKS } else { 0 };
-        needs_disk |= unproven || !(chunks.is_empty() && delta.runs.is_empty());
-        let (keys, dead_chunks) = (cuts.keys, Vec::new());
-        Batch { now, chunks, ram_chunks, keys, delta, ram_delta, dead_chunks, reserve_to, needs_disk, size }
+        needs_disk |= unproven || !(chunks.is_empty() && delta.runs.is_empty() && touched.is_empty());
+        let keys = cuts.keys;
+        Batch { now, chunks, ram_chunks, keys, delta, ram_delta, touched, reserve_to, needs_disk, size }
+    }
+
+    fn change_lists(&self, shard: ShardId, work: &Work, boundary: Slot, touched: &mut Touched) {
+        let known = || self.topics.get(&shard).map(|row| &row.key);
+        let Some(key) = work.topic.as_ref().map(|row| &row.key).or_else(known) else { return };
+        if let Some(edit) = &work.edit {
+            self.edit_list(shard, key, boundary, edit, touched);
+        }
+        if work.delete {
+            self.reader.fans().lock().delete(shard, key, boundary, touched);
+        }
+    }
+
+    /// Copies get their places if the cursor is where they begin; if not, they have been brought before.
+    fn put_copies(
+        &mut self,
+        cuts: &mut Cuts,
+        shard: ShardId,
+        copies: &Copies,
+        touched: &mut Touched,
+        outcomes: &mut Vec<PutOutcome>,
+    ) {
+        if !self.reader.fans().lock().advance(&copies.step, touched) {
+            outcomes.extend(copies.messages.iter().map(|_| PutOutcome::Overtaken));
+            return;
+        }
+        for of in &copies.messages {
+            let stored = cuts.push_copy(shard, of);
+            self.refs.add(stored.slot, of.slot);
+            outcomes.push(PutOutcome::Stored(stored));
+        }
     }
 
     fn put(
@@ -126,7 +178,8 @@ impl Engine {
         if work.ram && !fits && !replaces {
             return PutOutcome::RamFull;
         }
-        let ram = work.ram && fits;
+        // Copies stand for its record, and must not outlive it.
+        let ram = work.ram && fits && !self.reader.fans().lock().is_source(shard);
         let stored = cuts.push(ram, shard, message);
         if let Some(claim) = &message.dedup {
             let row = self.remember(now, shard, claim, &stored);

@@ -4,14 +4,16 @@
 use super::codec::{Head, open, read_record};
 use super::cut::part_count;
 use super::error::StoreError;
+use super::fanout::{FanBook, read_sent};
 use super::letters::dead_letter;
+use super::refs::copies_of;
 use super::schema::{BODY, DLQ, HEAD, NOTE, body_key};
 use crate::blocking::{Blocking, Job};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use redb::{Database, ReadableDatabase};
 use ron_core::ids::{ShardId, Slot};
-use ron_core::message::{DeadLetter, StoredMessage};
+use ron_core::message::{CopyOf, DeadLetter, StoredMessage};
 use ron_core::time::Millis;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,16 +26,35 @@ pub(crate) struct ChunkImage {
     /// (offset, length) by place; length 0 = gone.
     places: Vec<(u32, u32)>,
     body: Bytes,
+    /// Places that are copies, ascending: whose record theirs is.
+    copies: Vec<(u16, Slot)>,
 }
 
 impl ChunkImage {
     pub(crate) fn new(head: &Head, body: Bytes) -> ChunkImage {
         let places = head.entries.iter().map(|entry| (entry.offset, entry.len)).collect();
-        ChunkImage { enqueued: head.enqueued, places, body }
+        ChunkImage { enqueued: head.enqueued, places, body, copies: copies_of(head) }
     }
 
     fn cost(&self) -> usize {
-        self.body.len() + self.places.len() * 8 + 128
+        self.body.len() + self.places.len() * 8 + self.copies.len() * 16 + 128
+    }
+
+    /// Where the record of a message is, if not here.
+    fn source(&self, slot: Slot) -> Option<Slot> {
+        let at = self.copies.binary_search_by_key(&slot.idx(), |(idx, _)| *idx).ok()?;
+        self.copies.get(at).map(|(_, source)| *source)
+    }
+
+    /// A copy, out of the chunk of its record.
+    fn read_copy(&self, slot: Slot, source: Slot, from: &ChunkImage) -> Result<StoredMessage, ReadFailure> {
+        // A record that is not there although a copy stands for it is as bad as a damaged one.
+        let read = from.read(source).map_err(|failure| match failure {
+            ReadFailure::Gone => ReadFailure::Damaged,
+            other => other,
+        });
+        let copied_from = Some((source, from.enqueued));
+        Ok(StoredMessage { slot, enqueued: self.enqueued, copied_from, ..read? })
     }
 
     fn read(&self, slot: Slot) -> Result<StoredMessage, ReadFailure> {
@@ -105,6 +126,8 @@ struct Shared {
     pinned: Mutex<Pinned>,
     cache_bytes_max: usize,
     blocking: Blocking,
+    /// Who gets copies, and how far each has come.
+    fans: FanBook,
     /// How many want the bodies to stay where they are.
     rewrites_held: AtomicUsize,
 }
@@ -129,8 +152,37 @@ impl Reader {
     pub fn new(cache_bytes_max: usize, blocking: Blocking) -> Reader {
         let (db, cache) = (ArcSwapOption::empty(), Mutex::default());
         let rewrites_held = AtomicUsize::new(0);
-        let pinned = Mutex::default();
-        Reader(Arc::new(Shared { db, cache, pinned, cache_bytes_max, blocking, rewrites_held }))
+        let (pinned, fans) = (Mutex::default(), FanBook::default());
+        Reader(Arc::new(Shared { db, cache, pinned, cache_bytes_max, blocking, fans, rewrites_held }))
+    }
+
+    /// Who gets copies, and how far each has come.
+    #[must_use]
+    pub fn fans(&self) -> &FanBook {
+        &self.0.fans
+    }
+
+    /// The messages in these chunks (chunk, first place, count) from `from` on, at most `limit`, and the place behind
+    /// the last of them, whatever has become of them since.
+    pub(crate) async fn sent(
+        &self,
+        chunks: Vec<(u64, u16, u16)>,
+        from: Slot,
+        limit: usize,
+    ) -> Result<(Vec<CopyOf>, Slot), ReadFailure> {
+        let reader = self.clone();
+        let read = move || {
+            let db = reader.0.db.load_full().ok_or(StoreError::Reopening)?;
+            read_sent(&db.begin_read()?, &chunks, from, limit)
+        };
+        match self.0.blocking.run(Job::Read, read).await {
+            Some(Ok(sent)) => Ok(sent),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "reading what is to be copied failed");
+                Err(ReadFailure::Store)
+            }
+            None => Err(ReadFailure::Store),
+        }
     }
 
     /// Keeps chunks from being rewritten, from the next turn of the store on.
@@ -214,16 +266,43 @@ impl Reader {
             let of = |slot: &Slot| if slot.is_ram() { &pinned.chunks } else { &cache.chunks };
             slots.iter().map(|slot| of(slot).get(&slot.chunk()).cloned()).collect()
         };
-        Some(images?.iter().zip(slots).map(|(image, slot)| image.read(*slot)).collect())
+        let images = images?;
+        let sources: Vec<Option<Slot>> =
+            images.iter().zip(slots).map(|(image, slot)| image.source(*slot)).collect();
+        let of_sources: Option<Vec<Option<Arc<ChunkImage>>>> = {
+            let cache = self.cache();
+            let of = |source: &Option<Slot>| match source {
+                None => Some(None),
+                Some(source) => cache.chunks.get(&source.chunk()).cloned().map(Some),
+            };
+            sources.iter().map(of).collect()
+        };
+        let mut all = Vec::with_capacity(slots.len());
+        for (((image, slot), source), from) in images.iter().zip(slots).zip(sources).zip(of_sources?) {
+            all.push(match source.zip(from) {
+                Some((source, from)) => image.read_copy(*slot, source, &from),
+                None => image.read(*slot),
+            });
+        }
+        Some(all)
     }
 
     /// [`Reader::fetch`] for a thread that may block.
     #[must_use]
     pub fn fetch_blocking(&self, slots: &[Slot]) -> Vec<Result<StoredMessage, ReadFailure>> {
         let mut local: HashMap<u64, Result<Arc<ChunkImage>, ReadFailure>> = HashMap::new();
+        let mut image = |chunk: u64| {
+            let image = local.entry(chunk).or_insert_with(|| self.image(chunk));
+            image.clone()
+        };
         let mut read = |slot: &Slot| {
-            let image = local.entry(slot.chunk()).or_insert_with(|| self.image(slot.chunk()));
-            image.as_ref().map_err(|failure| *failure)?.read(*slot)
+            let found = image(slot.chunk())?;
+            let Some(source) = found.source(*slot) else { return found.read(*slot) };
+            let from = image(source.chunk()).map_err(|failure| match failure {
+                ReadFailure::Gone => ReadFailure::Damaged,
+                other => other,
+            });
+            found.read_copy(*slot, source, from?.as_ref())
         };
         slots.iter().map(&mut read).collect()
     }
@@ -335,7 +414,8 @@ mod tests {
     #[test]
     fn the_cache_is_bounded_by_bytes_and_drops_the_oldest() {
         let image = |len: usize| {
-            Arc::new(ChunkImage { enqueued: Millis(0), places: Vec::new(), body: vec![0; len].into() })
+            let (places, copies) = (Vec::new(), Vec::new());
+            Arc::new(ChunkImage { enqueued: Millis(0), places, body: vec![0; len].into(), copies })
         };
         let mut cache = Cache::default();
         for chunk in 0..10 {

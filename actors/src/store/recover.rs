@@ -7,15 +7,20 @@ use super::chunks::{ChunkInfo, ShardChunks};
 use super::codec::{ChunkStates, Delta, Head, open_value};
 use super::engine::{Dirty, Engine, TopicRow, chunk_states, write_meta};
 use super::error::StoreError;
+use super::fanout::read_fans;
 use super::fold::by_place;
 use super::identity::{self, Identity};
 use super::read::Reader;
-use super::schema::{BODY, DEDUP, DELTA, DLQ, FORMAT, HEAD, META, NOTE, STATE, STILL, TASK, TOPIC};
+use super::refs::References;
+use super::schema::{
+    BODY, DEDUP, DELTA, DLQ, FAN, FORMAT, HEAD, LIST, META, NOTE, STATE, STILL, SUBS, TASK, TOPIC,
+};
 use super::still::Still;
 use super::volatile::Volatile;
 use redb::{Database, ReadableTable, WriteTransaction};
 use ron_core::dedup::{Dedup, DedupRow};
-use ron_core::ids::ShardId;
+use ron_core::fanout::{Fans, Touched};
+use ron_core::ids::{ShardId, Slot};
 use ron_core::message::{MsgState, Phase};
 use ron_core::reprocess::Task;
 use ron_core::shard::Settings;
@@ -76,17 +81,19 @@ pub(crate) fn open(
     let mut txn = db.begin_write()?;
     txn.set_two_phase_commit(medium.durable() && config.two_phase_commit);
     let identity = create_tables(&txn, opening)?;
-    let mut found = Found::default();
+    let topics = read_topics(&txn)?;
+    let fans = read_fans(&txn, |shard| topics.contains_key(&shard))?;
+    let mut found = Found { fans, ..Found::default() };
     found.read_deltas(&txn)?;
     found.read_heads(&txn)?;
     let next_chunk = read_meta(&txn, "next_chunk")?.unwrap_or(0).max(found.next_chunk);
     let last_alive = read_meta::<Millis>(&txn, "node_time")?.unwrap_or_default().max(found.last_alive);
-    let topics = read_topics(&txn)?;
     let tasks = found.tasks(&txn)?;
     let next_shard = read_meta(&txn, "next_shard")?.unwrap_or(0);
     let still = found.lease_clocks(&txn, opening, last_alive)?;
     let clock = clock_from(last_alive);
     let now = clock.now().max(last_alive);
+    let freed = found.chunks.iter().filter(|(_, info)| info.live == 0).map(|(chunk, _)| *chunk).collect();
     let mut engine = Engine {
         db: Arc::new(db),
         reader: reader.clone(),
@@ -116,12 +123,15 @@ pub(crate) fn open(
         folding_upto: 0,
         oldest_unfolded: None,
         stragglers: found.stragglers,
+        refs: found.refs,
+        // Each of them: what a crash left useless is found by looking.
+        freed,
         latest_deadline: found.latest_deadline,
         dedup_swept: now,
         commits: 0,
         poisoned: false,
     };
-    engine.tidy_up(txn, now)?;
+    engine.tidy_up(txn, now, found.fans)?;
     Ok((engine, found.counts))
 }
 
@@ -136,6 +146,9 @@ fn create_tables(txn: &WriteTransaction, opening: Opening) -> Result<Identity, S
     txn.open_table(TOPIC)?;
     txn.open_table(TASK)?;
     txn.open_table(STILL)?;
+    txn.open_table(LIST)?;
+    txn.open_table(SUBS)?;
+    txn.open_table(FAN)?;
     let format: Option<u32> = read_meta(txn, "format")?;
     match format {
         None => {
@@ -193,7 +206,12 @@ fn read_tasks(txn: &WriteTransaction) -> Result<BTreeMap<ShardId, BTreeMap<u64, 
 
 impl Engine {
     /// The first commit: what has expired is dropped, and everything folded, so that a shard's load replays nothing.
-    fn tidy_up(&mut self, txn: WriteTransaction, now: Millis) -> Result<(), StoreError> {
+    fn tidy_up(&mut self, txn: WriteTransaction, now: Millis, mut fans: Fans) -> Result<(), StoreError> {
+        let mut touched = Touched::default();
+        fans.settle(&mut touched);
+        self.reader.fans().replace(fans);
+        self.write_fans(&txn, &touched)?;
+        self.let_go(&txn)?;
         self.sweep_dedup(&txn, now)?;
         self.read_dedup(&txn, now)?;
         // Everything folded: each shard's load then replays nothing.
@@ -229,6 +247,8 @@ struct Found {
     chunks: HashMap<u64, ChunkInfo>,
     by_shard: HashMap<ShardId, ShardChunks>,
     stragglers: BTreeSet<u64>,
+    refs: References,
+    fans: Fans,
     counts: HashMap<ShardId, BootCounts>,
     next_chunk: u64,
     next_delta: u64,
@@ -321,6 +341,9 @@ impl Found {
                     None => None,
                 };
                 info.live += 1;
+                if let Some(source) = entry.source {
+                    self.refs.add(Slot::new(chunk, idx), source);
+                }
                 count(counts, state, entry.due.is_some_and(|due| due > self.last_alive));
                 counts.ends(state, entry.expires);
                 counts.oldest_enqueued.get_or_insert(head.enqueued);
@@ -329,8 +352,9 @@ impl Found {
                 }
             }
             self.by_shard.entry(run.shard).or_default().push(chunk, |_| true);
+            self.fans.sent(run.shard, chunk, run.first, run.count);
         }
-        if u32::from(info.live) * 4 < u32::from(info.kept) {
+        if u32::from(info.live) * 4 < u32::from(info.kept) && info.body_len > 0 {
             self.stragglers.insert(chunk);
         }
         self.chunks.insert(chunk, info);

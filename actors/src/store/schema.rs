@@ -24,6 +24,14 @@ pub(crate) const TASK: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition:
 /// (expiry bucket, chunk) → idempotency keys, written with their messages.
 pub(crate) const DEDUP: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("dedup");
 
+/// source's shard → whose list of subscribers it is, and its version. Stays while somebody waits, though the topic
+/// be gone.
+pub(crate) const LIST: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("list");
+/// (source's shard, number) → a subscription: who, which messages, from which place to which.
+pub(crate) const SUBS: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("subs");
+/// (source's shard, page) → cursors of 512 subscriptions, as runs. Written with the copies.
+pub(crate) const FAN: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("fan");
+
 /// redb allocates a value in 2^k × 4 KiB: 61,000 bytes cost 1.24×, 65,536 cost 2.25×. Chunks are cut below.
 pub(crate) const BODY_PART_BYTES_MAX: usize = 61_000;
 
@@ -33,9 +41,10 @@ pub(crate) const STILL: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("
 /// Width of an expiry bucket of `DEDUP`, ms.
 pub(crate) const DEDUP_BUCKET_MS: u64 = 600_000;
 
-/// The format of this schema; a store with another one is refused. 2: topics have settings. 3: either states know of
-/// reprocessing, or a chunk's number is even and settings name a durability. 4: both.
-pub(crate) const FORMAT: u32 = 4;
+/// The format of this schema; a store with another one is refused. 2: topics have settings. 3: either states know
+/// of reprocessing, or a chunk's number is even and settings name a durability. 4: both. 5: a head's message may be
+/// a copy.
+pub(crate) const FORMAT: u32 = 5;
 
 /// The key of a body part.
 pub(crate) const fn body_key(chunk: u64, part: usize) -> u64 {

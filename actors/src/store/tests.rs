@@ -1,5 +1,6 @@
 //! The engine without actors: what a commit leaves behind, and what a reopening finds.
 
+mod fanout;
 mod ram;
 
 use super::backend::{Medium, RamMedium};

@@ -48,7 +48,8 @@ impl Unit {
         ticket: Option<(Ticket, Arc<dyn ShardSink>)>,
         on_done: Option<OnDone>,
     ) -> Unit {
-        let bytes = work.puts.iter().map(|message| message.payload.len() + 256).sum();
+        let copies = work.copies.as_ref().map_or(0, |copies| copies.messages.len());
+        let bytes = work.puts.iter().map(|message| message.payload.len() + 256).sum::<usize>() + copies * 64;
         Unit { shard, number: 0, place: 0, share: Share::default(), bytes, work, sink: ticket, on_done }
     }
 

@@ -98,7 +98,8 @@ impl Engine {
                 self.reader.unpin(chunk);
             } else if u32::from(info.live) * 4 < u32::from(info.kept) {
                 // What a few stragglers keep alive is made small at once: memory is what is scarce here.
-                let (head, body) = survivors(&kept.head, &kept.body, &merge(&Default::default(), &kept.fate));
+                let (head, body) =
+                    survivors(&kept.head, &kept.body, &merge(&Default::default(), &kept.fate), |_| false);
                 self.volatile.bytes -= kept.body.len() - body.len();
                 (kept.head, kept.body) = (head, body.into());
                 (info.kept, info.body_len) = (info.live, kept.head.body_len);

@@ -5,7 +5,7 @@
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use ron_chaos::drill::{kills, quarantine};
+use ron_chaos::drill::{fanout, kills, quarantine};
 use std::time::Duration;
 
 /// Fault drills against ron-node.
@@ -30,6 +30,18 @@ enum Drill {
         #[arg(long, default_value_t = 200)]
         back_ms: u64,
     },
+    /// Kill the node while messages are copied to subscribers, and the list of them changes
+    Fanout {
+        /// How many kills
+        #[arg(long, default_value_t = 200)]
+        kills: usize,
+        /// Topics that subscribe
+        #[arg(long, default_value_t = 300)]
+        subscribers: usize,
+        /// What differs from run to run
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
 }
 
 #[tokio::main]
@@ -37,7 +49,32 @@ async fn main() -> Result<()> {
     let cli = Cli::parse();
     match cli.drill {
         Drill::Kills { store, back_ms } => kills(cli.json, usize::from(store), back_ms).await,
+        Drill::Fanout { kills, subscribers, seed } => {
+            let plan = fanout::Plan { kills, subscribers, seed };
+            tokio::task::spawn_blocking(move || copies(cli.json, plan)).await?
+        }
     }
+}
+
+fn copies(json: bool, plan: fanout::Plan) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let report = fanout::run(dir.path(), plan)?;
+    if json {
+        println!("{}", serde_json::to_value(&report)?);
+    } else {
+        println!(
+            "{} kills, {} inside a fanout, {} of them with the list changed",
+            report.kills, report.inside, report.edited
+        );
+        println!(
+            "{} actors killed, {} messages sent, {} copies came out",
+            report.actors, report.sent, report.copies
+        );
+    }
+    if !report.faults.is_empty() {
+        bail!("{} faults:\n  {}", report.faults.len(), report.faults.join("\n  "));
+    }
+    Ok(())
 }
 
 async fn kills(json: bool, store: usize, back_ms: u64) -> Result<()> {

@@ -227,7 +227,8 @@ impl Model {
             PutOutcome::Duplicate { .. }
             | PutOutcome::Conflict
             | PutOutcome::DedupFull
-            | PutOutcome::RamFull => None,
+            | PutOutcome::RamFull
+            | PutOutcome::Overtaken => None,
         });
         let expected = self.predict(effect, now, &mut |_| stored.next());
         if expected.as_deref() != Some(outcomes) {

@@ -1,16 +1,19 @@
 //! Drills: a whole node in this process, on a real file, under load over HTTP, while its actors are killed.
 //!
 //! [`kills::run`] kills a hundred actors, each at most once a minute, half of them with requests aboard that are
-//! not committed; [`quarantine::run`] kills one shard past its budget. Both keep a [`ledger::Ledger`] of what was
+//! not committed; [`quarantine::run`] kills one shard past its budget; [`fanout::run`] kills
+//! the node while messages are copied. The first two keep a [`ledger::Ledger`] of what was
 //! answered and compare it with what the node has at the end.
 
 pub mod client;
+pub mod fanout;
 pub mod gate;
 pub mod house;
 pub mod kills;
 pub mod ledger;
 pub mod load;
 pub mod quarantine;
+pub mod tap;
 
 use std::future::Future;
 use std::time::Duration;

@@ -15,8 +15,10 @@ use std::time::Duration;
 mod admin;
 mod follow;
 mod show;
+mod subscribers;
 
 use admin::{SetArgs, What};
+use subscribers::SubscribersArgs;
 
 /// The largest message (SPEC §4); one byte more is read, so that the node refuses it instead of getting a
 /// part.
@@ -62,6 +64,8 @@ pub(crate) enum TopicCommand {
     },
     /// Change a topic's settings
     Set(SetArgs),
+    /// Show who gets copies of a topic's messages, or change that
+    Subscribers(SubscribersArgs),
     /// Stop receives or sends; settling goes on
     Pause {
         /// TENANT/TOPIC
@@ -228,6 +232,7 @@ pub(crate) async fn run(command: TopicCommand, mut client: Client, out: Output) 
             all_settled(&settled)
         }
         TopicCommand::Set(args) => admin::set(args, &mut client, out).await,
+        TopicCommand::Subscribers(args) => subscribers::run(args, &mut client, out).await,
         TopicCommand::Pause { queue, what } => admin::pause(&queue, what, "pause", &mut client, out).await,
         TopicCommand::Resume { queue, what } => admin::pause(&queue, what, "resume", &mut client, out).await,
         TopicCommand::Delete { queue, yes: _ } => admin::delete(&queue, &mut client, out).await,

@@ -56,6 +56,10 @@ impl Held for FakeHeld {
         topic.as_str() != "hidden"
     }
 
+    fn allows(&self, _: &Ask<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     fn message_bytes_max(&self) -> Option<u64> {
         self.max_bytes
     }
@@ -159,6 +163,7 @@ pub(super) fn envelope(payload: &'static str) -> Envelope {
             corr_id: "corr-0001".into(),
             source_msg_id: None,
         },
+        copied_from: None,
     };
     let view =
         DeliveryView { receipt: Some("r1".into()), attempt: 1, delivery: 1, ..DeliveryView::default() };

@@ -239,7 +239,8 @@ impl Shard {
                     PutOutcome::Duplicate { .. }
                     | PutOutcome::Conflict
                     | PutOutcome::DedupFull
-                    | PutOutcome::RamFull => {}
+                    | PutOutcome::RamFull
+                    | PutOutcome::Overtaken => {}
                 }
             }
         }
