@@ -30,6 +30,24 @@ bugs! {
     ExtendIgnored,
     /// A message is handed out once more than `max_attempts` allows.
     DeadTooLate,
+    /// Only the first delivery of a batch ack is acked, the others are answered ok and come back (§4.2: acked = over).
+    BatchAckTakesFirst,
+    /// A receipt of an earlier delivery settles the newest one (§4.7: superseded = STALE_RECEIPT).
+    StaleReceiptSettles,
+    /// A nack repeated in another mode is answered ok (§4.7: only the same mode is).
+    NackRepeatedInAnyMode,
+    /// A nack that comes after its deadline counts the failure again (§4.7: no second failure counted).
+    LateNackCountsTwice,
+    /// A released message does not get its attempt back (§4.3).
+    ReleaseCountsAttempt,
+    /// A rejected message is dead with reason `rejected`, not with the one that its consumer gave (§4.3).
+    RejectReasonLost,
+    /// An extend gives the topic's visibility, not the one asked for: back too early or too late (§4.2, extend).
+    ExtendUsesTopicVisibility,
+    /// An extend is not written: after a restart its message is handed out at the deadline before (§4.1, §4.2).
+    ExtendNotWritten,
+    /// What a stream has extended no longer counts against its `max_inflight` (recv/stream: credit).
+    StreamForgetsExtended,
 }
 
 thread_local! {

@@ -184,7 +184,8 @@ impl Shard {
                 step.reply = Reply::Settled(results);
             }
             Command::Extend { deliveries, visibility_ms } => {
-                let deadline = now.plus(visibility_ms);
+                let ignored = crate::planted!(ExtendUsesTopicVisibility);
+                let deadline = now.plus(if ignored { self.settings.visibility_ms } else { visibility_ms });
                 let results = deliveries.iter().map(|&d| self.extend(d, deadline, step)).collect();
                 step.reply = Reply::Settled(results);
             }
