@@ -48,6 +48,46 @@ bugs! {
     ExtendNotWritten,
     /// What a stream has extended no longer counts against its `max_inflight` (recv/stream: credit).
     StreamForgetsExtended,
+    /// A purge of neighbours is written for the first of them: after a restart the others are back (§4.1, purge).
+    PurgeWritesFirstOfRun,
+    /// Sends at the same time do not see each other's room: more than `max_depth` messages (§4.10: no race).
+    DepthForgetsReserved,
+    /// A strict group hands out the next message while its head is in flight (§4.5).
+    StrictGroupForgetsInFlight,
+    /// A strict group hands out the next message while its head is delayed (§4.5).
+    GroupPassesDelayedHead,
+    /// A receive of many takes more than the room that is left: more than `max_inflight` in flight (§4.10).
+    BatchPassesMaxInflight,
+    /// A lease is over when the message's TTL is, before the deadline in the Envelope, and the message with it (§4.6).
+    TtlEndsInFlight,
+    /// A receive that waits is handed messages of a topic whose recv is paused (pause: answers empty).
+    PauseIgnoredByWaiters,
+    /// Messages without a TTL are handed out before older ones that have one (§4.5: FIFO).
+    TtlMessageOvertaken,
+    /// A lease whose deadline passed while the node was down is over, and not given its time anew (§4.2).
+    LeaseClockRunsOn,
+    /// What was nacked and then found by recovery starts with no attempts again (§4.3: no counter falls).
+    AttemptLostInCrash,
+    /// Recovery takes the attempts for the hand-outs: after a release `delivery` falls, receipts repeat (§4.3, §4.7).
+    DeliveryRebuiltFromAttempt,
+    /// The last error that a consumer gave before a restart is not in the dead letter (`last_error`).
+    NoteForgottenInCrash,
+    /// What was in flight is ready after a restart, before its deadline (§4.2: early, also across restarts).
+    LeaseLostInCrash,
+    /// What was nacked with a delay is ready after a restart, before the delay is over (§4.3).
+    RetryDelayLostInCrash,
+    /// The time that recovery gives to leases is not written: a second restart takes it back (§4.2: early).
+    MovedLeaseNotWritten,
+    /// A deadline that passes is noticed by the next command only: a receive that waits gets it late (§4.2).
+    DeadlineWakesNobody,
+    /// The history says `purged` of a message that its TTL ended (GET /messages/{msg_id}).
+    HistoryNamesWrongEnd,
+    /// Ready retention counts from the enqueue, not from the end of the delay: it eats delayed messages (§4.6).
+    RetentionEatsDelayed,
+    /// A reprocessed message has the attempts it died with, and dies at once (reprocess: attempts restart at 0).
+    ReprocessKeepsAttempts,
+    /// A reprocessing is not written: after a restart the message is dead again, and the task done (§4.1).
+    ReprocessNotWritten,
 }
 
 thread_local! {
