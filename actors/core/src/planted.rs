@@ -88,6 +88,52 @@ bugs! {
     ReprocessKeepsAttempts,
     /// A reprocessing is not written: after a restart the message is dead again, and the task done (§4.1).
     ReprocessNotWritten,
+    /// The same key with another payload is answered as a duplicate (§4.4: 409).
+    OtherBodyIsDuplicate,
+    /// A key of a provider is the same as one of the API: the second sender's message is not stored (§4.4: origin).
+    OriginsShareKeys,
+    /// A claim's own window is ignored for the topic's: dedup shorter than a provider's replay span (§4.4).
+    ReplaySpanIgnored,
+    /// A receipt of another topic of the tenant is taken: its ack is answered ok (§4.7: foreign = STALE_RECEIPT).
+    ForeignReceiptTaken,
+    /// A delay is cut to whole seconds: its message is ready too early (X-Delay-Ms).
+    DelayInWholeSeconds,
+    /// A retry after a failed commit is answered as the duplicate of a message that was never stored (§4.4, §4.13).
+    DuplicateOfUncommitted,
+    /// A start drops the keys of the current ten minutes: a retry after a restart is stored again (§4.4).
+    DedupSweptTooFar,
+    /// A key is forgotten with its message: a retry after the ack is stored again (§4.4: also after it was acked).
+    DedupEndsWithMessage,
+    /// A fold keeps the state of before: acks and attempts since the last fold are lost with a restart (§4.1, §4.3).
+    FoldKeepsOlder,
+    /// Making a chunk small drops what was never handed out, such as delayed messages (§4.2: nothing else ends it).
+    RewriteDropsUndelivered,
+    /// Recovery passes over one delta row: what one commit settled is not settled after a restart (§4.1).
+    OldestDeltaSkipped,
+    /// Places of messages that are gone are given again after a restart: an old receipt settles a new message (§4.7).
+    PlacesGivenAgain,
+    /// A commit whose transaction failed counts as done: what was answered 2xx is lost (§4.13).
+    CommitErrorIgnored,
+    /// A commit without new messages is not synced: acks and leases are lost when the power fails (§4.1).
+    SettlesNotSynced,
+    /// A deleted topic is back after a restart, with its settings and its keys (DELETE: the topic is gone).
+    DeletedTopicReturns,
+    /// Neither checksum nor payload hash is looked at: a damaged message reaches a consumer (§4.9).
+    DamagedBodyDelivered,
+    /// An indeterminate commit is told as one without effect, though it may be there (§4.13: never "failed").
+    IndeterminateSaidFailed,
+    /// After a failed sync the old file is written on: what reads show may never reach the device (§4.13).
+    FailedSyncTrusted,
+    /// A settling that changes nothing is answered before the commit that it rests on, as a repeated ack (§4.1).
+    RepeatAnsweredBeforeCommit,
+    /// A message leaves by recv although the commit of its delivery failed: two have the same delivery (§4.1).
+    DeliveredWithoutCommit,
+    /// A delivery that nobody took comes back as failed: the attempt counts, and it waits (§4.2: released at once).
+    UnwantedCountsAttempt,
+    /// A topic that is loaded anew, after a restart or when parked, has the configured settings (PUT /settings, §4.1).
+    SettingsLostOnLoad,
+    /// Of what is given back to a tenant's quota at once, one stays booked: refused below its limits (§4.10).
+    QuotaNotAllGivenBack,
 }
 
 thread_local! {

@@ -143,7 +143,8 @@ impl<F: StorageBackend> StorageBackend for Watched<F> {
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
-        self.file.sync_data().inspect_err(|_| self.failed.store(true, Ordering::SeqCst))
+        let trusted = ron_core::planted!(FailedSyncTrusted);
+        self.file.sync_data().inspect_err(|_| self.failed.store(!trusted, Ordering::SeqCst))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
