@@ -1,6 +1,7 @@
 //! What may not be written, and where time and randomness may be asked for.
 
 use crate::{assert_clean, files};
+use std::collections::BTreeSet;
 
 #[test]
 fn nothing_is_left_to_do_and_nothing_gives_up() {
@@ -95,4 +96,24 @@ fn no_file_names_this_checkout_or_a_home() {
         }
     }
     assert_clean(&wrong);
+}
+
+/// A bug that is nowhere would never be found; one without a name would not compile in the builds that have bugs.
+#[test]
+fn every_planted_bug_has_a_place_and_a_name() {
+    const HOME: &str = "actors/core/src/planted.rs";
+    let home = files::read(HOME);
+    let listed = home.split_once("\nbugs! {").and_then(|(_, rest)| rest.split_once("\n}")).expect("a list").0;
+    let names = listed.lines().filter_map(|line| line.trim().strip_suffix(','));
+    let named: BTreeSet<&str> = names.filter(|name| name.chars().all(char::is_alphanumeric)).collect();
+    assert!(named.len() >= 20, "{named:?}");
+    let mut planted = BTreeSet::new();
+    for path in files::rust().iter().filter(|path| path.starts_with("actors/") && *path != HOME) {
+        let text = files::read(path);
+        let names = text.split("::planted!(").skip(1).filter_map(|rest| rest.split_once(')'));
+        planted.extend(names.map(|(name, _)| name.to_owned()));
+    }
+    let planted: BTreeSet<&str> = planted.iter().map(String::as_str).collect();
+    let lost: Vec<String> = named.symmetric_difference(&planted).map(|name| (*name).to_owned()).collect();
+    assert_clean(&lost);
 }

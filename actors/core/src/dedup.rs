@@ -115,7 +115,9 @@ impl Dedup {
             let row = &self.rows[number as usize];
             let other_body = row.body != claim.body;
             return match claim.same_key_other_body {
-                OtherBody::Conflict if other_body => Verdict::Conflict,
+                OtherBody::Conflict if other_body && !crate::planted!(OtherBodyIsDuplicate) => {
+                    Verdict::Conflict
+                }
                 OtherBody::Conflict | OtherBody::Duplicate => {
                     Verdict::Duplicate { slot: row.slot, enqueued: row.enqueued, other_body }
                 }

@@ -30,6 +30,110 @@ bugs! {
     ExtendIgnored,
     /// A message is handed out once more than `max_attempts` allows.
     DeadTooLate,
+    /// Only the first delivery of a batch ack is acked, the others are answered ok and come back (§4.2: acked = over).
+    BatchAckTakesFirst,
+    /// A receipt of an earlier delivery settles the newest one (§4.7: superseded = STALE_RECEIPT).
+    StaleReceiptSettles,
+    /// A nack repeated in another mode is answered ok (§4.7: only the same mode is).
+    NackRepeatedInAnyMode,
+    /// A nack that comes after its deadline counts the failure again (§4.7: no second failure counted).
+    LateNackCountsTwice,
+    /// A released message does not get its attempt back (§4.3).
+    ReleaseCountsAttempt,
+    /// A rejected message is dead with reason `rejected`, not with the one that its consumer gave (§4.3).
+    RejectReasonLost,
+    /// An extend gives the topic's visibility, not the one asked for: back too early or too late (§4.2, extend).
+    ExtendUsesTopicVisibility,
+    /// An extend is not written: after a restart its message is handed out at the deadline before (§4.1, §4.2).
+    ExtendNotWritten,
+    /// What a stream has extended no longer counts against its `max_inflight` (recv/stream: credit).
+    StreamForgetsExtended,
+    /// A purge of neighbours is written for the first of them: after a restart the others are back (§4.1, purge).
+    PurgeWritesFirstOfRun,
+    /// Sends at the same time do not see each other's room: more than `max_depth` messages (§4.10: no race).
+    DepthForgetsReserved,
+    /// A strict group hands out the next message while its head is in flight (§4.5).
+    StrictGroupForgetsInFlight,
+    /// A strict group hands out the next message while its head is delayed (§4.5).
+    GroupPassesDelayedHead,
+    /// A receive of many takes more than the room that is left: more than `max_inflight` in flight (§4.10).
+    BatchPassesMaxInflight,
+    /// A lease is over when the message's TTL is, before the deadline in the Envelope, and the message with it (§4.6).
+    TtlEndsInFlight,
+    /// A receive that waits is handed messages of a topic whose recv is paused (pause: answers empty).
+    PauseIgnoredByWaiters,
+    /// Messages without a TTL are handed out before older ones that have one (§4.5: FIFO).
+    TtlMessageOvertaken,
+    /// A lease whose deadline passed while the node was down is over, and not given its time anew (§4.2).
+    LeaseClockRunsOn,
+    /// What was nacked and then found by recovery starts with no attempts again (§4.3: no counter falls).
+    AttemptLostInCrash,
+    /// Recovery takes the attempts for the hand-outs: after a release `delivery` falls, receipts repeat (§4.3, §4.7).
+    DeliveryRebuiltFromAttempt,
+    /// The last error that a consumer gave before a restart is not in the dead letter (`last_error`).
+    NoteForgottenInCrash,
+    /// What was in flight is ready after a restart, before its deadline (§4.2: early, also across restarts).
+    LeaseLostInCrash,
+    /// What was nacked with a delay is ready after a restart, before the delay is over (§4.3).
+    RetryDelayLostInCrash,
+    /// The time that recovery gives to leases is not written: a second restart takes it back (§4.2: early).
+    MovedLeaseNotWritten,
+    /// A deadline that passes is noticed by the next command only: a receive that waits gets it late (§4.2).
+    DeadlineWakesNobody,
+    /// The history says `purged` of a message that its TTL ended (GET /messages/{msg_id}).
+    HistoryNamesWrongEnd,
+    /// Ready retention counts from the enqueue, not from the end of the delay: it eats delayed messages (§4.6).
+    RetentionEatsDelayed,
+    /// A reprocessed message has the attempts it died with, and dies at once (reprocess: attempts restart at 0).
+    ReprocessKeepsAttempts,
+    /// A reprocessing is not written: after a restart the message is dead again, and the task done (§4.1).
+    ReprocessNotWritten,
+    /// The same key with another payload is answered as a duplicate (§4.4: 409).
+    OtherBodyIsDuplicate,
+    /// A key of a provider is the same as one of the API: the second sender's message is not stored (§4.4: origin).
+    OriginsShareKeys,
+    /// A claim's own window is ignored for the topic's: dedup shorter than a provider's replay span (§4.4).
+    ReplaySpanIgnored,
+    /// A receipt of another topic of the tenant is taken: its ack is answered ok (§4.7: foreign = STALE_RECEIPT).
+    ForeignReceiptTaken,
+    /// A delay is cut to whole seconds: its message is ready too early (X-Delay-Ms).
+    DelayInWholeSeconds,
+    /// A retry after a failed commit is answered as the duplicate of a message that was never stored (§4.4, §4.13).
+    DuplicateOfUncommitted,
+    /// A start drops the keys of the current ten minutes: a retry after a restart is stored again (§4.4).
+    DedupSweptTooFar,
+    /// A key is forgotten with its message: a retry after the ack is stored again (§4.4: also after it was acked).
+    DedupEndsWithMessage,
+    /// A fold keeps the state of before: acks and attempts since the last fold are lost with a restart (§4.1, §4.3).
+    FoldKeepsOlder,
+    /// Making a chunk small drops what was never handed out, such as delayed messages (§4.2: nothing else ends it).
+    RewriteDropsUndelivered,
+    /// Recovery passes over one delta row: what one commit settled is not settled after a restart (§4.1).
+    OldestDeltaSkipped,
+    /// Places of messages that are gone are given again after a restart: an old receipt settles a new message (§4.7).
+    PlacesGivenAgain,
+    /// A commit whose transaction failed counts as done: what was answered 2xx is lost (§4.13).
+    CommitErrorIgnored,
+    /// A commit without new messages is not synced: acks and leases are lost when the power fails (§4.1).
+    SettlesNotSynced,
+    /// A deleted topic is back after a restart, with its settings and its keys (DELETE: the topic is gone).
+    DeletedTopicReturns,
+    /// Neither checksum nor payload hash is looked at: a damaged message reaches a consumer (§4.9).
+    DamagedBodyDelivered,
+    /// An indeterminate commit is told as one without effect, though it may be there (§4.13: never "failed").
+    IndeterminateSaidFailed,
+    /// After a failed sync the old file is written on: what reads show may never reach the device (§4.13).
+    FailedSyncTrusted,
+    /// A settling that changes nothing is answered before the commit that it rests on, as a repeated ack (§4.1).
+    RepeatAnsweredBeforeCommit,
+    /// A message leaves by recv although the commit of its delivery failed: two have the same delivery (§4.1).
+    DeliveredWithoutCommit,
+    /// A delivery that nobody took comes back as failed: the attempt counts, and it waits (§4.2: released at once).
+    UnwantedCountsAttempt,
+    /// A topic that is loaded anew, after a restart or when parked, has the configured settings (PUT /settings, §4.1).
+    SettingsLostOnLoad,
+    /// Of what is given back to a tenant's quota at once, one stays booked: refused below its limits (§4.10).
+    QuotaNotAllGivenBack,
 }
 
 thread_local! {

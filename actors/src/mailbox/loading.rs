@@ -142,7 +142,9 @@ async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
         let (deletes, deleted) = (false, job.deleted);
         let (epoch, topic, tasks) = (job.epoch, job.topic, Tasks::new(job.tasks.clone()));
         let state = topic.unwrap_or_default();
-        let mut recovery = Recovery::new(state.patch.over(&configured), state.paused, now, stood_still_ms);
+        let lost = ron_core::planted!(SettingsLostOnLoad);
+        let settings = if lost { configured } else { state.patch.over(&configured) };
+        let mut recovery = Recovery::new(settings, state.paused, now, stood_still_ms);
         job.run(&mut |message| recovery.push(message))?;
         let mut shard = recovery.finish();
         tasks.newest().into_iter().for_each(|task| shard.watch_from(task.from));

@@ -50,7 +50,8 @@ impl Cutter {
         let (_, body) = self.opened();
         let offset = body.len() as u32;
         let len = push_record(body, message) as u32;
-        let due = (message.delay_ms > 0).then(|| now.plus(message.delay_ms));
+        let rest = if ron_core::planted!(DelayInWholeSeconds) { message.delay_ms % 1_000 } else { 0 };
+        let due = (message.delay_ms > 0).then(|| now.plus(message.delay_ms - rest));
         let expires = message.ttl_ms.map(|ttl| now.plus(ttl));
         let payload_len = message.payload.len() as u32;
         let group = message.group();

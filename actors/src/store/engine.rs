@@ -276,7 +276,10 @@ impl Engine {
         work: &[(ShardId, Work)],
         results: &[Result<Vec<PutOutcome>, UnitFailure>],
     ) -> Result<(), StoreError> {
-        let txn = self.begin()?;
+        let mut txn = self.begin()?;
+        if ron_core::planted!(SettlesNotSynced) && batch.chunks.is_empty() {
+            let _ = txn.set_durability(redb::Durability::None);
+        }
         let accepted = || work.iter().zip(results).filter(|(_, result)| result.is_ok()).map(|(item, _)| item);
         for (shard, work) in accepted() {
             if let Some(row) = work.topic.as_ref().filter(|row| self.topics.get(shard) != Some(row)) {
@@ -327,13 +330,17 @@ impl Engine {
         if self.fold_is_due_now() {
             self.fold_slice(&txn)?;
         }
-        txn.commit()?;
-        Ok(())
+        match txn.commit() {
+            Err(_) if ron_core::planted!(CommitErrorIgnored) => Ok(()),
+            done => Ok(done?),
+        }
     }
 
     /// Removes what is left of a topic beside its messages.
     fn forget_topic(&mut self, txn: &WriteTransaction, shard: ShardId) -> Result<(), StoreError> {
-        txn.open_table(TOPIC)?.remove(shard.0)?;
+        if !ron_core::planted!(DeletedTopicReturns) {
+            txn.open_table(TOPIC)?.remove(shard.0)?;
+        }
         txn.open_table(TASK)?.retain_in((shard.0, 0)..=(shard.0, u64::MAX), |_, _| false)?;
         self.next_shard = self.next_shard.max(shard.0.saturating_add(1));
         write_meta(txn, "next_shard", &self.next_shard)?;

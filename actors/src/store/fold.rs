@@ -155,7 +155,7 @@ impl Engine {
         self.dedup_swept = now;
         let ends = self.clock.ends_by(now);
         self.dedup.forget_before(ends);
-        let bucket = ends.0 / DEDUP_BUCKET_MS;
+        let bucket = ends.0 / DEDUP_BUCKET_MS + u64::from(ron_core::planted!(DedupSweptTooFar));
         txn.open_table(DEDUP)?.retain_in(..(bucket, 0), |_, _| false)?;
         Ok(())
     }
@@ -215,7 +215,8 @@ impl Engine {
 /// The folded states with newer changes on top.
 pub(crate) fn merge(before: &ChunkStates, changes: &Dirty) -> ChunkStates {
     let mut all = by_place(before);
-    all.extend(changes);
+    let older = |idx| ron_core::planted!(FoldKeepsOlder) && before.states.iter().any(|(old, _)| old == idx);
+    all.extend(changes.iter().filter(|(idx, _)| !older(*idx)));
     let mut merged = ChunkStates::default();
     for (idx, state) in all {
         match (state, merged.gone.last_mut()) {
@@ -248,7 +249,8 @@ pub(crate) fn survivors(
     let mut kept = Vec::new();
     let mut entries = Vec::with_capacity(head.entries.len());
     for (idx, entry) in head.entries.iter().enumerate() {
-        let gone = matches!(fate.get(&(idx as u16)), Some(None)) && !needed(idx as u16);
+        let unread = ron_core::planted!(RewriteDropsUndelivered) && !fate.contains_key(&(idx as u16));
+        let gone = unread || matches!(fate.get(&(idx as u16)), Some(None)) && !needed(idx as u16);
         if entry.source.is_some() && !gone {
             entries.push(*entry);
             continue;

@@ -86,7 +86,8 @@ pub(crate) fn open(
     let mut found = Found { fans, ..Found::default() };
     found.read_deltas(&txn)?;
     found.read_heads(&txn)?;
-    let next_chunk = read_meta(&txn, "next_chunk")?.unwrap_or(0).max(found.next_chunk);
+    let proven = read_meta(&txn, "next_chunk")?.filter(|_| !ron_core::planted!(PlacesGivenAgain));
+    let next_chunk = proven.unwrap_or(0).max(found.next_chunk);
     let last_alive = read_meta::<Millis>(&txn, "node_time")?.unwrap_or_default().max(found.last_alive);
     let tasks = found.tasks(&txn)?;
     let next_shard = read_meta(&txn, "next_shard")?.unwrap_or(0);
@@ -270,7 +271,7 @@ impl Found {
     }
 
     fn read_deltas(&mut self, txn: &WriteTransaction) -> Result<(), StoreError> {
-        for row in txn.open_table(DELTA)?.iter()? {
+        for row in txn.open_table(DELTA)?.iter()?.skip(usize::from(ron_core::planted!(OldestDeltaSkipped))) {
             let (key, value) = row?;
             let key = key.value();
             let delta: Delta =

@@ -102,8 +102,10 @@ impl Unit {
 
 impl Drop for Unit {
     fn drop(&mut self) {
-        self.tell_shard(Err(UnitFailure::Indeterminate));
-        self.answer(Err(UnitFailure::Indeterminate));
+        let sure = ron_core::planted!(IndeterminateSaidFailed);
+        let failure = if sure { UnitFailure::NotTried } else { UnitFailure::Indeterminate };
+        self.tell_shard(Err(failure));
+        self.answer(Err(failure));
     }
 }
 

@@ -39,7 +39,7 @@ impl Msg {
         Msg {
             at: Millis(0),
             enqueued: stored.enqueued,
-            since: stored.due.unwrap_or(stored.enqueued),
+            since: stored.due.filter(|_| !crate::planted!(RetentionEatsDelayed)).unwrap_or(stored.enqueued),
             expires: stored.expires.unwrap_or(Millis::NEVER),
             after: stored.slot,
             turn: 0,

@@ -184,7 +184,8 @@ impl Shard {
                 step.reply = Reply::Settled(results);
             }
             Command::Extend { deliveries, visibility_ms } => {
-                let deadline = now.plus(visibility_ms);
+                let ignored = crate::planted!(ExtendUsesTopicVisibility);
+                let deadline = now.plus(if ignored { self.settings.visibility_ms } else { visibility_ms });
                 let results = deliveries.iter().map(|&d| self.extend(d, deadline, step)).collect();
                 step.reply = Reply::Settled(results);
             }
@@ -288,7 +289,8 @@ impl Shard {
         let mut purged = 0;
         for (first, count, enqueued) in self.fresh.take_all() {
             step.tell_run(first, count, What::Purged, enqueued);
-            step.ops.push(StateOp::GoneRun { first, count });
+            let written = if crate::planted!(PurgeWritesFirstOfRun) { 1 } else { count };
+            step.ops.push(StateOp::GoneRun { first, count: written });
             purged += u64::from(count);
         }
         let maps = [&mut self.returned, &mut self.revived, &mut self.leased, &mut self.delayed];
@@ -323,7 +325,8 @@ impl Shard {
             step.reply = Reply::Refused(Refusal::new(Reason::Degraded, text));
             return;
         }
-        if self.depth().saturating_add(u64::from(count)) > self.settings.max_depth {
+        let forgotten = if crate::planted!(DepthForgetsReserved) { self.reserved } else { 0 };
+        if (self.depth() - forgotten).saturating_add(u64::from(count)) > self.settings.max_depth {
             let text = "the topic is full (max_depth): receive and ack messages first";
             step.reply = Reply::Refused(Refusal::new(Reason::Backpressure, text));
             return;
@@ -401,13 +404,17 @@ impl Shard {
     }
 
     fn file_delayed(&mut self, slot: Slot, msg: Msg) {
-        self.joined(slot, &msg, false);
+        if !crate::planted!(GroupPassesDelayedHead) {
+            self.joined(slot, &msg, false);
+        }
         self.dues.insert((msg.at, slot));
         self.delayed.insert(slot, msg);
     }
 
     fn file_leased(&mut self, slot: Slot, msg: Msg) {
-        self.joined(slot, &msg, false);
+        if !crate::planted!(StrictGroupForgetsInFlight) {
+            self.joined(slot, &msg, false);
+        }
         self.deadlines.insert((msg.at, slot));
         self.leased.insert(slot, msg);
     }

@@ -27,6 +27,7 @@ impl Recovery {
         let mut shard = Shard::new(settings);
         shard.paused = paused;
         shard.recovered_at = now;
+        let stood_still_ms = if crate::planted!(LeaseClockRunsOn) { 0 } else { stood_still_ms };
         Recovery { shard, now, stood_still_ms }
     }
 
@@ -39,10 +40,12 @@ impl Recovery {
         };
         self.shard.tally.accepted += 1;
         msg.at = state.at;
-        msg.attempt = state.attempt;
-        msg.delivery = state.delivery;
+        let given_back = matches!(state.phase, Phase::Ready | Phase::Delayed);
+        msg.attempt = if crate::planted!(AttemptLostInCrash) && given_back { 0 } else { state.attempt };
+        let fewer = crate::planted!(DeliveryRebuiltFromAttempt);
+        msg.delivery = if fewer { state.attempt } else { state.delivery };
         msg.settled = state.settled;
-        msg.noted = state.noted;
+        msg.noted = state.noted && !crate::planted!(NoteForgottenInCrash);
         self.shard.tail = self.shard.tail.max((slot, 0));
         if let Some(revived) = state.revived {
             let ttl_ms = found.stored.ttl_ms();
@@ -52,9 +55,11 @@ impl Recovery {
             self.shard.tail = self.shard.tail.max((revived.after, revived.turn));
         }
         match state.phase {
-            Phase::Leased => self.push_leased(slot, msg),
-            Phase::Delayed if state.at > self.now => self.shard.file_delayed(slot, msg),
-            Phase::Ready | Phase::Delayed => self.shard.file_ready(slot, msg),
+            Phase::Leased if !crate::planted!(LeaseLostInCrash) => self.push_leased(slot, msg),
+            Phase::Delayed if state.at > self.now && !crate::planted!(RetryDelayLostInCrash) => {
+                self.shard.file_delayed(slot, msg);
+            }
+            Phase::Ready | Phase::Delayed | Phase::Leased => self.shard.file_ready(slot, msg),
             Phase::Dead => self.shard.file_dead(slot, Corpse::of(&msg, found.stored.ttl_ms())),
         }
     }

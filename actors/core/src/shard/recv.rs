@@ -196,7 +196,8 @@ impl Shard {
 
     /// Leases what `want` asks for of what is ready, at most `most`, lowest place first.
     fn hand_out(&mut self, now: Millis, want: Want, most: u32, step: &mut Step) -> Vec<Leased> {
-        let most = (most as usize).min(self.room());
+        let unbounded = crate::planted!(BatchPassesMaxInflight) && self.room() > 0;
+        let most = (most as usize).min(if unbounded { usize::MAX } else { self.room() });
         let deadline = now.plus(want.visibility_ms.unwrap_or(self.settings.visibility_ms));
         let mut bytes = 0u64;
         let mut messages = Vec::new();
@@ -214,7 +215,7 @@ impl Shard {
                 continue;
             }
             bytes = with_it;
-            msg.at = deadline;
+            msg.at = deadline.min(if crate::planted!(TtlEndsInFlight) { msg.expires } else { Millis::NEVER });
             msg.attempt = msg.attempt.saturating_add(1);
             msg.delivery = msg.delivery.saturating_add(1);
             msg.settled = Settled::No;
@@ -229,7 +230,8 @@ impl Shard {
 
     /// Who is first among what is ready, and its length.
     pub(super) fn next_ready(&self) -> Option<(Slot, u32)> {
-        if self.paused.recv {
+        let ignored = crate::planted!(PauseIgnoredByWaiters) && self.waiters.any_in_line();
+        if self.paused.recv && !ignored {
             return None;
         }
         if self.settings.fifo {
@@ -239,6 +241,7 @@ impl Shard {
         }
         let fresh = self.fresh.front().map(|front| (front.slot, front.len));
         let returned = self.returned.first_key_value().map(|(&slot, msg)| (slot, msg.len));
+        let returned = returned.filter(|_| !(crate::planted!(TtlMessageOvertaken) && fresh.is_some()));
         let own = fresh.into_iter().chain(returned).min();
         let Some((&place, &slot)) = self.places.first_key_value() else { return own };
         match own {

@@ -109,14 +109,16 @@ impl Shard {
             turn,
             before: corpse.delivery,
             len: corpse.len,
-            attempt: 0,
+            attempt: if crate::planted!(ReprocessKeepsAttempts) { corpse.attempt } else { 0 },
             delivery: corpse.delivery,
             settled: Settled::Revived,
             noted: false,
             group: corpse.group,
         };
         step.tell(slot, &msg, What::Reprocessed);
-        step.ops.push(StateOp::Revived { slot, state: msg.state(Phase::Ready) });
+        if !crate::planted!(ReprocessNotWritten) {
+            step.ops.push(StateOp::Revived { slot, state: msg.state(Phase::Ready) });
+        }
         step.counts.revived += 1;
         self.file_ready(slot, msg);
     }

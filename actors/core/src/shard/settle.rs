@@ -53,6 +53,9 @@ impl Shard {
         match self.standing(delivery) {
             Standing::Gone => return Ok(()),
             Standing::Stale | Standing::Settled(_) => return Err(Reason::StaleReceipt),
+            Standing::InFlight if crate::planted!(BatchAckTakesFirst) && step.counts.acked > 0 => {
+                return Ok(());
+            }
             Standing::InFlight | Standing::TimedOut => {}
         }
         if let Some(msg) = self.take_held(delivery.slot) {
@@ -75,10 +78,12 @@ impl Shard {
     ) -> Result<(), Reason> {
         match self.standing(delivery) {
             Standing::Settled(how) if how == nack.mode.settled() => return Ok(()),
+            Standing::Settled(_) if crate::planted!(NackRepeatedInAnyMode) => return Ok(()),
             Standing::Gone | Standing::Stale | Standing::Settled(_) => return Err(Reason::StaleReceipt),
             Standing::InFlight | Standing::TimedOut => {}
         }
-        if let Some(msg) = self.take_held(delivery.slot) {
+        if let Some(mut msg) = self.take_held(delivery.slot) {
+            msg.attempt += u32::from(crate::planted!(LateNackCountsTwice) && msg.at == Millis(0));
             self.give_back(now, delivery.slot, msg, nack, step);
         }
         Ok(())
@@ -100,10 +105,12 @@ impl Shard {
                 msg.at = deadline;
             }
             let state = msg.state(Phase::Leased);
-            step.ops.push(StateOp::Set { slot: delivery.slot, state, note: None });
+            if !crate::planted!(ExtendNotWritten) {
+                step.ops.push(StateOp::Set { slot: delivery.slot, state, note: None });
+            }
             step.tell(delivery.slot, &msg, What::Extended);
             self.file_leased(delivery.slot, msg);
-            if let Some(stream) = holder {
+            if let Some(stream) = holder.filter(|_| !crate::planted!(StreamForgetsExtended)) {
                 self.streams.hold(delivery.slot, stream);
             }
         }
@@ -169,7 +176,8 @@ impl Shard {
         } else {
             return Standing::Gone;
         };
-        if delivery.delivery == 0 || delivery.delivery != newest {
+        let superseded = delivery.delivery != newest && !crate::planted!(StaleReceiptSettles);
+        if delivery.delivery == 0 || superseded {
             return Standing::Stale;
         }
         match settled {
@@ -188,12 +196,13 @@ impl Shard {
         msg.settled = nack.mode.settled();
         let delay_ms = match nack.mode {
             NackMode::Reject => {
-                let reason = nack.note.as_deref().unwrap_or(REJECTED);
+                let reason = nack.note.as_deref().filter(|_| !crate::planted!(RejectReasonLost));
+                let reason = reason.unwrap_or(REJECTED);
                 return self.bury(now, slot, msg, reason, None, step);
             }
             NackMode::Release => {
                 step.tell_why(slot, &msg, What::Released, nack.note.as_deref());
-                msg.attempt = msg.attempt.saturating_sub(1);
+                msg.attempt = msg.attempt.saturating_sub(u32::from(!crate::planted!(ReleaseCountsAttempt)));
                 nack.delay_ms.unwrap_or(0)
             }
             NackMode::Fail => {
