@@ -106,7 +106,9 @@ pub struct Report {
     pub bystanders_near_store_kills: (usize, f64, f64, f64),
     /// Refusals of bystanders near kills of the store and the passport, all repeated with success.
     pub refused_near_store_kills: u64,
-    /// Everything that must not be. Empty = the drill passed.
+    /// Children that were not back in time: the node's doing, or that of a machine that did something else.
+    pub late: Vec<String>,
+    /// Everything else that must not be.
     pub faults: Vec<String>,
 }
 
@@ -148,6 +150,7 @@ pub async fn run(dir: &Path, plan: Plan, mut tell: impl FnMut(&Kill)) -> Result<
     Arc::try_unwrap(house).map_err(|_| anyhow!("the node is still in use"))?.shut().await?;
     Ok(Report {
         aboard: kills.iter().filter(|kill| kill.aboard > 0).count(),
+        late: late(&plan, &kills),
         slowest_back_ms: kills.iter().map(|kill| kill.back_ms).fold(0.0, f64::max),
         kills,
         balance,
@@ -158,11 +161,13 @@ pub async fn run(dir: &Path, plan: Plan, mut tell: impl FnMut(&Kill)) -> Result<
     })
 }
 
-fn judge(plan: &Plan, kills: &[Kill], balance: &Balance, witness: &Witness, faults: &mut Vec<String>) {
+fn late(plan: &Plan, kills: &[Kill]) -> Vec<String> {
     let limit_ms = plan.back_within.as_secs_f64() * 1e3;
-    for kill in kills.iter().filter(|kill| kill.back_ms > limit_ms) {
-        faults.push(format!("{} was back after {:.0} ms", kill.child, kill.back_ms));
-    }
+    let late = kills.iter().filter(|kill| kill.back_ms > limit_ms);
+    late.map(|kill| format!("{} was back after {:.0} ms", kill.child, kill.back_ms)).collect()
+}
+
+fn judge(plan: &Plan, kills: &[Kill], balance: &Balance, witness: &Witness, faults: &mut Vec<String>) {
     let aboard = kills.iter().filter(|kill| kill.aboard > 0).count();
     if kills.len() != plan.total() || aboard < plan.shards_aboard + plan.store {
         faults.push(format!("{} kills, {aboard} of them aboard: not what was planned", kills.len()));
