@@ -30,6 +30,8 @@ struct RamChunk {
 pub(crate) struct Volatile {
     chunks: BTreeMap<u64, RamChunk>,
     bytes: usize,
+    /// Chunks below this are of commits that were through.
+    settled: u64,
     /// Keys of its messages, while there is no engine.
     keys: Vec<DedupRow>,
 }
@@ -63,6 +65,7 @@ impl Engine {
         for CutChunk { chunk, head, body } in std::mem::take(&mut batch.ram_chunks) {
             self.adopt_chunk(chunk, RamChunk { head, body, fate: Dirty::new() });
         }
+        self.volatile.settled = self.next_chunk;
     }
 
     fn adopt_chunk(&mut self, chunk: u64, kept: RamChunk) {
@@ -120,16 +123,19 @@ impl Engine {
         }
     }
 
-    /// What outlives this engine: the database is closed and opened again.
+    /// What outlives this engine: the database is closed and opened again. Keys of a commit that failed do not, since
+    /// its messages do not: whoever tries again must not be told that they are there.
     pub(crate) fn take_volatile(&mut self) -> Volatile {
         let mut taken = std::mem::take(&mut self.volatile);
         let all = ron_core::planted!(DuplicateOfUncommitted);
-        taken.keys = self.dedup.rows().filter(|row| all || row.slot.is_ram()).collect();
+        let through = |slot: Slot| slot.is_ram() && slot.chunk() < taken.settled;
+        taken.keys = self.dedup.rows().filter(|row| all || through(row.slot)).collect();
         taken
     }
 
     /// Takes over what another engine left.
     pub(crate) fn adopt(&mut self, left: Volatile) {
+        self.volatile.settled = left.settled;
         let ends = self.clock.ends_by(self.last_commit);
         left.keys.into_iter().filter(|row| row.expires > ends).for_each(|row| self.dedup.restore(row));
         for (chunk, kept) in left.chunks {

@@ -219,7 +219,10 @@ impl<'h> Life<'h> {
         let shortest = |field| past.least(field, self.from, by.idx);
         let retention = shortest(|s| s.retention_ms);
         let dead = shortest(|s| s.dlq_retention_ms);
-        ttl || by.ms >= enqueued.saturating_add(retention) || by.ms >= enqueued.saturating_add(dead)
+        // ready retention counts from the end of the delay
+        let ready = enqueued.saturating_add(item.map_or(0, |item| item.delay_ms));
+        ttl || by.ms >= ready.saturating_add(retention)
+            || by.ms >= enqueued.saturating_add(dead) && self.may_be_dead(index, by.idx)
     }
 
     /// Whether it may be a dead letter at record `by`.

@@ -89,6 +89,12 @@ pub struct Settings {
     /// Messages kept in memory alone, 1 or 0.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ram: Option<u64>,
+    /// Most that may be ready, delayed and in flight.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub max_depth: Option<u64>,
+    /// Most that may be in flight.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub max_inflight: Option<u64>,
     /// Receives find nothing, 1 or 0.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub paused: Option<u64>,
@@ -103,6 +109,12 @@ pub struct Item {
     pub hash: u64,
     /// Its idempotency key.
     pub key: Option<String>,
+    /// Whose key that is; `None` = of the API.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub origin: Option<String>,
+    /// How long it is remembered; `None` = as the topic's settings say.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub window_ms: Option<u64>,
     /// Its delay.
     pub delay_ms: u64,
     /// Its time to live.

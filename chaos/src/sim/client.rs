@@ -18,6 +18,10 @@ use std::time::Duration;
 const ANSWERED_WITHIN: Duration = Duration::from_secs(300);
 /// What every payload begins with: searched for on the disk.
 pub(super) const CANARY: &[u8] = b"canary-";
+/// The provider that has keys of its own.
+const PROVIDER: &str = "provider";
+/// Sends that a client has in mind to do again.
+const AGAIN_MAX: usize = 4;
 /// Digits behind it.
 pub(super) const CANARY_DIGITS: usize = 8;
 
@@ -117,12 +121,22 @@ impl Client {
 
     async fn dispatch(&self, op: Op) -> Result<(), Complaint> {
         match op {
-            Op::Send { queue, contents } => self.send(queue, contents).await,
+            Op::Send { queue, contents, twice: false } => self.send(queue, contents).await,
+            Op::Send { queue, contents, twice: true } => {
+                let (one, other) =
+                    tokio::join!(self.send(queue, contents.clone()), self.send(queue, contents));
+                one.and(other)
+            }
             Op::Recv { queue, get } => self.recv(queue, get).await,
             Op::Stream { queue, max_inflight, rounds, get } => {
                 self.stream(queue, max_inflight, rounds, get).await
             }
-            Op::Settle { queue, how, held } => self.settle(queue, how, held).await,
+            Op::Settle { queue, how, held, twice: false } => self.settle(queue, how, held).await,
+            Op::Settle { queue, how, held, twice: true } => {
+                let (one, other) =
+                    tokio::join!(self.settle(queue, how, held.clone()), self.settle(queue, how, held));
+                one.and(other)
+            }
             Op::Foreign { queue, how, receipts } => self.foreign(queue, how, receipts).await,
             Op::Stat { queue } => self.stat(queue).await,
             Op::Peek { queue, state, limit } => self.peek(queue, state, limit).await.map(|_| ()),
@@ -180,6 +194,7 @@ impl Client {
 
     pub(super) fn message(&self, number: u64) -> (NewMessage, Item) {
         let content = self.world.lock().contents[number as usize].clone();
+        let plan = &self.world.plan;
         let payload = Bytes::from(payload(number));
         let payload_hash = ContentHash::of(&payload);
         let key = content.key.map(|key| format!("k{key}"));
@@ -188,6 +203,8 @@ impl Client {
             content: number,
             hash: short_hash(&payload),
             key: key.clone(),
+            origin: content.provider.then(|| PROVIDER.to_owned()),
+            window_ms: content.provider.then_some(plan.replay_ms),
             delay_ms: content.delay_ms,
             ttl_ms: content.ttl_ms,
             group: group.clone(),
@@ -197,7 +214,13 @@ impl Client {
         let message = NewMessage {
             payload_hash,
             // as the topic's settings say
-            dedup: key.as_ref().map(|key| DedupClaim::new(&Origin::Api, key.as_bytes(), &payload_hash, 0)),
+            dedup: key.as_ref().map(|key| {
+                let (origin, window_ms) = match content.provider {
+                    true => (Origin::Provider(PROVIDER.to_owned()), plan.replay_ms),
+                    false => (Origin::Api, 0),
+                };
+                DedupClaim::new(&origin, key.as_bytes(), &payload_hash, window_ms)
+            }),
             meta: MessageMeta {
                 content_type: "text/plain".into(),
                 attrs,
@@ -222,7 +245,19 @@ impl Client {
                 self.end(call, "sent", Out::Sent(sent));
                 Ok(())
             }
-            Err(refusal) => self.refused(call, "send", &refusal),
+            Err(refusal) => {
+                self.again(queue, contents);
+                self.refused(call, "send", &refusal)
+            }
+        }
+    }
+
+    /// Has a send that was refused done again some time, as clients do.
+    fn again(&self, queue: usize, contents: Vec<u64>) {
+        let mut inner = self.world.lock();
+        let again = &mut inner.clients[self.me].again;
+        if again.len() < AGAIN_MAX {
+            again.push_back((queue, contents));
         }
     }
 

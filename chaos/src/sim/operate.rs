@@ -30,6 +30,8 @@ fn of_patch(patch: &SettingsPatch) -> Settings {
         dedup_window_ms: patch.dedup_window_ms,
         fifo: patch.fifo.map(u64::from),
         ram: patch.ram.map(u64::from),
+        max_depth: patch.max_depth,
+        max_inflight: None,
         paused: None,
     }
 }

@@ -9,13 +9,13 @@ use ron_core::shard::{NackMode, Paused, PeekState, SettingsPatch, TopicChange, W
 #[derive(Debug)]
 pub(super) enum Op {
     /// Send these contents to a queue in one batch.
-    Send { queue: usize, contents: Vec<u64> },
+    Send { queue: usize, contents: Vec<u64>, twice: bool },
     /// Receive.
     Recv { queue: usize, get: Get },
     /// Receive again and again through a stream, and settle some of it.
     Stream { queue: usize, max_inflight: u32, rounds: u64, get: Get },
     /// Settle deliveries of one queue.
-    Settle { queue: usize, how: How, held: Vec<Held> },
+    Settle { queue: usize, how: How, held: Vec<Held>, twice: bool },
     /// Present receipts to a queue that they are not of, and one that is none.
     Foreign { queue: usize, how: How, receipts: Vec<String> },
     /// Figures.
@@ -99,15 +99,15 @@ pub(super) fn next(plan: &Plan, inner: &mut Inner, me: usize) -> Op {
             let (max_inflight, rounds) = (rng.pick(&[1, 3, 32]), rng.range(1, 6));
             Op::Stream { queue, max_inflight, rounds, get: get(plan, rng) }
         }
-        3 => settle(inner, me, How::Ack),
+        3 => settle(plan, inner, me, How::Ack),
         4 => {
             let mode = rng.pick(&[NackMode::Fail, NackMode::Fail, NackMode::Release, NackMode::Reject]);
             let delay_ms = rng.chance(40).then(|| rng.below(plan.delay_max_ms));
-            settle(inner, me, How::Nack(mode, delay_ms.filter(|_| mode != NackMode::Reject)))
+            settle(plan, inner, me, How::Nack(mode, delay_ms.filter(|_| mode != NackMode::Reject)))
         }
         5 => {
             let visibility_ms = rng.range(250, plan.visibility_max_ms);
-            settle(inner, me, How::Extend(visibility_ms))
+            settle(plan, inner, me, How::Extend(visibility_ms))
         }
         6 => Op::Stat { queue },
         7 => {
@@ -130,15 +130,22 @@ pub(super) fn next(plan: &Plan, inner: &mut Inner, me: usize) -> Op {
 /// A new content for `queue`.
 fn content(plan: &Plan, rng: &mut Rng, queue: usize) -> Content {
     let key = rng.chance(40).then(|| rng.below(plan.keys));
+    let provider = plan.replay_ms > 0 && rng.chance(30);
     let delay_ms = if rng.chance(20) { rng.below(plan.delay_max_ms) } else { 0 };
     let ttl_ms = rng.chance(15).then(|| delay_ms + rng.range(1, plan.delay_max_ms));
     let group = (plan.groups > 0 && rng.chance(70)).then(|| rng.below(plan.groups));
-    Content { queue, key, delay_ms, ttl_ms, group }
+    Content { queue, key, provider, delay_ms, ttl_ms, group }
 }
 
 fn send(plan: &Plan, inner: &mut Inner, me: usize, queue: usize) -> Op {
     let Inner { clients, contents: all, .. } = inner;
     let memory = &mut clients[me];
+    let twice = memory.rng.chance(plan.twice);
+    if memory.rng.chance(70)
+        && let Some((queue, contents)) = memory.again.pop_front()
+    {
+        return Op::Send { queue, contents, twice };
+    }
     let count = memory.rng.range(1, plan.batch_max);
     let mut contents = Vec::new();
     for _ in 0..count {
@@ -157,7 +164,7 @@ fn send(plan: &Plan, inner: &mut Inner, me: usize, queue: usize) -> Op {
         }
         contents.push(number);
     }
-    Op::Send { queue, contents }
+    Op::Send { queue, contents, twice }
 }
 
 fn get(plan: &Plan, rng: &mut Rng) -> Get {
@@ -171,7 +178,7 @@ fn get(plan: &Plan, rng: &mut Rng) -> Get {
     Get { want, wait_ms, cancel_ms, dropped: rng.chance(5) }
 }
 
-fn settle(inner: &mut Inner, me: usize, how: How) -> Op {
+fn settle(plan: &Plan, inner: &mut Inner, me: usize, how: How) -> Op {
     let memory = &mut inner.clients[me];
     let rng = &mut memory.rng;
     if memory.held.is_empty() {
@@ -180,6 +187,7 @@ fn settle(inner: &mut Inner, me: usize, how: How) -> Op {
     let first = rng.below(memory.held.len() as u64) as usize;
     let queue = memory.held[first].queue;
     let most = rng.pick(&[1, 1, 3, 20]);
+    let twice = rng.chance(plan.twice);
     // A kept receipt is presented again some time: it must be judged right then too.
     let keep = rng.chance(15) || matches!(how, How::Extend(_));
     let mut held: Vec<Held> = Vec::new();
@@ -194,7 +202,7 @@ fn settle(inner: &mut Inner, me: usize, how: How) -> Op {
             held.push(memory.held.remove(place));
         }
     }
-    Op::Settle { queue, how, held }
+    Op::Settle { queue, how, held, twice }
 }
 
 fn foreign(inner: &mut Inner, me: usize, queue: usize) -> Op {

@@ -75,6 +75,10 @@ pub(super) struct Plan {
     pub(super) restores: bool,
     /// Shortest retention that is ever set, ms; 0 = none is set.
     pub(super) retention_min_ms: u64,
+    /// How long a provider's keys are remembered, ms; 0 = there is none.
+    pub(super) replay_ms: u64,
+    /// Percent of sends and settlings that are done twice at the same time.
+    pub(super) twice: u64,
     /// Settings that make messages of memory alone.
     pub(super) ram: bool,
     pub(super) fifo: bool,
@@ -145,6 +149,12 @@ impl Plan {
             ram: ram && rng.chance(50),
             ..Settings::default()
         };
+        let retention_min_ms = rng.pick(&[0, 0, 0, 5_000]);
+        let retention_ms = if rng.chance(50) { retention_min_ms * rng.range(1, 10) } else { 0 };
+        let settings = match retention_ms {
+            0 => settings,
+            retention_ms => Settings { retention_ms, ..settings },
+        };
         Plan {
             seed,
             steps,
@@ -166,7 +176,9 @@ impl Plan {
             intensity: 1_000_000,
             wall_steps: rng.chance(40),
             restores: rng.chance(20),
-            retention_min_ms: rng.pick(&[0, 0, 0, 5_000]),
+            retention_min_ms,
+            replay_ms: rng.pick(&[0, 600, 60_000, 600_000]),
+            twice: rng.pick(&[0, 0, 10, 30]),
             ram,
             fifo,
             policy: InForce::default(),

@@ -139,8 +139,16 @@ impl Client {
                 let rng = &mut inner.clients[self.me].rng;
                 held.into_iter().filter(|_| rng.chance(60)).collect()
             };
-            if !some.is_empty() {
-                self.settle(queue, How::Ack, some).await?;
+            let (acked, extended): (Vec<Held>, Vec<Held>) = {
+                let mut inner = self.world.lock();
+                let rng = &mut inner.clients[self.me].rng;
+                some.into_iter().partition(|_| rng.chance(60))
+            };
+            if !acked.is_empty() {
+                self.settle(queue, How::Ack, acked).await?;
+            }
+            if !extended.is_empty() {
+                self.settle(queue, How::Extend(60_000), extended).await?;
             }
         }
         Ok(())

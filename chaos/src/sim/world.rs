@@ -38,6 +38,8 @@ pub(super) struct Memory {
     pub(super) held: Vec<Held>,
     /// Contents with a key that it may send again.
     pub(super) keyed: Vec<u64>,
+    /// Sends that were refused, or not answered.
+    pub(super) again: VecDeque<(usize, Vec<u64>)>,
 }
 
 /// What a client meant to send.
@@ -45,6 +47,8 @@ pub(super) struct Memory {
 pub(super) struct Content {
     pub(super) queue: usize,
     pub(super) key: Option<u64>,
+    /// The key is a provider's.
+    pub(super) provider: bool,
     pub(super) delay_ms: u64,
     pub(super) ttl_ms: Option<u64>,
     pub(super) group: Option<u64>,
@@ -128,8 +132,12 @@ impl World {
             Ok(QueueKey { tenant, topic })
         };
         let queues = (0..plan.queues).map(queue).collect::<Result<Vec<_>, Complaint>>()?;
-        let memory =
-            |client| Memory { rng: Rng::new(plan.seed, 1000 + client), held: Vec::new(), keyed: Vec::new() };
+        let memory = |client| Memory {
+            rng: Rng::new(plan.seed, 1000 + client),
+            held: Vec::new(),
+            keyed: Vec::new(),
+            again: VecDeque::new(),
+        };
         let now = Millis(super::EPOCH_MS);
         let mut log = EventLog::new(trace);
         log.record(now, Event::Defaults(defaults(&plan)));
@@ -194,6 +202,8 @@ fn defaults(plan: &Plan) -> Settings {
         dedup_window_ms: Some(s.dedup_window_ms),
         fifo: Some(s.fifo.into()),
         ram: Some(s.ram.into()),
+        max_depth: Some(s.max_depth),
+        max_inflight: Some(s.max_inflight.into()),
         paused: Some(0),
     }
 }

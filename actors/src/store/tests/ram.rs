@@ -93,6 +93,31 @@ fn they_outlive_a_reopening_with_their_words_and_keys() {
 }
 
 #[test]
+fn keys_of_a_commit_that_failed_do_not_outlive_it() {
+    let bench = Bench::new();
+    let (mut engine, reader) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    put_ram(&mut engine, epoch, vec![keyed("stored", "a", 60_000)]);
+    let work = Work { epoch, puts: vec![keyed("not stored", "b", 60_000)], ram: true, ..Work::default() };
+    let mut results = vec![Ok(Vec::new())];
+    drop(engine.prepare(&[(SHARD, work)], &mut results)); // and its transaction fails
+    assert!(matches!(results[0].as_deref(), Ok([PutOutcome::Stored(_)])), "{results:?}");
+    let left = engine.take_volatile();
+    drop(engine);
+
+    let clock = bench.clock.clone();
+    let clock_from = move |_| Arc::new(clock.clone()) as Arc<dyn Clock>;
+    let mut engine =
+        Engine::open(&bench.medium, &bench.config, &clock_from, Opening::Again, &reader).unwrap().0;
+    engine.adopt(left);
+    let (epoch, found) = load(&mut engine);
+    assert_eq!(payloads(&reader, &found), ["stored"]);
+    let again = vec![keyed("stored", "a", 60_000), keyed("not stored", "b", 60_000)];
+    let again = put_ram(&mut engine, epoch, again);
+    assert!(matches!(again[..], [PutOutcome::Duplicate { .. }, PutOutcome::Stored(_)]), "{again:?}");
+}
+
+#[test]
 fn they_are_bounded_by_bytes_and_stragglers_pin_nothing() {
     let mut bench = Bench::new();
     bench.config.ram_bytes_max = 20_000;

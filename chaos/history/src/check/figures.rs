@@ -3,8 +3,8 @@
 use super::Found;
 use crate::Rule;
 use crate::index::{Call, Index};
-use crate::life::{Got, Life};
-use crate::record::{Op, Out, Queue, State};
+use crate::life::{Got, Life, Try};
+use crate::record::{How, Op, Out, Queue, State};
 use std::collections::BTreeMap;
 
 pub(super) fn check(index: &Index<'_>, found: &mut Found<'_>) {
@@ -17,6 +17,7 @@ pub(super) fn check(index: &Index<'_>, found: &mut Found<'_>) {
         match (call.op, call.out) {
             (Op::Stat { queue }, Some(Out::Figures { ready, delayed, vis, dlq })) => {
                 check_sum(index, call, lives(queue), *queue, [*ready, *delayed, *vis, *dlq], found);
+                check_limits(index, call, *queue, [ready + delayed + vis, *vis], found);
             }
             (Op::Stat { queue }, Some(Out::NotFound)) => {
                 check_sum(index, call, lives(queue), *queue, [0; 4], found);
@@ -71,6 +72,24 @@ fn check_sum(
     let (sum, most) = (figures.iter().sum::<u64>(), (known + unseen) as u64);
     found.ensure(least <= sum && sum <= most, Rule::I9, call.end.idx, || {
         format!("{sum} messages in q{queue}, not {least} to {most}: {figures:?}")
+    });
+}
+
+/// No more than a limit, if it never was another one that was higher.
+fn check_limits(
+    index: &Index<'_>,
+    call: &Call<'_>,
+    queue: Queue,
+    [depth, vis]: [u64; 2],
+    found: &mut Found<'_>,
+) {
+    let most = |field| index.settings[&queue].most(field, 0, call.end.idx);
+    let (max_depth, max_inflight) = (most(|s| s.max_depth), most(|s| s.max_inflight));
+    found.ensure(depth <= max_depth, Rule::Contract, call.end.idx, || {
+        format!("{depth} messages in q{queue}, which takes {max_depth}")
+    });
+    found.ensure(vis <= max_inflight, Rule::Contract, call.end.idx, || {
+        format!("{vis} messages of q{queue} in flight, {max_inflight} may be")
     });
 }
 
@@ -152,11 +171,12 @@ fn check_credit(
     n: u64,
     found: &mut Found<'_>,
 ) {
+    let given_up = |one: &Try<'_>| !matches!(one.how, How::Extend { .. }) && one.begin.idx < call.end.idx;
     let held = |life: &Life<'_>, got: &Got<'_>| {
         got.stream == Some(stream)
             && got.end.idx < call.begin.idx
             && life.floor(got, call.end.idx) > call.end.ms
-            && !life.tries_of(got.era, got.seen.delivery).any(|one| one.begin.idx < call.end.idx)
+            && !life.tries_of(got.era, got.seen.delivery).any(|one| given_up(one))
             && !life.may_have_ended(index, call.end)
     };
     let holds = lives.iter().flat_map(|life| life.gots.iter().filter(|got| held(life, got))).count() as u64;

@@ -71,6 +71,10 @@ fn check_stored_once(index: &Index<'_>, found: &mut Found<'_>) {
 
 /// The longest that the key of a message may be remembered.
 fn window(index: &Index<'_>, life: &Life<'_>) -> (u64, u64) {
+    let item = life.content.and_then(|content| index.sendings.get(&content)).map(|one| one.item);
+    if let Some(own) = item.and_then(|item| item.window_ms) {
+        return (own, own);
+    }
     let past = &index.settings[&life.queue];
     let (from, to) = life.stored.map_or((life.from, life.known.idx), |(begin, end)| (begin.idx, end.idx));
     (past.least(|s| s.dedup_window_ms, from, to), past.most(|s| s.dedup_window_ms, from, to))
@@ -104,6 +108,7 @@ fn check_conflict(index: &Index<'_>, sending: &Sending<'_>, call: &Call<'_>, fou
     let item = sending.item;
     let meets = |other: &Sending<'_>| {
         let same = other.queue == sending.queue && other.item.key == item.key && item.key.is_some();
+        let same = same && other.item.origin == item.origin;
         let possible = other
             .tries
             .iter()
@@ -117,14 +122,15 @@ fn check_conflict(index: &Index<'_>, sending: &Sending<'_>, call: &Call<'_>, fou
 
 /// One key, one message, for as long as the window.
 fn check_keys(index: &Index<'_>, found: &mut Found<'_>) {
-    let mut keyed: BTreeMap<(Queue, &str), Vec<&Life<'_>>> = BTreeMap::new();
+    let mut keyed: BTreeMap<(Queue, Option<&str>, &str), Vec<&Life<'_>>> = BTreeMap::new();
     for life in index.lives.values() {
         let Some(sending) = life.content.and_then(|content| index.sendings.get(&content)) else { continue };
         if let Some(key) = &sending.item.key {
-            keyed.entry((life.queue, key)).or_default().push(life);
+            let origin = sending.item.origin.as_deref();
+            keyed.entry((life.queue, origin, key)).or_default().push(life);
         }
     }
-    for ((queue, key), mut same) in keyed {
+    for ((_, _, key), mut same) in keyed {
         same.sort_by_key(|life| (life.known.idx, life.id));
         for pair in same.windows(2) {
             let [a, b] = pair else { continue };
@@ -135,8 +141,7 @@ fn check_keys(index: &Index<'_>, found: &mut Found<'_>) {
                 continue;
             }
             // without a window a key says nothing
-            let past = &index.settings[&queue];
-            let ignored = past.least(|s| s.dedup_window_ms, b.from, b.known.idx) == 0;
+            let ignored = self::window(index, b).0 == 0;
             found.ensure(ignored, Rule::I6, b.known.idx, || {
                 format!("key {key}: {} and {} were both stored, {apart} ms apart of {window}", a.id, b.id)
             });

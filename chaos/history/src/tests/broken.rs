@@ -26,6 +26,13 @@ fn i1_what_was_stored_is_lost() {
     tale.call(Op::Look { queue: 0, id: a }, Out::NotFound).breaks(Rule::I1);
     let (mut tale, _) = leased();
     tale.call(Op::Peek { queue: 0, state: State::Vis }, Out::NotFound).breaks(Rule::I1);
+    // retention begins when a delay ends
+    let brief = |s: &mut Settings| s.retention_ms = Some(1_000);
+    let delayed = Item { delay_ms: 5_000, ..item(1) };
+    let mut tale = Tale::new().with(brief);
+    tale.at(10).send_item(delayed.clone(), &id(10, 1)).at(5_900).calm().drained(&[]).breaks(Rule::I1);
+    let mut tale = Tale::new().with(brief);
+    tale.at(10).send_item(delayed, &id(10, 1)).at(6_010).calm().drained(&[]).is_fine();
 }
 
 #[test]
@@ -132,6 +139,28 @@ fn i6_a_key_is_forgotten_or_kept_too_long() {
 }
 
 #[test]
+fn i6_keys_of_a_provider_are_its_own_and_last_as_long_as_it_says() {
+    let of = |content, origin: Option<&str>, window_ms| Item {
+        key: Some("k".into()),
+        origin: origin.map(str::to_owned),
+        window_ms,
+        ..item(content)
+    };
+    let (api, provider) = (of(1, None, None), |content| of(content, Some("p"), Some(90_000)));
+    let mut tale = Tale::new();
+    tale.at(10).send_item(provider(1), &id(10, 1)).at(70_000).send_item(provider(1), &id(70_000, 2));
+    tale.breaks(Rule::I6);
+    let mut tale = Tale::new();
+    tale.at(10).send_item(api.clone(), &id(10, 1)).at(20);
+    tale.call(Op::Send { queue: 0, items: vec![provider(2)] }, Out::Sent(vec![Sent::Conflict]));
+    tale.breaks(Rule::I6);
+    // as it should be
+    let mut tale = Tale::new();
+    tale.at(10).send_item(api, &id(10, 1)).send_item(provider(2), &id(10, 2));
+    tale.at(90_010).send_item(provider(2), &id(90_010, 3)).is_fine();
+}
+
+#[test]
 fn i7_a_receipt_is_refused_or_lasts_too_long() {
     let all = [How::Ack, FAIL, How::Extend { visibility_ms: 500 }];
     for how in all {
@@ -186,6 +215,20 @@ fn i9_figures_are_not_the_sum() {
     }
     let (mut tale, a) = leased();
     tale.settle(&a, 1, How::Ack, Settled::Ok).stat([0, 0, 0, 1]).breaks(Rule::I9);
+}
+
+#[test]
+fn more_than_a_topic_takes_or_hands_out() {
+    for (limit, figures) in [((1, 5), [2, 0, 0, 0]), ((10, 1), [0, 0, 2, 0])] {
+        let limited = |s: &mut Settings| (s.max_depth, s.max_inflight) = (Some(limit.0), Some(limit.1));
+        let mut tale = Tale::new().with(limited);
+        let (a, b) = (id(10, 1), id(10, 2));
+        tale.at(10).send(1, &a).send(2, &b).at(20);
+        if figures[2] > 0 {
+            tale.recv(&[(&a, 1, 1, 1), (&b, 2, 1, 1)], 1_000);
+        }
+        tale.stat(figures).breaks(Rule::Contract);
+    }
 }
 
 #[test]
@@ -247,6 +290,16 @@ fn the_contract_is_broken() {
     let mut tale = Tale::new();
     let (a, b) = (id(10, 1), id(10, 2));
     tale.at(10).send(1, &a).send(2, &b).at(20).recv(&[(&a, 1, 1, 1), (&b, 2, 1, 1)], 1_000);
+    for record in &mut tale.records {
+        if let Event::Begin { op: op @ Op::Recv { .. }, .. } = &mut record.event {
+            *op = recv_op(Some(1_000), Some((1, 1)));
+        }
+    }
+    tale.breaks(Rule::Contract);
+    // what was extended is still held
+    let (mut tale, a) = leased();
+    tale.settle(&a, 1, How::Extend { visibility_ms: 5_000 }, Settled::Ok).send(2, &id(20, 2)).at(1_100);
+    tale.recv(&[(&id(20, 2), 2, 1, 1)], 1_000);
     for record in &mut tale.records {
         if let Event::Begin { op: op @ Op::Recv { .. }, .. } = &mut record.event {
             *op = recv_op(Some(1_000), Some((1, 1)));

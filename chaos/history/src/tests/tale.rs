@@ -20,7 +20,16 @@ pub(super) fn id(ms: u64, place: u64) -> String {
 }
 
 pub(super) fn item(content: u64) -> Item {
-    Item { content, hash: content + 100, key: None, delay_ms: 0, ttl_ms: None, group: None }
+    Item {
+        content,
+        hash: content + 100,
+        key: None,
+        origin: None,
+        window_ms: None,
+        delay_ms: 0,
+        ttl_ms: None,
+        group: None,
+    }
 }
 
 pub(super) fn send_op(content: u64) -> Op {
@@ -45,6 +54,8 @@ impl Tale {
             dedup_window_ms: Some(60_000),
             fifo: Some(0),
             ram: Some(0),
+            max_depth: Some(10),
+            max_inflight: Some(5),
             paused: Some(0),
         };
         Tale { records: vec![Record { ms: 0, event: Event::Defaults(settings) }], ms: 0, calls: 0 }
