@@ -64,28 +64,16 @@ bugs! {
     PauseIgnoredByWaiters,
     /// Messages without a TTL are handed out before older ones that have one (§4.5: FIFO).
     TtlMessageOvertaken,
-    /// A lease whose deadline passed while the node was down is over, and not given its time anew (§4.2).
-    LeaseClockRunsOn,
     /// What was nacked and then found by recovery starts with no attempts again (§4.3: no counter falls).
     AttemptLostInCrash,
     /// Recovery takes the attempts for the hand-outs: after a release `delivery` falls, receipts repeat (§4.3, §4.7).
     DeliveryRebuiltFromAttempt,
-    /// The last error that a consumer gave before a restart is not in the dead letter (`last_error`).
-    NoteForgottenInCrash,
     /// What was in flight is ready after a restart, before its deadline (§4.2: early, also across restarts).
     LeaseLostInCrash,
     /// What was nacked with a delay is ready after a restart, before the delay is over (§4.3).
     RetryDelayLostInCrash,
-    /// The time that recovery gives to leases is not written: a second restart takes it back (§4.2: early).
-    MovedLeaseNotWritten,
-    /// A deadline that passes is noticed by the next command only: a receive that waits gets it late (§4.2).
-    DeadlineWakesNobody,
-    /// The history says `purged` of a message that its TTL ended (GET /messages/{msg_id}).
-    HistoryNamesWrongEnd,
     /// Ready retention counts from the enqueue, not from the end of the delay: it eats delayed messages (§4.6).
     RetentionEatsDelayed,
-    /// A reprocessed message has the attempts it died with, and dies at once (reprocess: attempts restart at 0).
-    ReprocessKeepsAttempts,
     /// A reprocessing is not written: after a restart the message is dead again, and the task done (§4.1).
     ReprocessNotWritten,
     /// The same key with another payload is answered as a duplicate (§4.4: 409).
@@ -118,22 +106,14 @@ bugs! {
     SettlesNotSynced,
     /// A deleted topic is back after a restart, with its settings and its keys (DELETE: the topic is gone).
     DeletedTopicReturns,
-    /// Neither checksum nor payload hash is looked at: a damaged message reaches a consumer (§4.9).
-    DamagedBodyDelivered,
     /// An indeterminate commit is told as one without effect, though it may be there (§4.13: never "failed").
     IndeterminateSaidFailed,
-    /// After a failed sync the old file is written on: what reads show may never reach the device (§4.13).
-    FailedSyncTrusted,
     /// A settling that changes nothing is answered before the commit that it rests on, as a repeated ack (§4.1).
     RepeatAnsweredBeforeCommit,
     /// A message leaves by recv although the commit of its delivery failed: two have the same delivery (§4.1).
     DeliveredWithoutCommit,
-    /// A delivery that nobody took comes back as failed: the attempt counts, and it waits (§4.2: released at once).
-    UnwantedCountsAttempt,
     /// A topic that is loaded anew, after a restart or when parked, has the configured settings (PUT /settings, §4.1).
     SettingsLostOnLoad,
-    /// Of what is given back to a tenant's quota at once, one stays booked: refused below its limits (§4.10).
-    QuotaNotAllGivenBack,
 }
 
 thread_local! {

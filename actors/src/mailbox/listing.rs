@@ -61,6 +61,9 @@ impl Mailbox {
         let bodies = self.inner.store.reader().fetch(slots).await;
         let mut messages = Vec::with_capacity(page.len());
         for ((seen, letter), body) in page.into_iter().zip(letters).zip(bodies) {
+            if state == PeekState::Dlq && letter.is_none() {
+                continue; // brought back since the page was taken
+            }
             let view = DeliveryView {
                 receipt: None,
                 attempt: seen.attempt,

@@ -191,7 +191,7 @@ impl ShardState {
             }
             ShardMsg::Settle(command, reply, permit) => self.settle(myself, command, reply, permit),
             ShardMsg::Unwanted { deliveries } => {
-                let (mode, delay_ms, note, entropy) = (unwanted(), None, None, 0);
+                let (mode, delay_ms, note, entropy) = (NackMode::Release, None, None, 0);
                 self.apply_and_carry(myself, Command::Nack { deliveries, mode, delay_ms, note, entropy });
             }
             ShardMsg::Corrupt(delivery) => {
@@ -453,11 +453,6 @@ impl ShardState {
         }
         self.apply_and_carry(myself, Command::Tick);
     }
-}
-
-/// How what nobody took over is given back.
-fn unwanted() -> NackMode {
-    if ron_core::planted!(UnwantedCountsAttempt) { NackMode::Fail } else { NackMode::Release }
 }
 
 /// After the commit: grants first, since they may be what the caller waits for, then the command's own answer.

@@ -78,8 +78,7 @@ pub(crate) fn read_record(
     enqueued: Millis,
     record: &Bytes,
 ) -> Result<StoredMessage, &'static str> {
-    let unchecked = ron_core::planted!(DamagedBodyDelivered);
-    let content = if unchecked { record.get(SUM..).ok_or("too short")? } else { open(record)? };
+    let content = open(record)?;
     let (hash, rest) = content.split_first_chunk::<32>().ok_or("too short")?;
     let (meta_len, rest) = rest.split_first_chunk::<4>().ok_or("too short")?;
     let meta_len = u32::from_le_bytes(*meta_len) as usize;
@@ -87,7 +86,7 @@ pub(crate) fn read_record(
     let meta: MessageMeta = postcard::from_bytes(meta_bytes).map_err(|_| "meta does not decode")?;
     let payload = record.slice(SUM + 32 + 4 + meta_len..);
     let payload_hash = ContentHash(*hash);
-    if ContentHash::of(&payload) != payload_hash && !unchecked {
+    if ContentHash::of(&payload) != payload_hash {
         return Err("payload hash");
     }
     Ok(StoredMessage { slot, enqueued, payload, payload_hash, meta, copied_from: None })

@@ -151,8 +151,7 @@ impl<F: StorageBackend> StorageBackend for Watched<F> {
 
     fn sync_data(&self) -> Result<(), io::Error> {
         let synced = self.faults.before_sync().and_then(|()| self.file.sync_data());
-        let trusted = ron_core::planted!(FailedSyncTrusted);
-        synced.inspect_err(|_| self.failed.store(!trusted, Ordering::SeqCst))
+        synced.inspect_err(|_| self.failed.store(true, Ordering::SeqCst))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {

@@ -139,14 +139,14 @@ impl<'h> Index<'h> {
     pub(crate) fn of(history: &'h [Record], found: &mut Vec<Violation>) -> Index<'h> {
         let mut index = Index { records: history.len(), ..Index::default() };
         let defaults = index.read_calls(history);
-        let restored = index.restores.last().map_or(0, |restore| restore.at.idx);
+        let restored: Vec<usize> = index.restores.iter().map(|restore| restore.at.idx).collect();
         for (number, call) in index.calls.iter().enumerate() {
             if let Some(queue) = queue_of(call.op) {
                 index.of_queue.entry(queue).or_default().push(number);
             }
         }
         for queue in index.of_queue.keys() {
-            let past = Past::of(*queue, &index.calls, defaults, restored);
+            let past = Past::of(*queue, &index.calls, defaults, restored.clone());
             index.settings.insert(*queue, past);
         }
         for number in 0..index.calls.len() {

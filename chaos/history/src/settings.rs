@@ -16,15 +16,15 @@ struct Change {
 #[derive(Debug, Default)]
 pub(crate) struct Past {
     changes: Vec<Change>,
-    /// After this, what was overridden before may be in force again.
-    restored: usize,
+    /// After these, what was overridden before may be in force again.
+    restored: Vec<usize>,
 }
 
 /// One of them.
 pub(crate) type Field = fn(&Settings) -> Option<u64>;
 
 impl Past {
-    pub(crate) fn of(queue: Queue, calls: &[Call<'_>], defaults: Settings, restored: usize) -> Past {
+    pub(crate) fn of(queue: Queue, calls: &[Call<'_>], defaults: Settings, restored: Vec<usize>) -> Past {
         let mut changes = vec![Change { begin: 0, end: 0, sure: true, to: defaults }];
         for call in calls {
             let to = match call.op {
@@ -50,7 +50,8 @@ impl Past {
             .collect();
         let over = |old: &Change| {
             let newer = |(new, _): &(&Change, u64)| new.sure && new.end < from && new.begin > old.end;
-            (old.begin >= self.restored || from < self.restored) && said.iter().any(newer)
+            let again = |restored: &usize| old.begin < *restored && *restored <= to;
+            !self.restored.iter().any(again) && said.iter().any(newer)
         };
         said.iter().filter(|(change, _)| !over(change)).map(|(_, value)| *value).collect()
     }

@@ -39,10 +39,10 @@ struct Args {
     /// Write what the clients of the last seed saw to this file, as JSON lines (for `judge`).
     #[arg(long)]
     history: Option<std::path::PathBuf>,
-    /// Plant this bug in all seeds.
-    #[arg(long, value_parser = bug)]
-    bug: Option<Bug>,
-    /// Plant every bug, or the one of --bug, and count the sets of seeds that find it.
+    /// Plant this bug in all seeds; with --bugs, these.
+    #[arg(long, value_parser = bug, value_delimiter = ',')]
+    bug: Vec<Bug>,
+    /// Plant every bug, or those of --bug, one by one, and count the sets of seeds that find it.
     #[arg(long)]
     bugs: bool,
 }
@@ -86,7 +86,7 @@ fn simulate(args: &Args) -> anyhow::Result<ExitCode> {
     let totals = Mutex::new(BTreeMap::<String, u64>::new());
     let last = Mutex::new(Vec::new());
     on_threads(args, usize::try_from(args.seeds)?, |n| {
-        let ran = run(args, args.seed + n as u64, args.bug);
+        let ran = run(args, args.seed + n as u64, args.bug.first().copied());
         let (seen, fine) = match ran {
             Ok(report) => {
                 show(args, &report);
@@ -139,7 +139,7 @@ const SETS: u64 = 3;
 
 /// For each bug, and for none, the first seed of each set that finds something.
 fn hunt(args: &Args) -> ExitCode {
-    let planted = args.bug.map_or_else(|| Bug::ALL.to_vec(), |bug| vec![bug]);
+    let planted = if args.bug.is_empty() { Bug::ALL.to_vec() } else { args.bug.clone() };
     let bugs: Vec<Option<Bug>> = std::iter::once(None).chain(planted.into_iter().map(Some)).collect();
     let found = Mutex::new(BTreeMap::<(usize, u64), (u64, String)>::new());
     on_threads(args, bugs.len() * SETS as usize, |n| {

@@ -149,7 +149,7 @@ impl Plan {
             ram: ram && rng.chance(50),
             ..Settings::default()
         };
-        let retention_min_ms = rng.pick(&[0, 0, 0, 5_000]);
+        let retention_min_ms = rng.pick(&[0, 0, 1_000, 5_000]);
         let retention_ms = if rng.chance(50) { retention_min_ms * rng.range(1, 10) } else { 0 };
         let settings = match retention_ms {
             0 => settings,

@@ -27,7 +27,6 @@ impl Recovery {
         let mut shard = Shard::new(settings);
         shard.paused = paused;
         shard.recovered_at = now;
-        let stood_still_ms = if crate::planted!(LeaseClockRunsOn) { 0 } else { stood_still_ms };
         Recovery { shard, now, stood_still_ms }
     }
 
@@ -45,7 +44,7 @@ impl Recovery {
         let fewer = crate::planted!(DeliveryRebuiltFromAttempt);
         msg.delivery = if fewer { state.attempt } else { state.delivery };
         msg.settled = state.settled;
-        msg.noted = state.noted && !crate::planted!(NoteForgottenInCrash);
+        msg.noted = state.noted;
         self.shard.tail = self.shard.tail.max((slot, 0));
         if let Some(revived) = state.revived {
             let ttl_ms = found.stored.ttl_ms();

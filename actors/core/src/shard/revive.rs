@@ -109,7 +109,7 @@ impl Shard {
             turn,
             before: corpse.delivery,
             len: corpse.len,
-            attempt: if crate::planted!(ReprocessKeepsAttempts) { corpse.attempt } else { 0 },
+            attempt: 0,
             delivery: corpse.delivery,
             settled: Settled::Revived,
             noted: false,

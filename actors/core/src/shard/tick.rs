@@ -12,7 +12,6 @@ impl Shard {
     #[must_use]
     pub fn wake_at(&self) -> Option<Millis> {
         let deadline = self.deadlines.first().map(|&(at, _)| at).filter(|&at| at < self.stalls_at());
-        let deadline = deadline.filter(|_| !crate::planted!(DeadlineWakesNobody));
         let times = [
             deadline,
             self.dues.first().map(|&(at, _)| at),
@@ -110,11 +109,7 @@ impl Shard {
     /// Ends a message, already taken out of its map, by its TTL or by retention.
     pub(super) fn expire(&mut self, slot: Slot, msg: &Msg, step: &mut Step) {
         step.ops.push(StateOp::Gone { slot, noted: msg.noted });
-        step.tell(
-            slot,
-            msg,
-            if crate::planted!(HistoryNamesWrongEnd) { What::Purged } else { What::Expired },
-        );
+        step.tell(slot, msg, What::Expired);
         step.counts.expired += 1;
         self.tally.expired += 1;
     }
@@ -158,7 +153,7 @@ impl Shard {
     /// back.
     fn write_moved(&mut self, step: &mut Step) {
         for slot in std::mem::take(&mut self.moved) {
-            if let Some(msg) = self.leased.get(&slot).filter(|_| !crate::planted!(MovedLeaseNotWritten)) {
+            if let Some(msg) = self.leased.get(&slot) {
                 step.ops.push(StateOp::Set { slot, state: msg.state(Phase::Leased), note: None });
             }
         }

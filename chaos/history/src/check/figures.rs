@@ -17,7 +17,7 @@ pub(super) fn check(index: &Index<'_>, found: &mut Found<'_>) {
         match (call.op, call.out) {
             (Op::Stat { queue }, Some(Out::Figures { ready, delayed, vis, dlq })) => {
                 check_sum(index, call, lives(queue), *queue, [*ready, *delayed, *vis, *dlq], found);
-                check_limits(index, call, *queue, [ready + delayed + vis, *vis], found);
+                check_limits(index, call, lives(queue), *queue, [ready + delayed + vis, *vis], found);
             }
             (Op::Stat { queue }, Some(Out::NotFound)) => {
                 check_sum(index, call, lives(queue), *queue, [0; 4], found);
@@ -66,7 +66,8 @@ fn check_sum(
             let begun = |one: &&crate::index::SendTry<'_>| {
                 one.may_have_stored() && index.calls[one.call].begin.idx < call.end.idx
             };
-            one.tries.iter().filter(begun).count().saturating_sub(one.ids.len())
+            let seen = one.ids.iter().filter(|id| index.lives[**id].from < call.end.idx).count();
+            one.tries.iter().filter(begun).count().saturating_sub(seen)
         })
         .sum();
     let (sum, most) = (figures.iter().sum::<u64>(), (known + unseen) as u64);
@@ -79,6 +80,7 @@ fn check_sum(
 fn check_limits(
     index: &Index<'_>,
     call: &Call<'_>,
+    lives: &[&Life<'_>],
     queue: Queue,
     [depth, vis]: [u64; 2],
     found: &mut Found<'_>,
@@ -88,8 +90,14 @@ fn check_limits(
     found.ensure(depth <= max_depth, Rule::Contract, call.end.idx, || {
         format!("{depth} messages in q{queue}, which takes {max_depth}")
     });
-    found.ensure(vis <= max_inflight, Rule::Contract, call.end.idx, || {
-        format!("{vis} messages of q{queue} in flight, {max_inflight} may be")
+    // what is extended when its lease is over is in flight again, and settling is never refused
+    let again = |life: &&&Life<'_>| {
+        let extends = |one: &Try<'_>| matches!(one.how, How::Extend { .. }) && one.may_act();
+        life.tries.iter().any(|one| extends(one) && one.begin.idx < call.end.idx)
+    };
+    let allowed = max_inflight.saturating_add(lives.iter().filter(again).count() as u64);
+    found.ensure(vis <= allowed, Rule::Contract, call.end.idx, || {
+        format!("{vis} messages of q{queue} in flight, {allowed} may be")
     });
 }
 
@@ -171,12 +179,16 @@ fn check_credit(
     n: u64,
     found: &mut Found<'_>,
 ) {
-    let given_up = |one: &Try<'_>| !matches!(one.how, How::Extend { .. }) && one.begin.idx < call.end.idx;
+    // a lease that was over when it was extended is held by nobody's stream
+    let kept = |one: &Try<'_>, got: &Got<'_>| {
+        matches!(one.how, How::Extend { .. }) && one.end.ms < got.seen.deadline
+    };
+    let given_up = |one: &Try<'_>, got: &Got<'_>| one.begin.idx < call.end.idx && !kept(one, got);
     let held = |life: &Life<'_>, got: &Got<'_>| {
         got.stream == Some(stream)
             && got.end.idx < call.begin.idx
             && life.floor(got, call.end.idx) > call.end.ms
-            && !life.tries_of(got.era, got.seen.delivery).any(|one| given_up(one))
+            && !life.tries_of(got.era, got.seen.delivery).any(|one| given_up(one, got))
             && !life.may_have_ended(index, call.end)
     };
     let holds = lives.iter().flat_map(|life| life.gots.iter().filter(|got| held(life, got))).count() as u64;
