@@ -44,7 +44,7 @@ fn a_seed_replays_to_the_same_hash_in_two_processes_and_under_two_thread_counts(
 #[test]
 fn thirty_seeds_keep_every_promise_and_reach_what_they_should() {
     let mut counts = BTreeMap::<String, u64>::new();
-    for seed in 1..=30 {
+    for seed in 61..=90 {
         let report = run(&options(seed, 300)).unwrap_or_else(|failure| panic!("{failure}"));
         let reached = ron_history::reached(&report.history);
         let all = report.counts.into_iter().chain(reached);

@@ -87,7 +87,7 @@ fn check_gone(index: &Index<'_>, life: &Life<'_>, got: &Got<'_>, found: &mut Fou
     for one in life.tries.iter().filter(|one| matches!(one.how, How::Ack) && one.is_ok()) {
         // of a delivery that is older than the ack it says nothing
         let after = got.begin.idx > one.end.idx || idx > one.end.idx && got.leased().0 > one.end.ms;
-        let undone = index.undone(one.begin.idx, idx);
+        let undone = index.undone(one.end.idx, idx);
         found.ensure(!after || undone || got.era < one.era, Rule::I3, idx, || {
             format!("{id}: delivered after an ack was answered ok at record {}", one.end.idx)
         });

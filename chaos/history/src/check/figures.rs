@@ -205,8 +205,7 @@ fn check_ended(index: &Index<'_>, call: &Call<'_>, lives: &[&Life<'_>], found: &
             let later = got.end.idx > call.end.idx && got.leased().0 > call.end.ms;
             let after = got.begin.idx > call.end.idx || later;
             let revived = purge && life.may_be_revived(index, call.begin.idx, got.end.idx);
-            let excused =
-                !after || got.era < call.era || revived || index.undone(call.begin.idx, got.end.idx);
+            let excused = !after || got.era < call.era || revived || index.undone(call.end.idx, got.end.idx);
             found.ensure(excused, Rule::Contract, got.end.idx, || {
                 format!("{}: delivered after {:?} at record {}", life.id, call.op, call.end.idx)
             });
