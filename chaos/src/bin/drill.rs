@@ -62,7 +62,9 @@ async fn main() -> Result<()> {
                 if left == 0 {
                     bail!("late in each of {tries} runs:\n  {}", late.join("\n  "));
                 }
-                println!("once more, because\n  {}", late.join("\n  "));
+                if !cli.json {
+                    println!("once more, because\n  {}", late.join("\n  "));
+                }
             }
             Ok(())
         }

@@ -60,7 +60,7 @@ struct FilterRequest {
 
 /// One subscriber to add.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with a topic, and a filter if it has one")]
 struct AddRequest {
     topic: String,
     filter: Option<FilterRequest>,

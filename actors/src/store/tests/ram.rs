@@ -14,6 +14,13 @@ fn put_ram(engine: &mut Engine, epoch: ShardEpoch, puts: Vec<NewMessage>) -> Vec
     engine.commit(&mut [(SHARD, work)]).unwrap().results.remove(0).unwrap()
 }
 
+/// The store opened again by the same process, after a failure.
+fn again(bench: &Bench, reader: &Reader) -> Engine {
+    let clock = bench.clock.clone();
+    let clock_from = move |_| Arc::new(clock.clone()) as Arc<dyn Clock>;
+    Engine::open(&bench.medium, &bench.config, &clock_from, Opening::Again, reader).unwrap().0
+}
+
 fn check(db: &Database) -> Findings {
     Checker::default().run(&db.begin_read().unwrap()).unwrap()
 }
@@ -77,10 +84,7 @@ fn they_outlive_a_reopening_with_their_words_and_keys() {
     let left = engine.take_volatile();
     drop(engine);
 
-    let clock = bench.clock.clone();
-    let clock_from = move |_| Arc::new(clock.clone()) as Arc<dyn Clock>;
-    let mut engine =
-        Engine::open(&bench.medium, &bench.config, &clock_from, Opening::Again, &reader).unwrap().0;
+    let mut engine = again(&bench, &reader);
     engine.adopt(left);
     let (epoch, found) = load(&mut engine);
     assert_eq!(payloads(&reader, &found), ["dead", "alive"]);
@@ -105,16 +109,13 @@ fn keys_of_a_commit_that_failed_do_not_outlive_it() {
     let left = engine.take_volatile();
     drop(engine);
 
-    let clock = bench.clock.clone();
-    let clock_from = move |_| Arc::new(clock.clone()) as Arc<dyn Clock>;
-    let mut engine =
-        Engine::open(&bench.medium, &bench.config, &clock_from, Opening::Again, &reader).unwrap().0;
+    let mut engine = again(&bench, &reader);
     engine.adopt(left);
     let (epoch, found) = load(&mut engine);
     assert_eq!(payloads(&reader, &found), ["stored"]);
-    let again = vec![keyed("stored", "a", 60_000), keyed("not stored", "b", 60_000)];
-    let again = put_ram(&mut engine, epoch, again);
-    assert!(matches!(again[..], [PutOutcome::Duplicate { .. }, PutOutcome::Stored(_)]), "{again:?}");
+    let retried = vec![keyed("stored", "a", 60_000), keyed("not stored", "b", 60_000)];
+    let retried = put_ram(&mut engine, epoch, retried);
+    assert!(matches!(retried[..], [PutOutcome::Duplicate { .. }, PutOutcome::Stored(_)]), "{retried:?}");
 }
 
 #[test]
@@ -278,10 +279,7 @@ fn they_go_with_a_topic_whose_deletion_landed_though_nobody_knew() {
     let deleted = std::mem::take(&mut engine.deleted);
     drop(engine);
 
-    let clock = bench.clock.clone();
-    let clock_from = move |_| Arc::new(clock.clone()) as Arc<dyn Clock>;
-    let mut engine =
-        Engine::open(&bench.medium, &bench.config, &clock_from, Opening::Again, &reader).unwrap().0;
+    let mut engine = again(&bench, &reader);
     assert_eq!(engine.still.since(SHARD), None, "no row is left of its clocks");
     engine.deleted = deleted;
     engine.adopt(left);
