@@ -23,9 +23,13 @@ use std::collections::BTreeSet;
 use std::sync::Weak;
 
 /// Rows read in one transaction.
-const SLICE_ROWS_MAX: usize = 1_000;
-/// Bytes read in one transaction.
-const SLICE_BYTES_MAX: usize = 1 << 20;
+const SLICE_ROWS_MAX: usize = 256;
+/// Bytes read in one transaction: a millisecond or two, so that sends need not wait longer for a processor.
+const SLICE_BYTES_MAX: usize = 256 << 10;
+/// Bytes copied between two syncs of the copy: one at the end would hold up the store's own.
+const UNSYNCED_BYTES_MAX: usize = 1 << 20;
+/// Chunks that are dropped from the copy in one transaction.
+const DROPPED_MAX: usize = 64;
 /// redb's page cache for the copy.
 const CACHE_BYTES: usize = 8 << 20;
 
@@ -92,6 +96,10 @@ pub(crate) struct Copying {
     /// The next row of keys; `None` = they are copied.
     next_key: Option<(u64, u64)>,
     next_chunk: u64,
+    /// The chunks copied so far; after the cut those of them that were gone by then.
+    chunks: Vec<u64>,
+    /// Bytes copied since the last sync.
+    unsynced: usize,
     /// Bytes copied so far.
     pub(crate) bytes: u64,
 }
@@ -102,21 +110,29 @@ impl Copying {
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
         let to = builder.create_with_backend(to)?;
-        Ok(Copying { to, keys_below: next_chunk, next_key: Some((0, 0)), next_chunk: 0, bytes: 0 })
+        let (keys_below, next_key) = (next_chunk, Some((0, 0)));
+        Ok(Copying { to, keys_below, next_key, next_chunk: 0, chunks: Vec::new(), unsynced: 0, bytes: 0 })
     }
 
     /// Copies some of what does not change. Returns whether there is more of it now.
     pub(crate) fn slice(&mut self, from: &Source) -> Result<bool, StoreError> {
         let read = from.begin_read()?;
-        let write = self.to.begin_write()?;
+        let mut write = self.to.begin_write()?;
         let mut room = Room { rows: SLICE_ROWS_MAX, bytes: SLICE_BYTES_MAX };
         if let Some(next) = self.next_key {
             self.next_key = self.keys(&read, &write, next, &mut room)?;
         }
         let more = self.next_key.is_some() || self.chunks(&read, &write, &mut room)?;
         drop(read);
+        let copied = SLICE_BYTES_MAX - room.bytes;
+        self.unsynced += copied;
+        if self.unsynced < UNSYNCED_BYTES_MAX {
+            unsynced(&mut write)?;
+        } else {
+            self.unsynced = 0;
+        }
         write.commit()?;
-        self.bytes += (SLICE_BYTES_MAX - room.bytes) as u64;
+        self.bytes += copied as u64;
         Ok(more)
     }
 
@@ -160,6 +176,7 @@ impl Copying {
                 bytes += part.value().len();
             }
             self.next_chunk = chunk + 1;
+            self.chunks.push(chunk);
             if room.take(bytes) {
                 return Ok(true);
             }
@@ -167,13 +184,12 @@ impl Copying {
         Ok(false)
     }
 
-    /// Copies the rest at the cut, and ends its transaction. What follows is done with the copy alone.
-    pub(crate) fn rest(&mut self, cut: Cut) -> Result<CutTaken, StoreError> {
+    /// Copies the rest at the cut, and ends its transaction. Then [`Copying::drop_gone`], with the copy alone.
+    pub(crate) fn rest(&mut self, cut: Cut) -> Result<SnapshotMark, StoreError> {
         let Cut { txn: read, chunks, next_chunk, mark } = cut;
         known_tables(&read)?;
         let mut write = self.to.begin_write()?;
-        // the next commit makes this one durable, too
-        write.set_durability(Durability::None).map_err(|error| StoreError::Db(Box::new(error.into())))?;
+        unsynced(&mut write)?;
         copy_table(&read, &write, META)?;
         copy_table(&read, &write, TOPIC)?;
         copy_table(&read, &write, DELTA)?;
@@ -192,7 +208,9 @@ impl Copying {
         drop(read);
         mark_snapshot(&write, &mark)?;
         write.commit()?;
-        Ok(CutTaken { chunks: chunks.into_iter().collect(), next_chunk, mark })
+        let there: BTreeSet<u64> = chunks.into_iter().filter(|chunk| *chunk < next_chunk).collect();
+        self.chunks.retain(|chunk| !there.contains(chunk));
+        Ok(mark)
     }
 
     /// The keys of chunks that came since the first pass: a short look into each bucket.
@@ -210,35 +228,30 @@ impl Copying {
         }
     }
 
-    /// Drops the chunks that were gone at the cut, and makes everything durable.
-    pub(crate) fn finish(self, taken: &CutTaken) -> Result<(), StoreError> {
-        let write = self.to.begin_write()?;
+    /// After the rest: drops some of the chunks that were gone at the cut. Returns whether there is more of that;
+    /// when there is not, everything is durable.
+    pub(crate) fn drop_gone(&mut self) -> Result<bool, StoreError> {
+        let mut write = self.to.begin_write()?;
+        let some = self.chunks.split_off(self.chunks.len().saturating_sub(DROPPED_MAX));
         {
-            let mut heads = write.open_table(HEAD)?;
-            let mut gone = Vec::new();
-            heads.retain(|chunk, _| {
-                let stays = taken.chunks.contains(&chunk) && chunk < taken.next_chunk;
-                if !stays {
-                    gone.push(chunk);
-                }
-                stays
-            })?;
-            let mut bodies = write.open_table(BODY)?;
-            for chunk in gone {
+            let (mut heads, mut bodies) = (write.open_table(HEAD)?, write.open_table(BODY)?);
+            for chunk in some {
+                heads.remove(chunk)?;
                 bodies.retain_in(body_key(chunk, 0)..body_key(chunk + 1, 0), |_, _| false)?;
             }
         }
+        let more = !self.chunks.is_empty();
+        if more {
+            unsynced(&mut write)?;
+        }
         write.commit()?;
-        Ok(())
+        Ok(more)
     }
 }
 
-/// What is known once a cut is over.
-#[derive(Debug)]
-pub(crate) struct CutTaken {
-    chunks: BTreeSet<u64>,
-    next_chunk: u64,
-    pub(crate) mark: SnapshotMark,
+/// Lets a later commit make this one durable, too.
+fn unsynced(write: &mut WriteTransaction) -> Result<(), StoreError> {
+    write.set_durability(Durability::None).map_err(|error| StoreError::Db(Box::new(error.into())))
 }
 
 struct Room {

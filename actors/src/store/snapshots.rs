@@ -24,11 +24,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::time::Instant;
 
-/// Between two pieces of about 1 MiB: a copy takes at most 100 MiB/s.
-const PAUSE: Duration = Duration::from_millis(10);
+/// After each piece as many times as long as it took, so that a snapshot is felt as a fifth of a processor.
+const PAUSE_FACTOR: u32 = 4;
+/// The least and the most of these pauses.
+const PAUSE: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(100)];
 /// Bytes checked in one piece.
-const CHECKED_BYTES: usize = 1 << 20;
+const CHECKED_BYTES: usize = 256 << 10;
 /// A store that grows faster than it can be copied is copied this many times its size before its cut.
 const CHASED: u64 = 4;
 const BEGINS: &str = "snapshot-";
@@ -218,9 +221,16 @@ impl Inner {
         self.store.blocking().run(Job::Read, work).await.ok_or(SnapshotError::Lost)
     }
 
-    async fn pause(&self) -> Result<(), SnapshotError> {
-        tokio::time::sleep(PAUSE).await;
-        self.go_on()
+    /// One piece of work, and a pause after it.
+    async fn piece<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, SnapshotError> {
+        let begun = Instant::now();
+        let done = self.blocking(work).await??;
+        tokio::time::sleep((begun.elapsed() * PAUSE_FACTOR).clamp(PAUSE[0], PAUSE[1])).await;
+        self.go_on()?;
+        Ok(done)
     }
 
     /// Copies the store into the draft.
@@ -234,23 +244,22 @@ impl Inner {
         let mut copying = self.blocking(move || Copying::new(backend, next_chunk)).await??;
         loop {
             let from = source.clone();
-            let sliced = self.blocking(move || copying.slice(&from).map(|more| (copying, more))).await??;
-            copying = sliced.0;
-            if !sliced.1 || copying.bytes > CHASED * (figures.body_bytes + (64 << 20)) {
+            let more;
+            (copying, more) = self.piece(move || copying.slice(&from).map(|more| (copying, more))).await?;
+            if !more || copying.bytes > CHASED * (figures.body_bytes + (64 << 20)) {
                 break;
             }
-            self.pause().await?;
         }
         let wall = self.clock.wall();
         let cut = self.store.ask(move |engine| Cut::of(engine, wall)).await.map_err(unanswered)??;
-        let copy = move || -> Result<_, StoreError> {
-            let taken = copying.rest(cut)?;
-            copying.finish(&taken)?;
-            Ok(taken.mark)
-        };
-        let mark = self.blocking(copy).await??;
-        self.go_on()?;
-        Ok(mark)
+        let (mut copying, mark) = self.piece(move || copying.rest(cut).map(|mark| (copying, mark))).await?;
+        loop {
+            let more;
+            (copying, more) = self.piece(move || copying.drop_gone().map(|more| (copying, more))).await?;
+            if !more {
+                return Ok(mark);
+            }
+        }
     }
 
     /// Checks a file; damage is an error.
@@ -273,16 +282,13 @@ impl Inner {
         let mut checker = Checker::default();
         loop {
             let db = db.clone();
-            let step = move || -> Result<_, StoreError> {
-                let more = checker.step(&db.begin_read()?, CHECKED_BYTES)?;
-                Ok((checker, more))
-            };
-            let stepped = self.blocking(step).await??;
-            checker = stepped.0;
-            if !stepped.1 {
+            let more;
+            (checker, more) = self
+                .piece(move || checker.step(&db.begin_read()?, CHECKED_BYTES).map(|more| (checker, more)))
+                .await?;
+            if !more {
                 return Ok(checker.findings().clone());
             }
-            self.pause().await?;
         }
     }
 }
