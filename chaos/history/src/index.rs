@@ -39,14 +39,9 @@ impl Call<'_> {
 
     /// A reprocessing may move messages until then: a task outlives its call, and the process.
     pub(crate) fn task_until(&self, index: &Index<'_>) -> usize {
-        let over = |call: &&Call<'_>| {
-            let cancels = match (call.op, self.op) {
-                (Op::Cancel { queue }, Op::Reprocess { queue: of, .. }) => queue == of,
-                _ => false,
-            };
-            cancels && call.is_done() && call.begin.idx > self.latest
-        };
-        index.calls.iter().find(over).map_or(usize::MAX, |call| call.end.idx)
+        let Op::Reprocess { queue, .. } = self.op else { return usize::MAX };
+        let over = |call: &&Call<'_>| call.is_done() && call.begin.idx > self.latest;
+        index.some_of(*queue, |calls| &calls.cancels).find(over).map_or(usize::MAX, |call| call.end.idx)
     }
 
     /// Whether it may have done something.
@@ -111,8 +106,18 @@ pub(crate) struct Index<'h> {
     pub(crate) settings: BTreeMap<Queue, Past>,
     pub(crate) sendings: BTreeMap<Content, Sending<'h>>,
     pub(crate) lives: BTreeMap<&'h str, Life<'h>>,
-    /// Calls by topic.
-    pub(crate) of_queue: BTreeMap<Queue, Vec<usize>>,
+    of_queue: BTreeMap<Queue, OfQueue>,
+}
+
+/// The calls of one topic, by number; the rules ask for these kinds for every message anew.
+#[derive(Debug, Default)]
+struct OfQueue {
+    /// Those that end messages otherwise than by settling.
+    removals: Vec<usize>,
+    reprocessings: Vec<usize>,
+    cancels: Vec<usize>,
+    /// Receives of which the client does not know what they brought.
+    lost: Vec<usize>,
 }
 
 fn queue_of(op: &Op) -> Option<Queue> {
@@ -141,8 +146,16 @@ impl<'h> Index<'h> {
         let defaults = index.read_calls(history);
         let restored: Vec<usize> = index.restores.iter().map(|restore| restore.at.idx).collect();
         for (number, call) in index.calls.iter().enumerate() {
-            if let Some(queue) = queue_of(call.op) {
-                index.of_queue.entry(queue).or_default().push(number);
+            let Some(queue) = queue_of(call.op) else { continue };
+            let of_queue = index.of_queue.entry(queue).or_default();
+            match call.op {
+                Op::Purge { .. } | Op::Delete { .. } | Op::PurgeDead { .. } | Op::Replace { .. } => {
+                    of_queue.removals.push(number);
+                }
+                Op::Reprocess { .. } => of_queue.reprocessings.push(number),
+                Op::Cancel { .. } => of_queue.cancels.push(number),
+                Op::Recv { dropped, .. } if *dropped || !call.is_done() => of_queue.lost.push(number),
+                _ => {}
             }
         }
         for queue in index.of_queue.keys() {
@@ -337,8 +350,23 @@ impl<'h> Index<'h> {
         }
     }
 
-    pub(crate) fn calls_of(&self, queue: Queue) -> impl Iterator<Item = &Call<'h>> {
-        self.of_queue.get(&queue).into_iter().flatten().map(|number| &self.calls[*number])
+    fn some_of(&self, queue: Queue, which: fn(&OfQueue) -> &Vec<usize>) -> impl Iterator<Item = &Call<'h>> {
+        self.of_queue.get(&queue).map(which).into_iter().flatten().map(|number| &self.calls[*number])
+    }
+
+    /// Calls that may have ended messages of the topic otherwise than by settling: purges, deletions, replacements.
+    pub(crate) fn removals(&self, queue: Queue) -> impl Iterator<Item = &Call<'h>> {
+        self.some_of(queue, |calls| &calls.removals)
+    }
+
+    /// Calls that bring back its dead letters.
+    pub(crate) fn reprocessings(&self, queue: Queue) -> impl Iterator<Item = &Call<'h>> {
+        self.some_of(queue, |calls| &calls.reprocessings)
+    }
+
+    /// Receives from it that may have brought something, and nobody knows what.
+    pub(crate) fn lost_receives(&self, queue: Queue) -> impl Iterator<Item = &Call<'h>> {
+        self.some_of(queue, |calls| &calls.lost)
     }
 
     /// Whether nothing could expire at some time between the two.

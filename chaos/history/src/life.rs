@@ -70,6 +70,9 @@ pub(crate) struct Sight<'h> {
 #[derive(Debug)]
 pub(crate) struct Life<'h> {
     pub(crate) id: &'h str,
+    /// The id's: when it was enqueued, ms, and its place among all that were given.
+    pub(crate) enqueued: u64,
+    pub(crate) place: u64,
     pub(crate) queue: Queue,
     pub(crate) content: Option<Content>,
     /// It cannot have been stored before this record.
@@ -93,7 +96,7 @@ pub(crate) fn enqueued_of(id: &str) -> u64 {
 }
 
 /// The last 64 bits of an id: its place among all that the store, and those before it, gave.
-pub(crate) fn place_of(id: &str) -> u64 {
+fn place_of(id: &str) -> u64 {
     const DIGITS: &str = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
     let digit = |c: char| DIGITS.find(c).unwrap_or(0) as u64;
     id.chars().fold(0, |place, c| (place << 5) | digit(c))
@@ -109,6 +112,8 @@ impl<'h> Life<'h> {
     ) -> Life<'h> {
         Life {
             id,
+            enqueued: enqueued_of(id),
+            place: place_of(id),
             queue,
             content,
             from,
@@ -164,7 +169,7 @@ impl<'h> Life<'h> {
 
     /// Whether it may have been brought back from the dead between these records.
     pub(crate) fn may_be_revived(&self, index: &Index<'h>, from: usize, to: usize) -> bool {
-        index.calls_of(self.queue).any(|call| match call.op {
+        index.reprocessings(self.queue).any(|call| match call.op {
             Op::Reprocess { ids, .. } => {
                 let named = ids.as_ref().is_none_or(|ids| ids.iter().any(|id| id == self.id));
                 // a task goes on after its answer
@@ -192,7 +197,7 @@ impl<'h> Life<'h> {
 
     /// Whether an operator, or the end of the process, may have ended it by then.
     pub(crate) fn may_be_removed(&self, index: &Index<'h>, by: At) -> bool {
-        let by_operator = index.calls_of(self.queue).any(|call| {
+        let by_operator = index.removals(self.queue).any(|call| {
             let hits = match call.op {
                 Op::Purge { .. } | Op::Delete { .. } => true,
                 Op::PurgeDead { ids, .. } => {
@@ -213,33 +218,32 @@ impl<'h> Life<'h> {
 
     fn may_be_expired(&self, index: &Index<'h>, by: At) -> bool {
         let item = self.content.and_then(|content| index.sendings.get(&content)).map(|one| one.item);
-        let enqueued = enqueued_of(self.id);
+        let enqueued = self.enqueued;
         let ttl = item.and_then(|item| item.ttl_ms).is_some_and(|ttl| by.ms >= enqueued + ttl);
         let past = &index.settings[&self.queue];
+        if ttl || by.ms < enqueued.saturating_add(past.least_retention) {
+            return ttl;
+        }
         let shortest = |field| past.least(field, self.from, by.idx);
         let retention = shortest(|s| s.retention_ms);
         let dead = shortest(|s| s.dlq_retention_ms);
         // ready retention counts from the end of the delay
         let ready = enqueued.saturating_add(item.map_or(0, |item| item.delay_ms));
-        ttl || by.ms >= ready.saturating_add(retention)
+        by.ms >= ready.saturating_add(retention)
             || by.ms >= enqueued.saturating_add(dead) && self.may_be_dead(index, by.idx)
     }
 
     /// Whether it may be a dead letter at record `by`.
     pub(crate) fn may_be_dead(&self, index: &Index<'h>, by: usize) -> bool {
         let handed_out = self.gots.iter().any(|got| got.begin.idx < by);
-        handed_out
-            || index.calls_of(self.queue).any(|call| {
-                let lost = !call.is_done() || matches!(call.op, Op::Recv { dropped: true, .. });
-                matches!(call.op, Op::Recv { .. }) && lost && call.may_act() && call.begin.idx < by
-            })
+        handed_out || index.lost_receives(self.queue).any(|call| call.may_act() && call.begin.idx < by)
     }
 
     /// The first record by which it was certainly gone, and when: an ack of it was answered ok, or its topic was
     /// deleted.
     pub(crate) fn gone(&self, index: &Index<'h>) -> Option<At> {
         let acked = self.tries.iter().filter(|one| is_ack(one.how) && one.is_ok()).map(|one| one.end);
-        let deleted = index.calls_of(self.queue).filter(|call| {
+        let deleted = index.removals(self.queue).filter(|call| {
             matches!(call.op, Op::Delete { .. }) && call.is_done() && self.known.idx < call.begin.idx
         });
         acked.chain(deleted.map(|call| call.end)).min_by_key(|at| at.idx)

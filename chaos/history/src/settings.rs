@@ -18,6 +18,8 @@ pub(crate) struct Past {
     changes: Vec<Change>,
     /// After these, what was overridden before may be in force again.
     restored: Vec<usize>,
+    /// No retention was ever shorter, of ready messages or of dead letters.
+    pub(crate) least_retention: u64,
 }
 
 /// One of them.
@@ -37,7 +39,10 @@ impl Past {
                 changes.push(Change { begin, end, sure: call.is_done(), to });
             }
         }
-        Past { changes, restored }
+        let shortest =
+            |field: Field| changes.iter().filter_map(|change| field(&change.to)).min().unwrap_or(0);
+        let least_retention = shortest(|s| s.retention_ms).min(shortest(|s| s.dlq_retention_ms));
+        Past { changes, restored, least_retention }
     }
 
     /// The values that the field may have had at some time from record `from` to record `to`.

@@ -3,7 +3,7 @@
 use super::Found;
 use crate::Rule;
 use crate::index::Index;
-use crate::life::{Got, Life, enqueued_of};
+use crate::life::{Got, Life};
 use crate::record::How;
 
 pub(super) fn check(index: &Index<'_>, found: &mut Found<'_>) {
@@ -33,7 +33,7 @@ fn check_bytes(index: &Index<'_>, life: &Life<'_>, got: &Got<'_>, found: &mut Fo
     };
     let whole = sending.item.hash == seen.hash
         && sending.item.key == seen.key
-        && seen.enqueued == enqueued_of(life.id)
+        && seen.enqueued == life.enqueued
         && life.content == seen.content;
     found.ensure(whole, Rule::I2, idx, || format!("{} is not as it was sent: {seen:?}", life.id));
     let early = sending.tries.iter().all(|one| index.calls[one.call].begin.idx > idx);
@@ -55,7 +55,7 @@ fn check_times(index: &Index<'_>, life: &Life<'_>, got: &Got<'_>, found: &mut Fo
     let Some(item) = life.content.and_then(|content| index.sendings.get(&content)).map(|one| one.item) else {
         return;
     };
-    let (enqueued, leased) = (enqueued_of(id), got.leased());
+    let (enqueued, leased) = (life.enqueued, got.leased());
     let due = enqueued + item.delay_ms;
     found.ensure(leased.1 >= due, Rule::I4, idx, || format!("{id}: leased before its delay ended at {due}"));
     let Some(ends) = item.ttl_ms.map(|ttl| enqueued + ttl) else { return };

@@ -12,15 +12,16 @@ pub(super) fn check(index: &Index<'_>, found: &mut Found<'_>) {
     for life in index.lives.values() {
         by_queue.entry(life.queue).or_default().push(life);
     }
+    let sums = Sums::of(index);
     for call in &index.calls {
         let lives = |queue| by_queue.get(queue).map_or(&[][..], Vec::as_slice);
         match (call.op, call.out) {
             (Op::Stat { queue }, Some(Out::Figures { ready, delayed, vis, dlq })) => {
-                check_sum(index, call, lives(queue), *queue, [*ready, *delayed, *vis, *dlq], found);
+                check_sum(index, call, lives(queue), sums.get(queue), [*ready, *delayed, *vis, *dlq], found);
                 check_limits(index, call, lives(queue), *queue, [ready + delayed + vis, *vis], found);
             }
             (Op::Stat { queue }, Some(Out::NotFound)) => {
-                check_sum(index, call, lives(queue), *queue, [0; 4], found);
+                check_sum(index, call, lives(queue), sums.get(queue), [0; 4], found);
             }
             (Op::Look { id, .. }, Some(out)) => check_look(index, call, id, out, found),
             (Op::Recv { queue, stream: None, .. }, Some(Out::Received(all))) if all.is_empty() => {
@@ -44,35 +45,55 @@ fn surely_there(index: &Index<'_>, call: &Call<'_>, life: &Life<'_>) -> bool {
     life.known.idx < call.begin.idx && !life.may_have_ended(index, call.end)
 }
 
+/// What a topic's figures are compared with again and again, looked up once.
+#[derive(Default)]
+struct Sums {
+    /// Of each message: not before this record it was stored, and by this one it was certainly gone.
+    spans: Vec<(usize, Option<usize>)>,
+    /// Of each payload: when tries began that may have stored it, and before which records what was seen of it was not.
+    payloads: Vec<(Vec<usize>, Vec<usize>)>,
+}
+
+impl Sums {
+    fn of(index: &Index<'_>) -> BTreeMap<Queue, Sums> {
+        let mut all: BTreeMap<Queue, Sums> = BTreeMap::new();
+        for life in index.lives.values() {
+            let gone = life.gone(index).filter(|_| index.restores.is_empty());
+            all.entry(life.queue).or_default().spans.push((life.from, gone.map(|gone| gone.idx)));
+        }
+        for one in index.sendings.values() {
+            let stored = one.tries.iter().filter(|one| one.may_have_stored());
+            let begun = stored.map(|one| index.calls[one.call].begin.idx).collect();
+            let seen = one.ids.iter().map(|id| index.lives[id].from).collect();
+            all.entry(one.queue).or_default().payloads.push((begun, seen));
+        }
+        all
+    }
+
+    /// The most messages there can be for a call.
+    fn most(&self, call: &Call<'_>) -> u64 {
+        let (begin, end) = (call.begin.idx, call.end.idx);
+        let there =
+            |(from, gone): &&(usize, Option<usize>)| *from < end && gone.is_none_or(|gone| gone >= begin);
+        let before = |all: &[usize]| all.iter().filter(|idx| **idx < end).count();
+        // what may have been stored and was never seen
+        let unseen = self.payloads.iter().map(|(begun, seen)| before(begun).saturating_sub(before(seen)));
+        (self.spans.iter().filter(there).count() + unseen.sum::<usize>()) as u64
+    }
+}
+
 fn check_sum(
     index: &Index<'_>,
     call: &Call<'_>,
     lives: &[&Life<'_>],
-    queue: Queue,
+    sums: Option<&Sums>,
     figures: [u64; 4],
     found: &mut Found<'_>,
 ) {
     let least = lives.iter().filter(|life| surely_there(index, call, life)).count() as u64;
-    let gone = |life: &&&Life<'_>| {
-        life.gone(index).is_some_and(|gone| gone.idx < call.begin.idx && index.restores.is_empty())
-    };
-    let known = lives.iter().filter(|life| life.from < call.end.idx).filter(|life| !gone(life)).count();
-    // what may have been stored and was never seen
-    let unseen: usize = index
-        .sendings
-        .values()
-        .filter(|one| one.queue == queue)
-        .map(|one| {
-            let begun = |one: &&crate::index::SendTry<'_>| {
-                one.may_have_stored() && index.calls[one.call].begin.idx < call.end.idx
-            };
-            let seen = one.ids.iter().filter(|id| index.lives[**id].from < call.end.idx).count();
-            one.tries.iter().filter(begun).count().saturating_sub(seen)
-        })
-        .sum();
-    let (sum, most) = (figures.iter().sum::<u64>(), (known + unseen) as u64);
+    let (sum, most) = (figures.iter().sum::<u64>(), sums.map_or(0, |sums| sums.most(call)));
     found.ensure(least <= sum && sum <= most, Rule::I9, call.end.idx, || {
-        format!("{sum} messages in q{queue}, not {least} to {most}: {figures:?}")
+        format!("{sum} messages by {:?}, not {least} to {most}: {figures:?}", call.op)
     });
 }
 
@@ -131,11 +152,8 @@ fn check_empty(index: &Index<'_>, call: &Call<'_>, lives: &[&Life<'_>], queue: Q
             && call.latest > begin.idx
     };
     // a receive without an answer may have had it for a while, or a commit that was lost
-    let lost = |call: &Call<'_>| {
-        let unanswered = !call.is_done() || matches!(call.op, Op::Recv { dropped: true, .. });
-        matches!(call.op, Op::Recv { .. }) && unanswered && call.begin.idx < end.idx
-    };
-    if index.calls_of(queue).any(|call| removed(call) || lost(call)) {
+    let lost = |call: &Call<'_>| call.begin.idx < end.idx;
+    if index.removals(queue).any(removed) || index.lost_receives(queue).any(lost) {
         return;
     }
     for life in lives {

@@ -3,7 +3,7 @@
 use super::Found;
 use crate::Rule;
 use crate::index::Index;
-use crate::life::{Got, Life, place_of};
+use crate::life::{Got, Life};
 use crate::record::{Item, Queue};
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ pub(super) fn check(index: &Index<'_>, found: &mut Found<'_>) {
         if past.ever(|s| s.ram) {
             continue;
         }
-        lives.sort_by_key(|life| place_of(life.id));
+        lives.sort_by_key(|life| life.place);
         if past.ever(|s| s.fifo) {
             check_groups(index, &lives, found);
         } else {
@@ -89,14 +89,14 @@ fn check_alone(index: &Index<'_>, members: &[&Life<'_>], b: &Life<'_>, got: &Got
 
 /// Nobody is handed out before an older one of the group that waits.
 fn check_not_overtaken(index: &Index<'_>, a: &Life<'_>, b: &Life<'_>, got: &Got<'_>, found: &mut Found<'_>) {
-    let strict = index.settings[&b.queue].surely(|s| s.fifo, got.begin.idx, got.end.idx);
     let Some(first) = a.gots.first().filter(|first| first.seen.delivery == 1) else { return };
     let waits = a.known.idx < got.begin.idx
         && first.era == got.era
         && first.leased().0 > got.leased().1
         && !b.may_be_revived(index, 0, got.end.idx)
-        && !a.may_be_revived(index, 0, first.end.idx);
-    found.ensure(!(strict && waits), Rule::I8, got.end.idx, || {
+        && !a.may_be_revived(index, 0, first.end.idx)
+        && index.settings[&b.queue].surely(|s| s.fifo, got.begin.idx, got.end.idx);
+    found.ensure(!waits, Rule::I8, got.end.idx, || {
         format!("{} was handed out before {} of its group, which is older", b.id, a.id)
     });
 }

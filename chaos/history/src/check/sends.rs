@@ -96,7 +96,7 @@ fn check_duplicate(
     found.ensure(life.content == Some(content), Rule::I6, idx, || {
         format!("c{content} is said to be a duplicate of {id}, which has another payload: {:?}", life.content)
     });
-    let (enqueued, most) = (enqueued_of(id), window(index, life).1);
+    let (enqueued, most) = (life.enqueued, window(index, life).1);
     let over = call.begin.ms.saturating_sub(enqueued) >= most;
     let held = index.held_between(enqueued.saturating_add(most), call.end.ms);
     found.ensure(!over || held, Rule::I6, idx, || {
@@ -135,7 +135,7 @@ fn check_keys(index: &Index<'_>, found: &mut Found<'_>) {
         for pair in same.windows(2) {
             let [a, b] = pair else { continue };
             // both may have been stored before either was known
-            let apart = enqueued_of(b.id).abs_diff(enqueued_of(a.id));
+            let apart = b.enqueued.abs_diff(a.enqueued);
             let window = window(index, a).0;
             if apart >= window || may_be_forgotten(index, a, b) {
                 continue;
@@ -156,7 +156,7 @@ fn may_be_forgotten(index: &Index<'_>, a: &Life<'_>, b: &Life<'_>) -> bool {
         matches!(call.op, Op::Delete { .. }) && call.may_act() && between(call.begin.idx, call.latest)
     };
     let may_be_ram = a.ram || a.stored.is_none() && index.settings[&a.queue].ever(|s| s.ram);
-    index.calls_of(a.queue).any(deleted)
+    index.removals(a.queue).any(deleted)
         || index.restores.iter().any(|one| between(one.at.idx, one.at.idx))
         || may_be_ram && index.downs.iter().any(|down| between(*down, *down))
 }
