@@ -257,6 +257,7 @@ impl EngineCell {
                     engine.adopt(std::mem::take(&mut state.volatile));
                     tracing::info!("store reopened");
                     self.healthy.store(true, Ordering::Relaxed);
+                    self.observer.reopened();
                     state.engine = Some(engine);
                 }
                 Err(error) => {
