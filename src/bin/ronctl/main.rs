@@ -43,7 +43,7 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(name = "ronctl", version, propagate_version = true)]
 struct Cli {
-    /// The node's control socket: a path, or @NAME in the abstract namespace [else RON_SOCKET, if --config is not given]
+    /// The node's control socket: a path, or @NAME in the abstract namespace [else, without --config, RON_SOCKET]
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<String>,
     /// The node's configuration file; its data_dir holds the socket [else RON_CONFIG, else ./data]
