@@ -193,8 +193,9 @@ fn the_invariants_are_listed_as_the_code_has_them() {
 
 /// The names of metrics that an expression of an alert uses.
 fn metrics_of(expression: &str) -> impl Iterator<Item = &str> {
-    let is_name = |word: &&str| word.contains('_') && !word.starts_with("histogram_");
-    expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).filter(is_name)
+    let functions = ["histogram_quantile", "min_over_time"];
+    let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(move |word| word.contains('_') && !functions.contains(word))
 }
 
 #[test]
