@@ -126,7 +126,8 @@ fn run_planted(options: &Options) -> Result<Report, Box<Failure>> {
     let history = inner.log.history().to_vec();
     let lived = lived.map_err(|complaint| failed(complaint, inner.log.lines(), history.clone()))?;
     if let Some(first) = ron_history::judge(&history).first() {
-        return Err(failed(first.to_string(), shown(&history, first), history));
+        let lines = if trace { inner.log.lines() } else { shown(&history, first) };
+        return Err(failed(first.to_string(), lines, history));
     }
     Ok(Report {
         seed,

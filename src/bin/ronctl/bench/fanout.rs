@@ -38,8 +38,8 @@ pub(crate) struct FanoutArgs {
     /// Sends, one after the other
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     sends: u32,
-    /// From the end of one fanout to the next send
-    #[arg(long, default_value = "300ms", value_parser = crate::args::duration)]
+    /// From the end of one fanout to the next send, so that what follows one is not in the next one's time
+    #[arg(long, default_value = "1s", value_parser = crate::args::duration)]
     pause: Duration,
     /// Bytes of a message
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
