@@ -28,6 +28,7 @@ mod revocation;
 mod sandbox;
 mod snapshot;
 mod stream;
+mod synced;
 mod top;
 mod topic;
 mod watch;
