@@ -24,12 +24,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// After each piece as many times as long as it took, so that a snapshot is felt as a fifth of a processor.
-const PAUSE_FACTOR: u32 = 4;
-/// The least and the most of these pauses.
-const PAUSE: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(100)];
+const PAUSE_FACTOR: u64 = 4;
+/// The longest of these pauses, ms.
+const PAUSE_MS_MAX: u64 = 100;
 /// Bytes checked in one piece.
 const CHECKED_BYTES: usize = 256 << 10;
 /// A store that grows faster than it can be copied is copied this many times its size before its cut.
@@ -226,9 +225,10 @@ impl Inner {
         &self,
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, SnapshotError> {
-        let begun = Instant::now();
+        let begun = self.clock.now();
         let done = self.blocking(work).await??;
-        tokio::time::sleep((begun.elapsed() * PAUSE_FACTOR).clamp(PAUSE[0], PAUSE[1])).await;
+        let took_ms = self.clock.now().since(begun) + 1; // what is left of one counts as one
+        tokio::time::sleep(Duration::from_millis((took_ms * PAUSE_FACTOR).min(PAUSE_MS_MAX))).await;
         self.go_on()?;
         Ok(done)
     }

@@ -11,6 +11,7 @@ use crate::output::{Output, warn, watched};
 use crate::own_node::OwnNode;
 use crate::status::Status;
 use clap::{Args, Subcommand};
+use fanout::FanoutArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use load::{Load, Work};
 use neighbours::Crowd;
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+mod fanout;
 mod load;
 mod neighbours;
 mod report;
@@ -77,6 +79,8 @@ pub(crate) enum BenchCommand {
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=100))]
         factor: u16,
     },
+    /// How long it takes until the last of a topic's subscribers has its copy; on a node of its own
+    Fanout(FanoutArgs),
 }
 
 /// How to measure.
@@ -132,6 +136,7 @@ pub(crate) async fn run(
         BenchCommand::Neighbours { setup, runs, tenants, factor } => {
             (setup, Plan::Neighbours(Crowd { tenants, factor, runs }))
         }
+        BenchCommand::Fanout(args) => return fanout::run(args, out).await,
     };
     if setup.duration.is_zero() {
         return Err(Failure::Usage("--duration must be longer than 0".to_owned()));
@@ -189,13 +194,21 @@ impl Site {
     }
 
     /// The store's commits so far, and the seconds they took; `None` where there is no admin port to ask.
-    async fn commits(&self) -> Result<Option<(u64, f64)>, Failure> {
+    async fn commits(&self) -> Result<Option<Commits>, Failure> {
         let Some(admin) = &self.admin else { return Ok(None) };
-        let answer = Client::new(Door::Tcp(admin.clone())).call(Call::get("/metrics")).await?;
-        let text = String::from_utf8_lossy(&answer.body);
-        let of = |name| report::counter(&text, name);
-        Ok(Some((of("store_commit_seconds_count") as u64, of("store_commit_seconds_sum"))))
+        commits(&mut Client::new(Door::Tcp(admin.clone()))).await.map(Some)
     }
+}
+
+/// A number of commits, and the seconds they took.
+type Commits = (u64, f64);
+
+/// The store's so far.
+async fn commits(admin: &mut Client) -> Result<Commits, Failure> {
+    let answer = admin.call(Call::get("/metrics")).await?;
+    let text = String::from_utf8_lossy(&answer.body);
+    let of = |name| report::counter(&text, name);
+    Ok((of("store_commit_seconds_count") as u64, of("store_commit_seconds_sum")))
 }
 
 async fn mint(node: &mut Client) -> Result<String, Failure> {
@@ -287,16 +300,15 @@ impl Bench {
         label: &str,
         running: impl Future<Output = Result<T, Failure>>,
         done: &Cell<u64>,
-    ) -> Result<(T, Option<(u64, f64)>), Failure> {
+    ) -> Result<(T, Option<Commits>), Failure> {
         let Setup { warmup, duration, .. } = self.setup;
         let counting = async {
             tokio::time::sleep(warmup).await;
             let before = self.site.commits().await?;
             tokio::time::sleep(duration).await;
             let after = self.site.commits().await?;
-            let since = |(before, after): ((u64, f64), (u64, f64))| {
-                (after.0.saturating_sub(before.0), after.1 - before.1)
-            };
+            let since =
+                |(before, after): (Commits, Commits)| (after.0.saturating_sub(before.0), after.1 - before.1);
             Ok::<_, Failure>(before.zip(after).map(since))
         };
         tokio::select! {
