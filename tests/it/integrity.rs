@@ -1,4 +1,5 @@
-//! What has rotted, on the way in or on the disk (SPEC §4.9): it is refused, or ends in the dead letters, and is counted.
+//! What has rotted, on the way in or on the disk (SPEC §4.9): it is refused, or ends in the dead letters, and is
+//! counted.
 
 use crate::harness::{Setup, TestNode, poll};
 use crate::mailbox::{depths, enqueue, receipt, recv, settle};
