@@ -77,7 +77,7 @@ impl ControlDesk for Desk {
             "degraded": !missing.is_empty(),
             "missing": missing,
             "quarantined": *self.readiness.quarantined(),
-            "warn": *self.readiness.warnings(),
+            "warn": self.readiness.warnings(),
             "version": env!("CARGO_PKG_VERSION"),
             "profile": self.profile,
             "amnesia": self.amnesia,

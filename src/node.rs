@@ -9,7 +9,7 @@ use crate::http::readiness::{Part, Readiness};
 use crate::http::serve::Listening;
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::observe::Watch;
-use crate::policy::{PolicyKeeper, PolicyWatch, read_policy};
+use crate::policy::{PolicyKeeper, PolicyWatch, no_policy, read_policy};
 use crate::providers::{serve_providers, verifier_specs};
 use crate::sentinel::NodeSensors;
 use crate::socket::{SocketPlace, make_data_dir};
@@ -99,8 +99,6 @@ pub struct Node {
     pub(crate) socket: SocketPlace,
     pub(crate) upkeep: Arc<Upkeep>,
     pub(crate) faults: Arc<FaultDesk>,
-    /// What the boot could not have.
-    pub(crate) warnings: Vec<String>,
     verifiers: SupervisorRef,
     listeners: Vec<Listening>,
     policy_watch: Option<PolicyWatch>,
@@ -123,7 +121,7 @@ impl Node {
         let passport = passport_of(&config, &clock, &bus)?;
         let providers = Arc::new(serve_providers(&config, &metrics)?);
         let readiness = Arc::new(Readiness::booting());
-        readiness.set_warnings(warnings.clone());
+        warnings.into_iter().for_each(|warning| readiness.warn(warning));
         let budgets = Arc::new(Budgets::new(config.mailbox.admission.bytes.as_usize(), SETTLE_BYTES));
         let sensors = NodeSensors {
             budgets: budgets.clone(),
@@ -141,7 +139,7 @@ impl Node {
             clock: clock.clone(),
             policy: policy.clone(),
         };
-        let policy = keeper_of(&config, policy, &tree, &metrics, &clock);
+        let policy = keeper_of(&config, policy, &tree, &metrics, &clock, &readiness);
         config.wants_temporary_data_dir = false;
         let upkeep = Arc::new(upkeep_of(&config, &tree, &metrics, &clock));
         let faults = faults_of(&config, device, victims_of(&tree, &verifiers), &readiness, &clock);
@@ -151,7 +149,6 @@ impl Node {
             rate: Arc::new(rate_of(&config)),
             upkeep,
             faults,
-            warnings,
             tree,
             readiness,
             clock_keeper,
@@ -270,7 +267,7 @@ fn policy_of(config: &Config, warnings: &mut Vec<String>) -> Result<InForce, Boo
     let Some(file) = &config.policy.file else { return Ok(InForce::default()) };
     if !file.exists() {
         if config.policy.named {
-            let what = format!("policy.file: there is no {}; capabilities alone decide", file.display());
+            let what = no_policy(file);
             tracing::warn!("{what}");
             warnings.push(what);
         }
@@ -286,6 +283,7 @@ fn keeper_of(
     tree: &Tree,
     metrics: &Arc<Metrics>,
     clock: &Arc<dyn Clock>,
+    readiness: &Arc<Readiness>,
 ) -> Arc<PolicyKeeper> {
     let keeper = PolicyKeeper {
         in_force,
@@ -294,6 +292,7 @@ fn keeper_of(
         bus: tree.bus.clone(),
         metrics: metrics.clone(),
         clock: clock.clone(),
+        readiness: readiness.clone(),
     };
     keeper.announce(&keeper.in_force.current());
     Arc::new(keeper)

@@ -8,6 +8,7 @@ use ron_actors::mailbox::{Directory, MailboxObserver};
 use ron_actors::store::{Reader, StoreObserver};
 use ron_core::ids::QueueKey;
 use ron_core::time::Clock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,13 +17,14 @@ use std::time::Duration;
 pub struct Watch {
     metrics: Arc<Metrics>,
     bus: OnceLock<Bus>,
+    store_failed: AtomicBool,
 }
 
 impl Watch {
     /// A watch over these metrics.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Watch {
-        Watch { metrics, bus: OnceLock::new() }
+        Watch { metrics, bus: OnceLock::new(), store_failed: AtomicBool::new(false) }
     }
 
     /// From now on the bus hears of it too.
@@ -44,7 +46,15 @@ impl StoreObserver for Watch {
     }
 
     fn failed(&self) {
-        self.publish(Event::Health { service: ServiceLabel::Store, ok: false });
+        if !self.store_failed.swap(true, Ordering::Relaxed) {
+            self.publish(Event::Health { service: ServiceLabel::Store, ok: false });
+        }
+    }
+
+    fn reopened(&self) {
+        if self.store_failed.swap(false, Ordering::Relaxed) {
+            self.publish(Event::Health { service: ServiceLabel::Store, ok: true });
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! A file with a problem changes nothing and is told with its lines. Nothing is written, and no request waits for any
 //! of it: what is in force is swapped whole.
 
+use crate::http::readiness::Readiness;
 use crate::metrics::Metrics;
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -26,6 +27,14 @@ use tokio::task::JoinHandle;
 /// How long after a change the file is read: an editor makes several at once.
 const SETTLES_WITHIN: Duration = Duration::from_millis(100);
 
+const WARNING: &str = "policy.file: the policy in force is an older one, see `ronctl policy check`";
+
+/// The warning of a node whose policy's file is named, and not there at boot.
+#[must_use]
+pub fn no_policy(file: &Path) -> String {
+    format!("policy.file: there is no {}; capabilities alone decide", file.display())
+}
+
 /// Why a policy's file is not put in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadPolicy {
@@ -37,7 +46,11 @@ pub struct BadPolicy {
 
 impl std::fmt::Display for BadPolicy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let line = |problem: &Problem| format!("{}:{problem}", self.file.display());
+        let file = self.file.display();
+        let line = |problem: &Problem| match problem.line {
+            0 => format!("{file}: {}", problem.text),
+            _ => format!("{file}:{problem}"),
+        };
         f.write_str(&self.problems.iter().map(line).collect::<Vec<_>>().join("; "))
     }
 }
@@ -81,6 +94,8 @@ pub struct PolicyKeeper {
     pub metrics: Arc<Metrics>,
     /// Node time.
     pub clock: Arc<dyn Clock>,
+    /// Warns while the file is not what is in force.
+    pub readiness: Arc<Readiness>,
 }
 
 impl PolicyKeeper {
@@ -111,10 +126,16 @@ impl PolicyKeeper {
         let Some(file) = &self.file else {
             return Err(Refusal::new(Reason::Malformed, "policy.file: none is configured"));
         };
-        let (policy, id) = read_policy(file).map_err(|bad| {
+        let read = read_policy(file);
+        self.readiness.withdraw_warning(WARNING);
+        let (policy, id) = read.map_err(|bad| {
             tracing::error!(problems = %bad, "policy not reloaded: the old one stays in force");
+            if self.in_force.peek().policy.revision() > 0 || file.exists() {
+                self.readiness.warn(WARNING.to_owned());
+            }
             Refusal::new(Reason::Malformed, bad.to_string())
         })?;
+        self.readiness.withdraw_warning(&no_policy(file));
         if always || id != self.in_force.peek().id {
             self.announce(&self.in_force.replace(policy, id));
         }
@@ -284,7 +305,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("policy.toml");
         let gone = read_policy(&file).unwrap_err().to_string();
-        assert!(gone.contains("policy.toml:0: cannot be read"), "{gone}");
+        assert!(gone.contains("policy.toml: cannot be read"), "{gone}");
         std::fs::write(&file, "version = 1\nfoo = 1\n[tenant.a]\nrps = 0\n").unwrap();
         let bad = read_policy(&file).unwrap_err().to_string();
         assert!(

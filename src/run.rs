@@ -110,10 +110,12 @@ pub async fn serve(mut node: Node, mut signals: Signals, sources: Sources, log: 
         }
     }
     tracing::info!(drain_ms = node.config.node.drain.as_millis() as u64, "draining");
-    tokio::select! {
+    let code = tokio::select! {
         () = node.shut() => 0,
         code = signals.end() => code,
-    }
+    };
+    tracing::info!(code, "stopped");
+    code
 }
 
 /// Does the small duties of every second until it is dropped: [`serve`] without signals, for drills that run a
@@ -190,8 +192,7 @@ impl Duties {
         if self.ticks.is_multiple_of(4)
             && let Ok(figures) = node.tree.store.ask(|engine| engine.figures()).await
         {
-            let warnings = node.upkeep.look(&figures);
-            node.readiness.set_warnings([&node.warnings[..], &warnings].concat());
+            node.readiness.set_findings(node.upkeep.look(&figures));
             node.store_figures.store(Arc::new(figures));
         }
         if self.ticks.is_multiple_of(UPKEEP_TICKS) {

@@ -79,6 +79,7 @@ pub struct Readiness {
     missing: AtomicU16,
     retry_after_ms: u64,
     warn: ArcSwap<Vec<String>>,
+    findings: ArcSwap<Vec<String>>,
     quarantined: ArcSwap<Vec<String>>,
     draining: CancellationToken,
 }
@@ -92,6 +93,7 @@ impl Readiness {
             missing: AtomicU16::new(boot),
             retry_after_ms: 1000,
             warn: ArcSwap::default(),
+            findings: ArcSwap::default(),
             quarantined: ArcSwap::default(),
             draining: CancellationToken::new(),
         }
@@ -117,12 +119,12 @@ impl Readiness {
         &self.draining
     }
 
-    /// Replaces the warnings that readyz shows while it is 200.
-    pub fn set_warnings(&self, warnings: Vec<String>) {
-        self.warn.store(Arc::new(warnings));
+    /// Replaces what the regular look at the store found. Readyz shows it behind the warnings, which stay.
+    pub fn set_findings(&self, findings: Vec<String>) {
+        self.findings.store(Arc::new(findings));
     }
 
-    /// Adds a warning.
+    /// Adds a warning, which stays until it is withdrawn.
     pub fn warn(&self, warning: String) {
         self.warn.rcu(|warnings| [warnings.as_slice(), std::slice::from_ref(&warning)].concat());
     }
@@ -133,10 +135,10 @@ impl Readiness {
             .rcu(|warnings| warnings.iter().filter(|said| *said != warning).cloned().collect::<Vec<_>>());
     }
 
-    /// The warnings.
+    /// The warnings, then the findings.
     #[must_use]
-    pub fn warnings(&self) -> Arc<Vec<String>> {
-        self.warn.load_full()
+    pub fn warnings(&self) -> Vec<String> {
+        [self.warn.load().as_slice(), self.findings.load().as_slice()].concat()
     }
 
     /// Replaces the list of quarantined topics and providers. They do not make the node unready.
@@ -210,7 +212,7 @@ impl Readiness {
         let counted = if reads { bits & !Part::SHED } else { bits };
         let quarantined = self.quarantined.load();
         if counted == 0 {
-            let body = Ready { ready: true, warn: &self.warn.load(), quarantined: &quarantined };
+            let body = Ready { ready: true, warn: &self.warnings(), quarantined: &quarantined };
             return (200, serde_json::to_vec(&body).unwrap_or_default(), None);
         }
         let body = NotReady {
@@ -279,7 +281,7 @@ mod tests {
     fn ready_has_warnings_and_stays_ready_with_a_quarantine() {
         let readiness = up();
         assert_eq!(text(readiness.answer(false)).1, r#"{"ready":true,"warn":[]}"#);
-        readiness.set_warnings(vec!["clock".into()]);
+        readiness.warn("clock".into());
         readiness.set_quarantined(vec!["acme/orders".into()]);
         let (status, body, _) = text(readiness.answer(false));
         assert_eq!(status, 200);
@@ -289,12 +291,27 @@ mod tests {
     #[test]
     fn a_warning_comes_and_goes_beside_the_others() {
         let readiness = up();
-        readiness.set_warnings(vec!["one".into()]);
+        readiness.warn("one".into());
         readiness.warn("two".into());
         assert_eq!(text(readiness.answer(false)).1, r#"{"ready":true,"warn":["one","two"]}"#);
         readiness.withdraw_warning("one");
         readiness.withdraw_warning("never given");
-        assert_eq!(*readiness.warnings(), ["two"]);
+        assert_eq!(readiness.warnings(), ["two"]);
+    }
+
+    #[test]
+    fn findings_replace_each_other_and_no_warning() {
+        let readiness = up();
+        readiness.warn("clock".into());
+        readiness.set_findings(vec!["damage".into(), "size".into()]);
+        assert_eq!(text(readiness.answer(false)).1, r#"{"ready":true,"warn":["clock","damage","size"]}"#);
+        readiness.set_findings(vec!["size".into()]);
+        assert_eq!(readiness.warnings(), ["clock", "size"]);
+        readiness.withdraw_warning("size");
+        readiness.withdraw_warning("clock");
+        assert_eq!(readiness.warnings(), ["size"], "a finding goes when the next look does not find it");
+        readiness.set_findings(Vec::new());
+        assert_eq!(text(readiness.answer(false)).1, r#"{"ready":true,"warn":[]}"#);
     }
 
     #[test]

@@ -40,6 +40,8 @@ fn a_slow_store_sheds_new_messages_alone_until_it_is_well_again() {
         Some(answer)
     });
     assert_eq!((refused.0, &refused.1["reason"]), (503, &json!("DEGRADED")));
+    let ready = node.mailbox_admin().get("/readyz?for=reads").json(200);
+    assert!(ready["warn"].to_string().contains("on purpose"), "as long as it is in force: {ready}");
     let message = recv_one(&client, "c", 60_000);
     assert_eq!(settle(&client, "c", "ack", &json!({"receipts": [receipt(&message)]})), [json!({"ok": true})]);
 
@@ -55,7 +57,8 @@ fn a_slow_store_sheds_new_messages_alone_until_it_is_well_again() {
 
 #[test]
 fn a_store_whose_syncs_fail_loses_nothing_and_recovers_by_itself() {
-    let node = Setup::new().toml(ALLOWED).start();
+    let setup = Setup::new().toml(ALLOWED);
+    let node = setup.start();
     let client = node.operator();
     enqueue(&client, "c", b"before", &[]);
     inject(&node, &json!({"target": "svc-interop", "fault": "error", "percent": 100, "duration_ms": 1500}));
@@ -65,6 +68,13 @@ fn a_store_whose_syncs_fail_loses_nothing_and_recovers_by_itself() {
     assert!(refused["effect"].is_null() || refused["effect"] == "unknown", "{refused}");
     poll("it takes messages again", || (send(&client, b"after").0 == 200).then_some(()));
     assert_eq!(node.control().get("/ctl/chaos").json(200), json!({"enabled": true, "faults": []}));
+    // the bus hears of each change of the store's health, once
+    let (_, events, _) =
+        ronctl(&setup, &["tail", "--since", "15m", "--no-follow", "--topic", "kernel.health", "--json"]);
+    let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ok: Vec<&Value> = events.iter().map(|event| &event["ok"]).collect();
+    assert!(!ok.is_empty() && ok.len().is_multiple_of(2), "{events:?}");
+    assert!(ok.chunks(2).all(|pair| *pair == [&json!(false), &json!(true)]), "{events:?}");
     let node = node.kill_and_restart();
     let client = node.operator();
     let first = recv_one(&client, "c", 60_000);

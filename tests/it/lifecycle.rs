@@ -86,6 +86,7 @@ fn a_drained_node_ends_with_0_and_starts_again() {
     assert!(socket.exists());
     node.signal(Signal::INT);
     assert_eq!(node.wait_exit().code(), Some(0));
+    poll("the log's last line", || node.log().contains("\"msg\":\"stopped\",\"code\":0").then_some(()));
     assert!(!socket.exists(), "the socket is removed");
     let node = setup.start();
     assert_eq!(recv(&node.mailbox(), "q", &json!({}))[0]["payload"], "kept");

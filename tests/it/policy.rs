@@ -237,6 +237,8 @@ fn a_change_comes_into_force_by_file_signal_and_command_and_a_bad_one_does_not()
     assert!(code == 78 && said.contains("policy.toml:4"), "{code} {said}");
     assert_eq!(shown(&node)["revision"], 2);
     send(&client, "orders", b"x").refused(403, "POLICY_BLOCKED");
+    let warned = |node: &TestNode| node.mailbox_admin().get("/readyz").json(200)["warn"].to_string();
+    assert!(warned(&node).contains("policy.file: the policy in force is an older one"), "{}", warned(&node));
 
     put_policy(&node.setup, OPEN);
     let before = shown(&node)["version"].as_u64().unwrap();
@@ -244,6 +246,7 @@ fn a_change_comes_into_force_by_file_signal_and_command_and_a_bad_one_does_not()
     assert_eq!(code, 0, "{said}");
     let now: Value = serde_json::from_str(&out).unwrap();
     assert!(now["version"].as_u64().unwrap() > before && now["default"] == "allow", "{now}");
+    assert_eq!(warned(&node), "[]");
     send(&client, "orders", b"x").json(200);
 
     // unchanged, but asked for: a version more
@@ -287,4 +290,11 @@ fn a_bad_policy_stops_the_boot_and_a_missing_one_is_told() {
     std::fs::write(node.setup.dir().join("rules.toml"), "version = 1\n").unwrap();
     wait_version(&node, 2);
     send(&node.mailbox(), "orders", b"x").refused(403, "POLICY_BLOCKED");
+    assert_eq!(node.mailbox_admin().get("/readyz").json(200)["warn"], json!([]));
+    // a file that is gone has no lines
+    std::fs::remove_file(node.setup.dir().join("rules.toml")).unwrap();
+    let (code, _, said) = ronctl(&node, &["policy", "reload"]);
+    assert!(code == 1 && said.contains("rules.toml: cannot be read"), "{code} {said}");
+    send(&node.mailbox(), "orders", b"x").refused(403, "POLICY_BLOCKED");
+    assert!(node.mailbox_admin().get("/readyz").text().contains("an older one"));
 }

@@ -248,6 +248,11 @@ fn what_cannot_be_restored_is_refused_and_changes_nothing() {
     std::fs::write(&copy, &rotted).unwrap();
     refused(&["snapshot", "restore", copy.to_str().unwrap(), "--yes"], 1, "does not pass its check");
     refused(&["snapshot", "verify", copy.to_str().unwrap()], 1, "1 damages");
+    // those of a stopped node have names, too
+    let name = std::path::Path::new(&path).file_name().unwrap().to_str().unwrap();
+    let (code, out, err) = ronctl(&setup, &["snapshot", "verify", name]);
+    assert!(code == 0 && out.contains("0 damages"), "{out}{err}");
+    refused(&["snapshot", "verify", "snapshot-9"], 69, "no node answers");
     std::fs::write(&copy, &rotted[..5_000]).unwrap();
     refused(&["snapshot", "restore", copy.to_str().unwrap(), "--yes"], 1, "copy.redb");
     assert!(std::fs::read(&store).unwrap() == before, "the store is untouched");

@@ -138,6 +138,10 @@ fn configurations_in_the_manuals_load() {
     assert!(seen >= 2, "{seen} configurations in the manuals");
 }
 
+/// The commands of `ronctl` that have commands below them.
+const GROUPS: &str =
+    "cap key topic dlq config policy interop snapshot store chaos clock amnesia quarantine bench";
+
 /// Every `ronctl …` in a shell block names a command that exists.
 #[test]
 fn ronctl_commands_in_the_manuals_exist() {
@@ -150,9 +154,7 @@ fn ronctl_commands_in_the_manuals_exist() {
                 let is_command = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase());
                 let mut command: Vec<String> = words.take_while(is_command).map(str::to_owned).collect();
                 // the second word is a command only below these
-                let group =
-                    ["cap", "key", "topic", "dlq", "config", "policy", "interop", "snapshot", "store"]
-                        .contains(&command.first().map_or("", |w| w));
+                let group = GROUPS.split(' ').any(|group| command.first().is_some_and(|word| word == group));
                 command.truncate(if group { 2 } else { 1 });
                 calls.insert(command);
             }
@@ -187,6 +189,53 @@ fn the_invariants_are_listed_as_the_code_has_them() {
         .map(|row| (row[0].clone(), row[1].clone()))
         .collect();
     assert_eq!(written, in_code);
+}
+
+/// The names of metrics that an expression of an alert uses.
+fn metrics_of(expression: &str) -> impl Iterator<Item = &str> {
+    let functions = ["histogram_quantile", "min_over_time"];
+    let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(move |word| word.contains('_') && !functions.contains(word))
+}
+
+#[test]
+fn the_runbook_lists_every_alert_and_each_stands_on_metrics_and_sections_that_exist() {
+    let rules = files::read("deploy/prometheus/ron-node.rules.yml");
+    let runbook = files::read("RUNBOOK.md");
+    let known: BTreeSet<String> =
+        table("RUNBOOK.md", "metrics").into_iter().map(|row| row[0].clone()).collect();
+    let anchor = |line: &str| line.strip_prefix("## ").map(|title| title.to_lowercase().replace(' ', "-"));
+    let anchors: BTreeSet<String> = runbook.lines().filter_map(anchor).collect();
+    let (mut alerts, mut wrong) = (Vec::new(), Vec::new());
+    for rule in rules.split("- alert: ").skip(1) {
+        let name = rule.lines().next().unwrap_or_default();
+        let after = |mark: &str, end: &str| {
+            let text = rule.split_once(mark).unwrap_or_else(|| panic!("{name} has no {mark}")).1;
+            text.split(end).next().unwrap_or_default().to_owned()
+        };
+        let rest = after("expr:", "annotations:");
+        let expression = rest.split("labels:").next().unwrap_or_default();
+        let unknown = metrics_of(expression).filter(|metric| {
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| metric.strip_suffix(suffix));
+            !known.contains(base.unwrap_or(metric))
+        });
+        wrong.extend(unknown.map(|metric| format!("{name}: {metric} is no metric")));
+        let section = after("runbook: \"RUNBOOK.md#", "\"");
+        if !anchors.contains(&section) {
+            wrong.push(format!("{name}: RUNBOOK has no section {section}"));
+        }
+        alerts.push([name.to_owned(), after("severity: ", " ")]);
+    }
+    assert_clean(&wrong);
+    let written = table("RUNBOOK.md", "alerts").into_iter().map(|row| [row[0].clone(), row[1].clone()]);
+    assert_eq!(written.collect::<Vec<_>>(), alerts);
+}
+
+#[test]
+fn the_runbook_lists_every_event() {
+    let rows = table("RUNBOOK.md", "events");
+    let topics: Vec<&str> = rows.iter().map(|row| row[0].as_str()).collect();
+    assert_eq!(topics, ron_actors::kernel::event::Event::TOPICS);
 }
 
 #[test]

@@ -33,6 +33,12 @@ pub trait Medium: Send + Sync + fmt::Debug {
         true
     }
 
+    /// Whether the device has refused anything since the database was opened. redb then refuses everything that comes
+    /// later, until it is opened again.
+    fn io_failed(&self) -> bool {
+        false
+    }
+
     /// Where faults of its device are put in force; `None` if it has none to speak of.
     fn faults(&self) -> Option<Arc<DeviceFaults>> {
         None

@@ -244,6 +244,11 @@ impl EngineCell {
             engine.epochs.values_mut().for_each(|epoch| *epoch = epoch.next());
             self.close(state);
         }
+        if state.engine.is_some() && self.medium.io_failed() {
+            // Somebody's read failed, and from then on nothing works; nothing is under way that could be lost.
+            tracing::warn!("the device refused a read or a write: the store is reopened");
+            self.close(state);
+        }
         if state.engine.is_none() {
             let clock = self.clock.clone();
             let clock_from = move |_| clock.clone();
@@ -257,6 +262,7 @@ impl EngineCell {
                     engine.adopt(std::mem::take(&mut state.volatile));
                     tracing::info!("store reopened");
                     self.healthy.store(true, Ordering::Relaxed);
+                    self.observer.reopened();
                     state.engine = Some(engine);
                 }
                 Err(error) => {

@@ -127,4 +127,6 @@ pub trait StoreObserver: Send + Sync + fmt::Debug {
     fn committed(&self, seconds: f64, size: usize);
     /// A commit, or a reopening, failed.
     fn failed(&self);
+    /// The store was reopened, and serves again.
+    fn reopened(&self) {}
 }

@@ -55,17 +55,19 @@ pub trait Place: Send + Sync + fmt::Debug {
 pub struct Renewing<P> {
     place: P,
     distrusted: Arc<AtomicBool>,
+    refused: Arc<AtomicBool>,
     faults: Arc<DeviceFaults>,
 }
 
 impl<P: Place> Renewing<P> {
     /// The store in `place`.
     pub fn over(place: P) -> Renewing<P> {
-        Renewing { place, distrusted: Arc::default(), faults: Arc::default() }
+        Renewing { place, distrusted: Arc::default(), refused: Arc::default(), faults: Arc::default() }
     }
 
     fn watched(&self, file: P::File) -> Watched<P::File> {
-        Watched { file, failed: self.distrusted.clone(), faults: self.faults.clone() }
+        let (sync_failed, refused) = (self.distrusted.clone(), self.refused.clone());
+        Watched { file, sync_failed, refused, faults: self.faults.clone() }
     }
 
     /// Copies what reads return into a file that the device has said nothing false about. What was answered
@@ -82,6 +84,7 @@ impl<P: Place> Renewing<P> {
 
 impl<P: Place> Medium for Renewing<P> {
     fn open(&self, builder: &mut Builder) -> Result<Database, StoreError> {
+        self.refused.store(false, Ordering::SeqCst);
         let Some(current) = self.place.current()? else {
             let fresh = self.place.fresh()?;
             // No store yet: what its syncs say is told by this opening alone.
@@ -109,6 +112,10 @@ impl<P: Place> Medium for Renewing<P> {
         self.place.make_room()
     }
 
+    fn io_failed(&self) -> bool {
+        self.refused.load(Ordering::SeqCst)
+    }
+
     fn faults(&self) -> Option<Arc<DeviceFaults>> {
         Some(self.faults.clone())
     }
@@ -128,34 +135,41 @@ fn copy(from: &impl StorageBackend, to: &impl StorageBackend) -> Result<(), io::
     to.sync_data()
 }
 
-/// Passes everything on and notes whether a sync failed.
+/// Passes everything on, and notes whether a sync failed, and whether anything did.
 #[derive(Debug)]
 struct Watched<F> {
     file: F,
-    failed: Arc<AtomicBool>,
+    sync_failed: Arc<AtomicBool>,
+    refused: Arc<AtomicBool>,
     faults: Arc<DeviceFaults>,
+}
+
+impl<F> Watched<F> {
+    fn noted<T>(&self, done: Result<T, io::Error>) -> Result<T, io::Error> {
+        done.inspect_err(|_| self.refused.store(true, Ordering::SeqCst))
+    }
 }
 
 impl<F: StorageBackend> StorageBackend for Watched<F> {
     fn len(&self) -> Result<u64, io::Error> {
-        self.file.len()
+        self.noted(self.file.len())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
-        self.file.read(offset, out)
+        self.noted(self.file.read(offset, out))
     }
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
-        self.file.set_len(len)
+        self.noted(self.file.set_len(len))
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
         let synced = self.faults.before_sync().and_then(|()| self.file.sync_data());
-        synced.inspect_err(|_| self.failed.store(true, Ordering::SeqCst))
+        self.noted(synced.inspect_err(|_| self.sync_failed.store(true, Ordering::SeqCst)))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
-        self.file.write(offset, data)
+        self.noted(self.file.write(offset, data))
     }
 
     fn close(&self) -> Result<(), io::Error> {

@@ -1,5 +1,7 @@
 //! Units that are lost on their way, and what may come after them.
 
+use super::backend::RamBackend;
+use super::renew::{Place, Renewing};
 use super::*;
 use crate::kernel::clock::ManualClock;
 use ron_core::ids::{ContentHash, QueueKey, ShardId, Tenant, Topic};
@@ -187,4 +189,92 @@ fn a_store_file_appears_whole_and_is_locked() {
     let mut found = 0;
     cell.load(SHARD).unwrap().run(&mut |_| found += 1).unwrap();
     assert_eq!(found, 1);
+}
+
+/// A device that cannot read while it is told not to.
+#[derive(Debug, Clone, Default)]
+struct Shaky {
+    blocks: RamBackend,
+    exists: Arc<AtomicBool>,
+    unreadable: Arc<AtomicBool>,
+}
+
+impl Place for Shaky {
+    type File = ShakyFile;
+
+    fn current(&self) -> Result<Option<ShakyFile>, StoreError> {
+        Ok(self.exists.load(Ordering::SeqCst).then(|| self.file()))
+    }
+
+    fn fresh(&self) -> Result<ShakyFile, StoreError> {
+        Ok(self.file())
+    }
+
+    fn switch(&self, _: bool) -> Result<(), StoreError> {
+        self.exists.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+impl Shaky {
+    fn file(&self) -> ShakyFile {
+        ShakyFile(self.blocks.clone(), self.unreadable.clone())
+    }
+}
+
+#[derive(Debug)]
+struct ShakyFile(RamBackend, Arc<AtomicBool>);
+
+impl redb::StorageBackend for ShakyFile {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        match self.1.load(Ordering::SeqCst) {
+            true => Err(std::io::Error::other("unreadable")),
+            false => self.0.read(offset, out),
+        }
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.0.write(offset, data)
+    }
+}
+
+#[test]
+fn one_read_that_fails_does_not_keep_the_next_ones_from_working() {
+    let shaky = Shaky::default();
+    let clock = |_| -> Arc<dyn ron_core::time::Clock> { Arc::new(ManualClock::new(Millis(1_000))) };
+    let config = StoreConfig { cache_bytes: 0, body_cache_bytes: 0, ..StoreConfig::default() };
+    let (medium, observer) = (Arc::new(Renewing::over(shaky.clone())), Arc::new(Observer::default()));
+    let cell = EngineCell::open(medium, config, &clock, [7; 40], observer).unwrap().cell;
+    let epoch = cell.load(SHARD).unwrap().epoch;
+    assert_eq!(commit(&cell, epoch), Ok(1));
+    let load = || {
+        let (job, mut found) = (cell.load(SHARD)?, Vec::new());
+        let epoch = job.epoch;
+        job.run(&mut |message| found.push(message.stored.slot))?;
+        Ok::<_, StoreError>((epoch, found))
+    };
+    shaky.unreadable.store(true, Ordering::SeqCst);
+    assert!(load().is_err());
+    shaky.unreadable.store(false, Ordering::SeqCst);
+    let (epoch, found) = load().unwrap();
+    assert_eq!(cell.reader().fetch_blocking(&found)[0].as_ref().unwrap().payload, "x");
+    // nor do bodies that could not be read
+    shaky.unreadable.store(true, Ordering::SeqCst);
+    assert_eq!(cell.reader().fetch_blocking(&found)[0].as_ref().unwrap_err(), &ReadFailure::Store);
+    shaky.unreadable.store(false, Ordering::SeqCst);
+    cell.idle();
+    assert_eq!(cell.reader().fetch_blocking(&found)[0].as_ref().unwrap().payload, "x");
+    assert_eq!(commit(&cell, epoch), Ok(1), "nobody had to load anew");
 }

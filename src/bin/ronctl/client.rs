@@ -74,10 +74,18 @@ pub(crate) enum CallError {
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Failure {
         match error {
+            CallError::Connect { door: Door::Unix(place), source }
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Failure::Unreachable(format!(
+                    "the node at {place} is not for this user: {source}\n  \
+                     run ronctl as the user that the node runs as, such as `runuser -u ron -- ronctl status`"
+                ))
+            }
             CallError::Connect { door: Door::Unix(place), source } => Failure::Unreachable(format!(
                 "no node answers at {place}: {source}\n  \
                  start one with `ron-node --config FILE` (or `ron-node --dev`), \
-                 or say where it is with --socket PATH, RON_SOCKET or --config FILE"
+                 or say where it is with --socket PATH, --config FILE, RON_SOCKET or RON_CONFIG"
             )),
             CallError::Connect { .. } => Failure::Unreachable(error.to_string()),
             CallError::Broken { .. } | CallError::Timeout { .. } => Failure::Failed(error.to_string()),

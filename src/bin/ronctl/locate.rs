@@ -5,6 +5,7 @@
 
 use crate::failure::Failure;
 use ron_node::socket::SocketPlace;
+use std::ffi::OsString;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream as StdUnixStream};
@@ -14,8 +15,25 @@ use tokio::net::UnixStream;
 /// The mailbox listener's port unless the configuration says otherwise (SPEC §2).
 const MAILBOX_PORT: u16 = 9410;
 
-/// Where the node of a command line is: `--socket` (or `RON_SOCKET`; `@NAME` is in the abstract namespace),
-/// else the data directory of `--config`, else `./data`.
+/// What a command line says of where its node is, or else its environment. Who names a node with a flag means that
+/// one, whatever variables are set: `--config` comes before `RON_SOCKET`, and that before `RON_CONFIG`.
+pub(crate) fn named(
+    socket: Option<String>,
+    config: Option<PathBuf>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> (Option<String>, Option<PathBuf>) {
+    if socket.is_some() || config.is_some() {
+        return (socket, config);
+    }
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    match set("RON_SOCKET") {
+        Some(socket) => (Some(socket.to_string_lossy().into_owned()), None),
+        None => (None, set("RON_CONFIG").map(PathBuf::from)),
+    }
+}
+
+/// Where the node is that [`named`] found: at the socket (`@NAME` is in the abstract namespace), else in the data
+/// directory of the configuration, else in `./data`.
 ///
 /// # Errors
 /// [`Failure::Config`] if the configuration file cannot be read.
@@ -143,6 +161,23 @@ mod tests {
         assert_eq!(find(Some("@ron-node.0.9410"), None), SocketPlace::Abstract("ron-node.0.9410".into()));
         assert_eq!(find(None, Some(&file)), SocketPlace::Path("/var/lib/ron/ronctl.sock".into()));
         assert_eq!(find(None, None), SocketPlace::Path("./data/ronctl.sock".into()));
+    }
+
+    #[test]
+    fn flags_come_before_variables() {
+        let both = |name: &str| match name {
+            "RON_SOCKET" => Some("@env".into()),
+            "RON_CONFIG" => Some("/etc/env.toml".into()),
+            _ => None,
+        };
+        let flag = || Some(PathBuf::from("/flag.toml"));
+        assert_eq!(named(None, flag(), both), (None, flag()), "a node that is named is meant");
+        assert_eq!(named(Some("/s".into()), flag(), both), (Some("/s".into()), flag()));
+        assert_eq!(named(None, None, both), (Some("@env".into()), None));
+        let config_alone = |name: &str| both(name).filter(|_| name == "RON_CONFIG");
+        assert_eq!(named(None, None, config_alone), (None, Some("/etc/env.toml".into())));
+        let empty = |_: &str| Some(OsString::new());
+        assert_eq!(named(None, None, empty), (None, None), "set and empty is not set");
     }
 
     #[test]

@@ -43,10 +43,10 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(name = "ronctl", version, propagate_version = true)]
 struct Cli {
-    /// The node's control socket: a path, or @NAME in the abstract namespace
-    #[arg(long, global = true, env = "RON_SOCKET", value_name = "PATH")]
+    /// The node's control socket: a path, or @NAME in the abstract namespace [else, without --config, RON_SOCKET]
+    #[arg(long, global = true, value_name = "PATH")]
     socket: Option<String>,
-    /// The node's configuration file; its data_dir holds the socket [without it and --socket: ./data]
+    /// The node's configuration file; its data_dir holds the socket [else RON_CONFIG, else ./data]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON
@@ -128,11 +128,10 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let out = Output { json: cli.json };
-    let node = || {
-        locate::find(cli.socket.as_deref(), cli.config.as_deref()).map(|place| Client::new(Door::Unix(place)))
-    };
-    let places =
-        |data_dir: Option<&Path>| locate::places(data_dir, cli.socket.as_deref(), cli.config.as_deref());
+    let (socket, config) = locate::named(cli.socket, cli.config.clone(), |name| std::env::var_os(name));
+    let (socket, config) = (socket.as_deref(), config.as_deref());
+    let node = || locate::find(socket, config).map(|place| Client::new(Door::Unix(place)));
+    let places = |data_dir: Option<&Path>| locate::places(data_dir, socket, config);
     match cli.command {
         Command::Config(command) => {
             let code =

@@ -64,18 +64,39 @@ pub(crate) async fn run(
             if out.json { out.value(&taken) } else { out.pairs(&told(&taken)) }
         }
         SnapshotCommand::List => list(node, places, out).await,
-        SnapshotCommand::Verify { snapshot } => {
-            let findings = if Path::new(&snapshot).is_file() {
-                let findings = offline::check(Path::new(&snapshot));
-                shown_findings(&findings.map_err(|error| failed(format!("{snapshot}: {error}")))?)
-            } else {
-                let call = Call::json("/ctl/snapshot/verify", &json!({ "name": snapshot }));
-                node()?.read(call.and_wait(PATIENCE)).await?
-            };
-            shown_check(&findings, out)
-        }
+        SnapshotCommand::Verify { snapshot } => verify(&snapshot, node, places, out).await,
         SnapshotCommand::Restore(args) => restore(&args, places, out),
     }
+}
+
+async fn verify(
+    snapshot: &str,
+    node: impl FnOnce() -> Result<Client, Failure>,
+    places: impl Fn(Option<&Path>) -> Result<Places, Failure>,
+    out: Output,
+) -> Result<(), Failure> {
+    let here = |file: &Path| {
+        let findings =
+            offline::check(file).map_err(|error| failed(format!("{}: {error}", file.display())))?;
+        Ok::<Value, Failure>(shown_findings(&findings))
+    };
+    let findings = if Path::new(snapshot).is_file() {
+        here(Path::new(snapshot))?
+    } else {
+        let call = Call::json("/ctl/snapshot/verify", &json!({ "name": snapshot }));
+        match node()?.read(call.and_wait(PATIENCE)).await {
+            // a stopped node has snapshots, too
+            Err(Failure::Unreachable(why)) => {
+                let named = places(None)?.snapshot_dir.join(snapshot);
+                if !named.is_file() {
+                    return Err(Failure::Unreachable(why));
+                }
+                here(&named)?
+            }
+            read => read?,
+        }
+    };
+    shown_check(&findings, out)
 }
 
 async fn list(

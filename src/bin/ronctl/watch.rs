@@ -87,6 +87,9 @@ pub(crate) async fn quarantine(
         QuarantineCommand::List if out.json => return out.value(&listed),
         QuarantineCommand::List if held.is_empty() => return out.line("nothing is in quarantine"),
         QuarantineCommand::List => return held.iter().try_for_each(|name| out.line(name)),
+        QuarantineCommand::Release { all: true, .. } if held.is_empty() && !out.json => {
+            return out.line("nothing is in quarantine");
+        }
         QuarantineCommand::Release { all: true, .. } => held,
         QuarantineCommand::Release { names, .. } => names,
     };

@@ -74,3 +74,16 @@ async fn silence_is_a_timeout() {
     call.timeout = Duration::from_millis(20);
     assert!(matches!(client.call(call).await, Err(CallError::Timeout { .. })));
 }
+
+#[test]
+fn a_socket_of_another_user_is_no_stopped_node() {
+    let of = |kind: io::ErrorKind| {
+        let door = Door::Unix(SocketPlace::Path("/var/lib/ron/ronctl.sock".into()));
+        Failure::from(CallError::Connect { door, source: kind.into() })
+    };
+    let refused = of(io::ErrorKind::PermissionDenied);
+    assert!(refused.to_string().contains("as the user that the node runs as"), "{refused}");
+    let gone = of(io::ErrorKind::NotFound);
+    assert!(gone.to_string().contains("start one with"), "{gone}");
+    assert_eq!((refused.code(), gone.code()), (69, 69));
+}
