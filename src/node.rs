@@ -236,7 +236,7 @@ impl Node {
         const LOOK_EVERY: Duration = Duration::from_millis(50);
         let in_flight = || {
             let entries = self.tree.mailbox.directory().all();
-            entries.iter().any(|entry| entry.figures.stats().vis > 0)
+            entries.iter().any(|entry| entry.figures.applied().vis > 0)
         };
         let settled = async {
             while in_flight() {

@@ -170,7 +170,8 @@ async fn retention_ends_messages_of_a_killed_shard_that_nobody_calls() {
     let entry = mailbox.directory().get(&orders).unwrap();
     // The actor may have died before it wrote any figure: the next one has to look all the same.
     let ended = async {
-        while entry.figures.counters().counts.expired == 0 {
+        // counted when it is decided, and gone from the depths when that is committed
+        while entry.figures.counters().counts.expired == 0 || entry.figures.stats().ready > 0 {
             tokio::task::yield_now().await;
         }
     };

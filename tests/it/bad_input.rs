@@ -2,6 +2,7 @@
 
 use crate::harness::{Provider, Setup, TestNode, borrowed, poll, wall};
 use crate::http::Header;
+use crate::mailbox::{depths, enqueue, peek};
 use serde_json::json;
 
 fn node() -> TestNode {
@@ -109,12 +110,14 @@ fn names_and_headers_of_a_send() {
     client
         .call("POST", "/v1/acme/t/enqueue", &[("Content-Encoding", b"gzip")], b"x")
         .refused(415, "UNSUPPORTED_ENCODING");
+    client.get("/v1/acme/t").refused(404, "NOT_FOUND");
 }
 
 #[test]
 fn json_bodies_and_queries() {
     let node = node();
     let client = node.mailbox();
+    enqueue(&client, "t", b"there before", &[]);
     let receipts = vec!["A".repeat(20); 257];
     let note = "é".repeat(257);
     let cases = [
@@ -169,11 +172,14 @@ fn json_bodies_and_queries() {
             answer.refused(415, "UNSUPPORTED_ENCODING");
         }
     }
-    client.call("POST", "/v1/acme/t/enqueue", &[], b"x").json(200);
     for query in ["state=gone", "limit=0", "limit=101", "limit=x", "cursor=zz", "nope=1", "limit=1&limit=2"] {
         client.get(&format!("/v1/acme/t/peek?{query}")).refused(400, "MALFORMED");
     }
     client.get("/v1/acme?cursor=..").refused(400, "MALFORMED");
+    // nothing of all that was taken, handed out or settled
+    assert_eq!(depths(&client, "t"), [1, 0, 0, 0]);
+    let there = peek(&client, "t", "state=ready")["messages"][0].clone();
+    assert_eq!((&there["attempt"], &there["delivery"]), (&json!(0), &json!(0)));
 }
 
 #[test]
@@ -199,6 +205,7 @@ fn bodies_that_are_too_large_or_never_come() {
     chunked.extend_from_slice(&vec![b'x'; mebibyte + 1]);
     chunked.extend_from_slice(b"\r\n0\r\n\r\n");
     client.raw(&chunked).refused(413, "BODY_LIMIT");
+    client.get("/v1/acme/t").refused(404, "NOT_FOUND"); // nothing of it was kept
     // exactly at the limit is fine
     client.call("POST", "/v1/acme/t/enqueue", &[], &vec![b'x'; mebibyte]).json(200);
 
@@ -211,6 +218,8 @@ fn bodies_that_are_too_large_or_never_come() {
     let mut slow = interop.request("POST", "/webhooks/github", &borrowed(&headers), b"{}");
     slow.truncate(slow.len() - 1);
     interop.raw(&slow).refused(408, "TIMEOUT");
+    client.get("/v1/acme/github").refused(404, "NOT_FOUND");
+    assert_eq!(depths(&client, "t"), [1, 0, 0, 0], "the one that fits");
 }
 
 #[test]

@@ -2,25 +2,61 @@
 
 use crate::harness::{Setup, TENANT};
 use crate::http::Header;
+use crate::mailbox::{depths, enqueue, stat};
+use crate::stream::Stream;
 use ron_core::capability::attenuate;
 use serde_json::{Value, json};
+
+/// Every call on the mailbox's port, with the op that it needs; `id` is a message of topic `t`.
+fn every_call(id: &str) -> Vec<(&'static str, &'static str, String, Value)> {
+    let receipts = json!({"receipts": ["A"]});
+    let message = format!("t/messages/{id}");
+    let calls = [
+        ("enqueue", "POST", "t/enqueue", json!("x")),
+        ("enqueue", "POST", "t/enqueue/batch", json!({"messages": [{"payload": "x"}]})),
+        ("recv", "POST", "t/recv", json!({"visibility_ms": 600_000})),
+        ("recv", "POST", "t/extend", json!({"receipts": ["A"], "visibility_ms": 1000})),
+        ("ack", "POST", "t/ack", receipts.clone()),
+        ("nack", "POST", "t/nack", receipts),
+        ("peek", "GET", "t/peek", Value::Null),
+        ("peek", "GET", &message, Value::Null),
+        ("peek", "GET", "t/dlq", Value::Null),
+        ("stat", "GET", "t", Value::Null),
+        ("stat", "GET", "", Value::Null),
+        ("admin", "PUT", "t/settings", json!({"max_attempts": 3})),
+        ("admin", "POST", "t/pause", json!({"what": "both"})),
+        ("admin", "POST", "t/resume", json!({"what": "recv"})),
+        ("admin", "POST", "t/dlq/reprocess", json!({"dry_run": true})),
+        ("admin", "GET", "t/dlq/tasks", Value::Null),
+        ("admin", "POST", "t/dlq/purge", json!({"filter": {}})),
+        ("admin", "PUT", "t/subscribers", json!({"remove": ["copy"]})),
+        ("admin", "GET", "t/subscribers", Value::Null),
+        ("admin", "POST", "purged/purge", json!({"confirm": "purged"})),
+        ("admin", "DELETE", "deleted", json!({"confirm": "deleted"})),
+    ];
+    let whole = |path: &str| format!("/v1/{TENANT}/{path}").trim_end_matches('/').to_owned();
+    calls.into_iter().map(|(op, method, path, body)| (op, method, whole(path), body)).collect()
+}
 
 #[test]
 fn the_matrix_of_operations() {
     let node = Setup::new().start();
-    node.mailbox().call("POST", "/v1/acme/t/enqueue", &[], b"x").json(200);
-    let calls: [(&str, &str, &str, Value); 8] = [
-        ("enqueue", "POST", "/v1/acme/t/enqueue", json!("x")),
-        ("enqueue", "POST", "/v1/acme/t/enqueue/batch", json!({"messages": [{"payload": "x"}]})),
-        ("recv", "POST", "/v1/acme/t/recv", json!({})),
-        ("recv", "POST", "/v1/acme/t/extend", json!({"receipts": ["A"], "visibility_ms": 1000})),
-        ("ack", "POST", "/v1/acme/t/ack", json!({"receipts": ["A"]})),
-        ("nack", "POST", "/v1/acme/t/nack", json!({"receipts": ["A"]})),
-        ("peek", "GET", "/v1/acme/t/peek", Value::Null),
-        ("stat", "GET", "/v1/acme/t", Value::Null),
-    ];
-    let ops = ["enqueue", "recv", "ack", "nack", "peek", "stat", "admin", "put", "get", "introspect"];
+    let all = node.operator();
+    let id = enqueue(&all, "t", b"x", &[])["msg_id"].as_str().unwrap().to_owned();
+    for topic in ["purged", "deleted", "streamed"] {
+        enqueue(&all, topic, b"x", &[]);
+    }
+    let calls = every_call(&id);
+    // the one that may change most comes last: what the others were refused has left no trace before it
+    let ops = ["enqueue", "recv", "ack", "nack", "peek", "stat", "put", "get", "introspect", "admin"];
     for op in ops {
+        if op == "admin" {
+            assert_eq!(depths(&all, "t"), [2, 0, 1, 0], "two were sent, and one was received");
+            let state = stat(&all, "t");
+            assert_eq!((&state["settings"]["max_attempts"], &state["paused"]), (&json!(5), &Value::Null));
+            assert_eq!(depths(&all, "purged"), [1, 0, 0, 0]);
+            assert_eq!((depths(&all, "deleted"), depths(&all, "streamed")), ([1, 0, 0, 0], [0, 0, 1, 0]));
+        }
         let client = node.bare().with(&node.mint(&json!({"ops": [op]})));
         for (needs, method, path, body) in &calls {
             let body = if body.is_null() { String::new() } else { body.to_string() };
@@ -30,7 +66,17 @@ fn the_matrix_of_operations() {
                 false => drop(answer.refused(403, "SCOPE_MISMATCH")),
             }
         }
+        let streamed = json!({"visibility_ms": 600_000});
+        match op {
+            "recv" => assert_eq!(Stream::open(&client, "streamed", &streamed).next()["delivery"], 1),
+            _ => drop(client.post("/v1/acme/streamed/recv/stream", &streamed).refused(403, "SCOPE_MISMATCH")),
+        }
     }
+    assert_eq!(depths(&all, "t"), [2, 0, 1, 0]);
+    let state = stat(&all, "t");
+    assert_eq!((&state["settings"]["max_attempts"], &state["paused"]), (&json!(3), &json!("enqueue")));
+    assert_eq!(depths(&all, "purged"), [0, 0, 0, 0]);
+    all.get("/v1/acme/deleted").refused(404, "NOT_FOUND");
 }
 
 #[test]

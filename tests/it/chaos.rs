@@ -85,6 +85,49 @@ fn a_store_whose_syncs_fail_loses_nothing_and_recovers_by_itself() {
 }
 
 #[test]
+fn what_a_failed_commit_had_reserved_of_a_quota_is_given_back() {
+    let setup = Setup::new().toml(ALLOWED);
+    let rules = "version = 1\ndefault = \"allow\"\n[tenant.acme]\nmax_depth = 4\nmax_topics = 2\n";
+    std::fs::write(setup.dir().join("policy.toml"), rules).unwrap();
+    let node = setup.start();
+    let client = node.operator();
+    enqueue(&client, "c", b"before", &[]);
+    let held = recv_one(&client, "c", 600_000);
+    let fault = json!({"target": "svc-mailbox", "fault": "error", "percent": 100, "duration_ms": 60_000});
+    inject(&node, &fault);
+    let batch = json!({"messages": [{"payload": "1"}, {"payload": "2"}, {"payload": "3"}]});
+    client.post("/v1/acme/c/enqueue/batch", &batch).refused(503, "STORAGE");
+    // settling is tried, and what it did not do is not said to be done
+    let ack = json!({"receipts": [receipt(&held)]});
+    client.post("/v1/acme/c/ack", &ack).refused(503, "STORAGE");
+    client.post("/v1/acme/other/enqueue/batch", &batch).refused(503, "STORAGE");
+    node.control().post("/ctl/chaos/clear", &json!({})).json(200);
+    let all = |client: &Client| {
+        let listed = client.get("/v1/acme").json(200)["topics"].as_array().unwrap().clone();
+        ["ready", "vis"].map(|state| listed.iter().map(|row| row[state].as_u64().unwrap()).sum::<u64>())
+    };
+    poll("the queue is back", || (client.get("/v1/acme/c").status == 200).then_some(()));
+    let room = 4 - all(&client).iter().sum::<u64>();
+    let mut sent = 0;
+    let refused = poll("the quota is used up", || match send(&client, b"after") {
+        (200, _) => {
+            sent += 1;
+            None
+        }
+        (_, refused) => Some(refused["reason"].clone()).filter(|reason| *reason != "STORAGE"),
+    });
+    assert_eq!((refused, sent), (json!("BACKPRESSURE"), room), "as many as are not there, and no fewer");
+    let [ready, vis] = poll("nothing is owed", || {
+        stat(&client, "c");
+        Some(all(&client)).filter(|[ready, vis]| ready + vis == 4)
+    });
+    let acked = settle(&client, "c", "ack", &ack).remove(0);
+    assert_eq!(acked, json!({"ok": true}), "{ready} ready, {vis} in flight");
+    let node = node.kill_and_restart();
+    assert_eq!(all(&node.operator()), [ready, 0]);
+}
+
+#[test]
 fn a_killed_actor_is_back_and_one_that_is_not_there_is_told() {
     let hooks = Provider::new("hooks", "github");
     let setup = hooks.add_to(Setup::new().toml(ALLOWED), "github", "");

@@ -221,6 +221,23 @@ fn what_cannot_be_on_a_list_is_refused_by_name_and_changes_nothing() {
     assert_eq!(put(&here, "news", "subscribers", &json!({"remove": ["a"]})).json(200)["count"], 0);
 }
 
+#[test]
+fn a_list_has_ten_thousand_places() {
+    let (_node, client) = node();
+    for from in (0..10_000).step_by(1_000) {
+        let some: Vec<String> = (from..from + 1_000).map(|n| format!("s{n}")).collect();
+        let listed = add(&client, "news", &some.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(listed["count"], from + 1_000);
+    }
+    let one_more = json!({"add": [{"topic": "t"}]});
+    let told = put(&client, "news", "subscribers", &one_more).refused(400, "MALFORMED");
+    assert!(told.contains("10000"), "{told}");
+    let changed = json!({"add": [{"topic": "t"}], "remove": ["s17"]});
+    let listed = put(&client, "news", "subscribers", &changed).json(200);
+    assert_eq!(listed["count"], 10_000, "one goes, one comes");
+    assert_eq!(list(&client, "news")["count"], 10_000);
+}
+
 /// The lag of every subscriber, from all pages of the list.
 fn lags(client: &Client, topic: &str) -> Vec<u64> {
     let (mut lags, mut cursor) = (Vec::new(), String::new());

@@ -282,6 +282,15 @@ fn amnesia_does_not_sit_on_a_durable_nodes_files() {
     let (code, said) = setup.clone().env("AMNESIA", "on").run_to_end();
     assert_eq!(code, 78, "{said}");
     assert!(said.contains("data_dir"), "{said}");
+    // nor does it take what it would have to write to
+    for (text, named) in
+        [("[auth]\nkeyring = \"ring\"\n", "keyring"), ("[store]\nsnapshot_dir = \"s\"\n", "snapshot_dir")]
+    {
+        let other = Setup::new().env("AMNESIA", "on").toml(text);
+        let (code, said) = other.run_to_end();
+        assert!(code == 78 && said.contains(named), "{code}: {said}");
+        assert!(!other.data_dir().exists() && !other.dir().join("ring").exists(), "nothing was made");
+    }
     assert_eq!(recv(&setup.start().mailbox(), "q", &json!({})).len(), 1);
 }
 

@@ -78,6 +78,85 @@ fn the_list_of_topics_shows_what_the_capability_allows() {
 }
 
 #[test]
+fn what_is_just_within_its_limits_is_taken() {
+    let node = Setup::new().start();
+    let client = node.mailbox();
+    let key = [b'~'; 256];
+    // sixteen attributes of 4 KiB in all, names included
+    let names: Vec<String> = (0..16).map(|n| format!("X-Attr-{n:x}")).collect();
+    let values: Vec<String> =
+        (0..16).map(|n| "v".repeat(if n == 0 { 4096 - 16 - 15 * 9 } else { 9 })).collect();
+    let mut headers: Vec<(&str, &[u8])> =
+        vec![("Idempotency-Key", &key), ("X-Delay-Ms", b"2591999999"), ("X-Ttl-Ms", b"2592000000")];
+    headers.extend(names.iter().zip(&values).map(|(name, value)| (name.as_str(), value.as_bytes())));
+    let topic = "t".repeat(128);
+    let path = format!("/v1/acme/{topic}/enqueue");
+    client.call("POST", &path, &headers, b"x").json(200);
+    let seen = client.get(&format!("/v1/acme/{topic}/peek?state=delayed&limit=100")).json(200);
+    let seen = &seen["messages"][0];
+    assert_eq!(seen["idempotency_key"].as_str().unwrap().as_bytes(), key);
+    let attrs = seen["attrs"].as_object().unwrap();
+    assert_eq!(
+        (attrs.len(), attrs["0"].as_str(), attrs["f"].as_str()),
+        (16, Some(&*values[0]), Some(&*values[15]))
+    );
+    assert_eq!(client.get(&format!("/v1/acme/{topic}")).json(200)["delayed"], 1);
+    // one more byte of an attribute, and times ten times as long
+    let one_more = |at: usize, value: &[u8]| {
+        let mut headers = headers.clone();
+        let longer = [headers[at].1, value].concat();
+        headers[at].1 = &longer;
+        headers[0].1 = b"other";
+        client.call("POST", &path, &headers, b"x").refused(400, "MALFORMED")
+    };
+    assert!(one_more(3, b"v").contains("X-Attr"));
+    assert!(one_more(2, b"0").contains("X-Ttl-Ms"));
+    assert!(one_more(1, b"0").contains("X-Delay-Ms"));
+    assert_eq!(client.get(&format!("/v1/acme/{topic}")).json(200)["delayed"], 1);
+}
+
+#[test]
+fn pages_of_topics_show_each_once_though_some_are_not_to_be_seen() {
+    let node = Setup::new().start();
+    let client = node.operator();
+    let names: Vec<String> = (0..130).map(|n| format!("{}-{n:03}", ["even", "odd"][n % 2])).collect();
+    let add: Vec<_> = names.iter().map(|topic| json!({ "topic": topic })).collect();
+    let put = client.request(
+        "PUT",
+        "/v1/acme/source/subscribers",
+        &[("Content-Type", b"application/json")],
+        json!({ "add": add }).to_string().as_bytes(),
+    );
+    client.raw(&put).json(200);
+    client.call("POST", "/v1/acme/source/enqueue", &[], b"x").json(200);
+    let walk = |token: &str| {
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = node.bare().with(token).get(&format!("/v1/acme{cursor}")).json(200);
+            seen.extend(page["topics"].as_array().unwrap().clone());
+            match page["cursor"].as_str() {
+                Some(next) => cursor = format!("?cursor={next}"),
+                None => return seen,
+            }
+        }
+    };
+    let all = node.mint(&json!({"ops": ["stat"]}));
+    let seen = poll("a copy in each", || {
+        let seen = walk(&all);
+        (seen.len() == 131 && seen.iter().all(|row| row["ready"] == 1)).then_some(seen)
+    });
+    let shown: Vec<&str> = seen.iter().map(|row| row["topic"].as_str().unwrap()).collect();
+    let mut expected: Vec<&str> = names.iter().map(String::as_str).chain(["source"]).collect();
+    expected.sort_unstable();
+    assert_eq!(shown, expected, "in the order of their names");
+    let narrow = walk(&node.mint(&json!({"ops": ["stat"], "topic": "odd-*"})));
+    assert_eq!(narrow.len(), 65);
+    assert!(narrow.iter().all(|row| row["topic"].as_str().unwrap().starts_with("odd-")), "{narrow:?}");
+    client.get("/v1/acme?cursor=No-Topic").refused(400, "MALFORMED");
+    client.get("/v1/acme?limit=1").refused(400, "MALFORMED");
+}
+
+#[test]
 fn ids_are_never_forgotten_early_to_make_room() {
     let [github, stripe] = ["github", "stripe"].map(|name| Provider::new(name, name));
     let setup = stripe.add_to(github.add_to(Setup::new(), "github", ""), "stripe", "");

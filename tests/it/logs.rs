@@ -1,15 +1,21 @@
 //! What the node says while it runs: one JSON object a line, with the correlation id, and never what must stay
 //! with the sender.
 
-use crate::harness::{Provider, Setup, borrowed, poll, wall};
+use crate::harness::{Provider, Setup, TestNode, borrowed, poll, wall};
 use crate::mailbox::{enqueue, receipt, recv_one, settle};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 #[test]
 fn lines_are_json_with_the_corr_id_and_hold_no_secrets() {
-    let slack = Provider::new("slack", "slack");
-    let node = slack.add_to(Setup::new(), "slack", "").env("RUST_LOG", "debug").start();
+    for amnesia in ["off", "on"] {
+        let slack = Provider::new("slack", "slack");
+        let setup = slack.add_to(Setup::new(), "slack", "").env("RUST_LOG", "debug");
+        tells_nothing(&setup.env("AMNESIA", amnesia).start(), &slack);
+    }
+}
+
+fn tells_nothing(node: &TestNode, slack: &Provider) {
     let (client, token) = (node.mailbox(), node.token());
     let canary = "canary-7f3a";
     let headers: [(&str, &[u8]); 3] = [

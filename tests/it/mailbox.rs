@@ -78,6 +78,9 @@ fn a_message_goes_through_all_its_states() {
     let state = stat(&client, "orders");
     assert_eq!((&state["dedup_keys"], &state["paused"]), (&json!(1), &Value::Null));
     assert_eq!(state["settings"]["max_attempts"], 5);
+    let older =
+        poll("its age", || Some(stat(&client, "orders")["oldest_age_ms"].clone()).filter(|age| *age != 0));
+    assert!(older.as_u64() > state["oldest_age_ms"].as_u64(), "{older}");
 
     let seen = peek(&client, "orders", "state=ready")["messages"][0].clone();
     assert_eq!((&seen["msg_id"], seen.get("receipt"), &seen["delivery"]), (&json!(msg_id), None, &json!(0)));
@@ -102,6 +105,7 @@ fn a_message_goes_through_all_its_states() {
     assert!(receipt(&got).len() <= 200);
     assert!(got["enqueued_at"].as_str().unwrap().ends_with('Z') && got["deadline"].is_string());
     assert_eq!(depths(&client, "orders"), [0, 0, 1, 0]);
+    assert_eq!(stat(&client, "orders")["oldest_age_ms"], 0, "of what is ready");
     assert_eq!(peek(&client, "orders", "state=vis")["messages"][0]["delivery"], 1);
     assert_eq!(recv(&client, "orders", &json!({})), Vec::<Value>::new(), "it is leased");
     released_failed_and_rejected(&client, &msg_id, got);
@@ -242,6 +246,33 @@ fn keys_are_known_across_a_sigkill() {
     // keys are a topic's own
     let elsewhere = enqueue(&client, "k2", b"other", &[("Idempotency-Key", b"key-1")]);
     assert_eq!(elsewhere["duplicate"], json!(false));
+}
+
+#[test]
+fn of_two_sends_with_one_key_the_payloads_alone_are_compared() {
+    let (_node, client) = node();
+    let key: (&str, &[u8]) = ("Idempotency-Key", b"k");
+    let first = enqueue(&client, "c", b"{}", &[key, ("Content-Type", b"text/plain"), ("X-Attr-A", b"1")]);
+    let others: [&[(&str, &[u8])]; 4] = [
+        &[key],
+        &[key, ("Content-Type", b"application/json"), ("X-Attr-A", b"2"), ("X-Attr-B", b"3")],
+        &[key, ("X-Delay-Ms", b"60000")],
+        &[key, ("X-Ttl-Ms", b"100")],
+    ];
+    for headers in others {
+        let again = enqueue(&client, "c", b"{}", headers);
+        assert_eq!((&again["duplicate"], &again["msg_id"]), (&json!(true), &first["msg_id"]), "{headers:?}");
+    }
+    let refused = client.call("POST", "/v1/acme/c/enqueue", &[key], b"{ }");
+    refused.refused(409, "IDEMPOTENCY_CONFLICT");
+    assert!(!refused.text().contains(first["msg_id"].as_str().unwrap()), "it names no id");
+    assert_eq!((depths(&client, "c"), &stat(&client, "c")["dedup_keys"]), ([1, 0, 0, 0], &json!(1)));
+    let got = recv_one(&client, "c", 60_000);
+    assert_eq!(
+        (&got["content_type"], &got["attrs"]),
+        (&json!("text/plain"), &json!({"a": "1"})),
+        "the first"
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod attempts;
 mod bad_input;
 mod capabilities;
 mod chaos;
@@ -15,9 +16,12 @@ mod fanout;
 mod harness;
 mod history;
 mod http;
+mod integrity;
 mod interop;
+mod leases;
 mod lifecycle;
 mod limits;
+mod lives;
 mod logs;
 mod mailbox;
 mod metrics;
@@ -26,8 +30,10 @@ mod receipts;
 mod restored;
 mod revocation;
 mod sandbox;
+mod settling;
 mod snapshot;
 mod stream;
+mod synced;
 mod top;
 mod topic;
 mod watch;

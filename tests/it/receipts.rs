@@ -110,6 +110,23 @@ fn a_repeated_nack_or_extend_is_ok_in_the_same_mode_only() {
     assert_eq!(nack("n", &message, "fail")["ok"], true);
     assert_eq!(nack("n", &message, "release")["reason"], STALE);
     assert_eq!(depths(&client, "n"), [0, 1, 0, 0]);
+    for (mode, left) in [("release", [1, 0, 0, 0]), ("reject", [0, 0, 0, 1])] {
+        let message = fresh(&client, mode, 60_000);
+        let nack = |mode: &str| {
+            settle(
+                &client,
+                message["topic"].as_str().unwrap(),
+                "nack",
+                &json!({"receipts": [receipt(&message)], "mode": mode}),
+            )
+        };
+        for _ in 0..2 {
+            assert_eq!(nack(mode), [json!({"ok": true})], "{mode}");
+        }
+        assert_eq!(nack("fail")[0]["reason"], STALE, "{mode}");
+        assert_eq!(outcome(&client, mode, "ack", receipt(&message)), STALE, "{mode}");
+        assert_eq!(depths(&client, mode), left);
+    }
     let message = fresh(&client, "e", 60_000);
     for _ in 0..2 {
         assert_eq!(outcome(&client, "e", "extend", receipt(&message)), "ok");
@@ -128,11 +145,57 @@ fn results_stay_in_order_and_another_store_knows_no_receipt() {
     let ok: Vec<bool> = results.iter().map(|result| result["ok"] == true).collect();
     assert_eq!(ok, [false, true, true, true], "{results:?}");
 
-    let other = Setup::new().start();
+    assert_eq!(depths(&client, "o"), [0, 0, 0, 0]);
+}
+
+#[test]
+fn a_message_that_was_purged_or_has_expired_no_longer_exists() {
+    let node = Setup::new().start();
+    let client = node.operator();
+    let calls = ["ack", "nack", "extend"];
+    let held = calls.map(|call| {
+        let (purged, expired) = (format!("purged-{call}"), format!("expired-{call}"));
+        let gone = fresh(&client, &purged, 600_000);
+        client.post(&format!("/v1/{TENANT}/{purged}/purge"), &json!({"confirm": purged})).json(200);
+        enqueue(&client, &expired, b"x", &[("X-Ttl-Ms", b"1500")]);
+        (gone, recv_one(&client, &expired, 250))
+    });
+    for (call, (gone, mortal)) in calls.into_iter().zip(&held) {
+        let (purged, expired) = (format!("purged-{call}"), format!("expired-{call}"));
+        poll("its end", || (depths(&client, &expired) == [0, 0, 0, 0]).then_some(()));
+        let expected = if call == "ack" { "ok" } else { STALE };
+        assert_eq!(outcome(&client, &purged, call, receipt(gone)), expected, "{call}");
+        assert_eq!(outcome(&client, &expired, call, receipt(mortal)), expected, "{call}");
+        assert_eq!((depths(&client, &purged), depths(&client, &expired)), ([0; 4], [0; 4]));
+    }
+}
+
+#[test]
+fn a_receipt_of_another_store_tenant_or_start_in_memory_settles_nothing() {
+    let node = Setup::new().start();
+    let client = node.mailbox();
+    let other = Setup::new().env("AMNESIA", "on").start();
     let elsewhere = other.mailbox();
-    let here = fresh(&elsewhere, "o", 60_000);
-    assert_eq!(outcome(&elsewhere, "o", "ack", receipt(&one)), STALE);
-    assert_eq!(outcome(&elsewhere, "o", "ack", receipt(&here)), "ok");
+    let ops = json!({"tenant": "other", "ops": ["enqueue", "recv", "ack", "nack", "stat"]});
+    let theirs = node.bare().with(&node.mint(&ops));
+    theirs.call("POST", "/v1/other/o/enqueue", &[], b"x").json(200);
+    let of_theirs = theirs.post("/v1/other/o/recv", &json!({"visibility_ms": 600_000})).json(200);
+    let of_theirs = &of_theirs["messages"][0];
+    let here = fresh(&client, "o", 600_000);
+    let of_other = fresh(&elsewhere, "o", 600_000);
+    let again = other.kill_and_restart();
+    let anew = again.mailbox();
+    let of_anew = fresh(&anew, "o", 600_000);
+    for call in ["extend", "nack", "ack"] {
+        assert_eq!(outcome(&client, "o", call, receipt(&of_other)), STALE, "{call}: another store's");
+        assert_eq!(outcome(&client, "o", call, receipt(of_theirs)), STALE, "{call}: another tenant's");
+        assert_eq!(outcome(&anew, "o", call, receipt(&here)), STALE, "{call}: a durable store's");
+        assert_eq!(outcome(&anew, "o", call, receipt(&of_other)), STALE, "{call}: of the memory before");
+    }
+    assert_eq!((depths(&client, "o"), depths(&anew, "o")), ([0, 0, 1, 0], [0, 0, 1, 0]));
+    assert_eq!(theirs.get("/v1/other/o").json(200)["vis"], 1);
+    assert_eq!(outcome(&anew, "o", "ack", receipt(&of_anew)), "ok");
+    assert_eq!(outcome(&client, "o", "ack", receipt(&here)), "ok");
 }
 
 #[test]

@@ -72,7 +72,7 @@ impl Stream {
     }
 
     /// Whether nothing comes for a while.
-    fn is_silent(&mut self) -> bool {
+    pub(crate) fn is_silent(&mut self) -> bool {
         assert!(self.text.is_empty());
         self.from.get_ref().set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         let silent = self.from.fill_buf().is_err();

@@ -33,12 +33,21 @@ fn settings_are_in_force_at_once_and_after_a_sigkill() {
         assert_eq!(enqueue(&client, "s", b"x", &[("Idempotency-Key", b"k")])["duplicate"], json!(false));
     }
     put(&client, "s", &json!({"max_depth": 2})).json(200);
+    put(&client, "k", &json!({"max_dedup_keys": 1})).json(200);
+    let keyed = |client: &Client, key: &[u8]| {
+        client.call("POST", "/v1/acme/k/enqueue", &[("Idempotency-Key", key)], b"x")
+    };
+    keyed(&client, b"one").json(200);
+    keyed(&client, b"two").refused(429, "BACKPRESSURE");
 
     let node = node.kill_and_restart();
     let client = node.operator();
     let after = stat(&client, "s");
     assert_eq!((&after["settings"]["max_attempts"], &after["settings"]["max_depth"]), (&json!(1), &json!(2)));
     client.call("POST", "/v1/acme/s/enqueue", &[], b"third").refused(429, "BACKPRESSURE");
+    keyed(&client, b"two").refused(429, "BACKPRESSURE");
+    assert_eq!(keyed(&client, b"one").json(200)["duplicate"], true);
+    assert_eq!((depths(&client, "k"), &stat(&client, "k")["dedup_keys"]), ([1, 0, 0, 0], &json!(1)));
     // one attempt, 300 ms of visibility: then it is a dead letter
     assert_eq!(recv(&client, "s", &json!({})).len(), 1);
     poll("the dead letter", || (depths(&client, "s") == [1, 0, 0, 1]).then_some(()));
@@ -209,6 +218,30 @@ fn a_paused_topic_hands_out_nothing_takes_nothing_and_settles() {
     assert_eq!(call(&client, "p", "resume", &json!({"what": "both"})).json(200), json!({"paused": null}));
     enqueue(&client, "p", b"four", &[]);
     assert_eq!(depths(&client, "p"), [1, 0, 2, 0]);
+}
+
+#[test]
+fn the_clocks_of_a_paused_topic_run_on() {
+    let (_node, client) = node();
+    put(&client, "c", &json!({"max_attempts": 1})).json(200);
+    for _ in 0..2 {
+        enqueue(&client, "c", b"x", &[]);
+    }
+    let brief = recv_one(&client, "c", 700);
+    let held = recv_one(&client, "c", 60_000);
+    enqueue(&client, "c", b"later", &[("X-Delay-Ms", b"700")]);
+    enqueue(&client, "c", b"mortal", &[("X-Ttl-Ms", b"700")]);
+    call(&client, "c", "pause", &json!({"what": "both"})).json(200);
+    call(&client, "c", "pause", &json!({"what": "clocks"})).refused(400, "MALFORMED");
+    // the delay and the TTL end; so does the lease, and with it the only attempt
+    poll("the ends", || (depths(&client, "c") == [1, 0, 1, 1]).then_some(()));
+    assert_eq!(recv(&client, "c", &json!({})), Vec::<Value>::new());
+    let of = |message: &Value| json!({"receipts": [receipt(message)]});
+    assert_eq!(settle(&client, "c", "ack", &of(&brief))[0]["reason"], "STALE_RECEIPT");
+    assert_eq!(settle(&client, "c", "ack", &of(&held)), [json!({"ok": true})]);
+    call(&client, "c", "resume", &json!({"what": "both"})).json(200);
+    assert_eq!(recv_one(&client, "c", 60_000)["payload_b64"], "bGF0ZXI=");
+    assert_eq!(depths(&client, "c"), [0, 0, 1, 1]);
 }
 
 #[test]

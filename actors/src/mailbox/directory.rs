@@ -101,7 +101,7 @@ impl Entry {
 
     /// Whether its actor must run although nobody calls: clocks run, or a task does.
     pub(crate) fn must_run(&self) -> bool {
-        let stats = self.figures.stats();
+        let stats = self.figures.applied();
         stats.vis > 0 || stats.delayed > 0 || self.task_runs.load(Ordering::Acquire)
     }
 
@@ -192,14 +192,16 @@ impl Directory {
             entry.exists.store(true, Ordering::Release);
             entry.down_since.store(counts.still_since.map_or(0, |since| since.0), Ordering::Release);
             entry.task_runs.store(counts.task_runs, Ordering::Release);
-            entry.figures.set_stats(&Stats {
+            let stats = Stats {
                 ready: counts.ready,
                 delayed: counts.delayed,
                 vis: counts.vis,
                 dlq: counts.dlq,
                 oldest_enqueued: counts.oldest_enqueued,
                 waiters: 0,
-            });
+            };
+            entry.figures.set_committed(&stats);
+            entry.figures.set_applied(&stats);
             entry.figures.set_due(counts.first_end(&state.patch.over(&config.settings)));
             entries.insert(key, Arc::new(entry));
         }
@@ -276,7 +278,7 @@ impl Directory {
     /// All queues that hold something are looked at by the next sweeps for what has ended by `now`.
     pub fn look_for_ends(&self, now: Millis) {
         let holds = |entry: &&Arc<Entry>| {
-            let stats = entry.figures.stats();
+            let stats = entry.figures.applied();
             stats.ready + stats.delayed + stats.vis + stats.dlq > 0
         };
         self.read().values().filter(holds).for_each(|entry| entry.figures.set_due(Some(now)));

@@ -16,9 +16,9 @@ pub struct QueueCounters {
     pub counts: Counts,
 }
 
-/// Depths and counters, written by the shard's actor.
+/// Depths of a queue.
 #[derive(Debug, Default)]
-pub struct QueueFigures {
+struct Depths {
     ready: AtomicU64,
     delayed: AtomicU64,
     vis: AtomicU64,
@@ -26,6 +26,40 @@ pub struct QueueFigures {
     waiters: AtomicU64,
     /// Enqueue time of the oldest ready message; 0 = none.
     oldest: AtomicU64,
+}
+
+impl Depths {
+    fn get(&self) -> Stats {
+        let get = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        let oldest = get(&self.oldest);
+        Stats {
+            ready: get(&self.ready),
+            delayed: get(&self.delayed),
+            vis: get(&self.vis),
+            dlq: get(&self.dlq),
+            oldest_enqueued: (oldest > 0).then_some(Millis(oldest)),
+            waiters: get(&self.waiters),
+        }
+    }
+
+    fn set(&self, stats: &Stats) {
+        let set = |figure: &AtomicU64, value| figure.store(value, Ordering::Relaxed);
+        set(&self.ready, stats.ready);
+        set(&self.delayed, stats.delayed);
+        set(&self.vis, stats.vis);
+        set(&self.dlq, stats.dlq);
+        set(&self.waiters, stats.waiters);
+        set(&self.oldest, stats.oldest_enqueued.map_or(0, |at| at.0));
+    }
+}
+
+/// Depths and counters, written by the shard's actor.
+#[derive(Debug, Default)]
+pub struct QueueFigures {
+    /// What is shown: nothing of it rests on a commit that is owed.
+    committed: Depths,
+    /// What the actor has to look after, commits that are owed included.
+    applied: Depths,
     enqueued: AtomicU64,
     delivered: AtomicU64,
     acked: AtomicU64,
@@ -44,19 +78,16 @@ pub struct QueueFigures {
 }
 
 impl QueueFigures {
-    /// The depths.
+    /// The depths, as far as they are committed.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let get = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
-        let oldest = get(&self.oldest);
-        Stats {
-            ready: get(&self.ready),
-            delayed: get(&self.delayed),
-            vis: get(&self.vis),
-            dlq: get(&self.dlq),
-            oldest_enqueued: (oldest > 0).then_some(Millis(oldest)),
-            waiters: get(&self.waiters),
-        }
+        self.committed.get()
+    }
+
+    /// The depths once all commits that are owed are done.
+    #[must_use]
+    pub fn applied(&self) -> Stats {
+        self.applied.get()
     }
 
     /// The counters.
@@ -81,14 +112,14 @@ impl QueueFigures {
         }
     }
 
-    pub(crate) fn set_stats(&self, stats: &Stats) {
-        let set = |figure: &AtomicU64, value| figure.store(value, Ordering::Relaxed);
-        set(&self.ready, stats.ready);
-        set(&self.delayed, stats.delayed);
-        set(&self.vis, stats.vis);
-        set(&self.dlq, stats.dlq);
-        set(&self.waiters, stats.waiters);
-        set(&self.oldest, stats.oldest_enqueued.map_or(0, |at| at.0));
+    /// These depths are in the store.
+    pub(crate) fn set_committed(&self, stats: &Stats) {
+        self.committed.set(stats);
+    }
+
+    /// These depths are the actor's, whatever is owed.
+    pub(crate) fn set_applied(&self, stats: &Stats) {
+        self.applied.set(stats);
     }
 
     pub(crate) fn count(&self, counts: &Counts) {

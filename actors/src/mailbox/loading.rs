@@ -5,7 +5,7 @@ use super::shard::{ShardArgs, ShardRef, ShardState};
 use super::tasks::Tasks;
 use crate::blocking::Job;
 use crate::store::{Copies, ListEdit, ShardEpoch, StoreError, UnitFailure, UnitResult};
-use ron_core::shard::{Command, Recovery, Shard, TopicState};
+use ron_core::shard::{Command, Recovery, Shard, Stats, Ticket, TopicState};
 use ron_core::time::Millis;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -34,6 +34,8 @@ pub struct Loaded {
     /// When it was loaded and how long its lease clocks had stood still, if they had: written down with the
     /// first tick.
     pub(super) stillness: Option<Stillness>,
+    /// What the commits that are owed make of the depths, in their order.
+    pub(super) owed: VecDeque<(Ticket, Stats)>,
 }
 
 /// Lease clocks that go on.
@@ -148,7 +150,8 @@ async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
         job.run(&mut |message| recovery.push(message))?;
         let mut shard = recovery.finish();
         tasks.newest().into_iter().for_each(|task| shard.watch_from(task.from));
-        Ok(Loaded { shard, epoch, topic, deletes, deleted, edit: None, copies: None, tasks, stillness })
+        let (edit, copies, owed) = (None, None, VecDeque::new());
+        Ok(Loaded { shard, epoch, topic, deletes, deleted, edit, copies, tasks, stillness, owed })
     };
     blocking.run(Job::Load, scan).await.unwrap_or(Err(StoreError::Reopening))
 }

@@ -325,6 +325,9 @@ impl ShardState {
         if outcomes.iter().any(|outcome| matches!(outcome, PutOutcome::Stored(_))) {
             loaded.topic.get_or_insert_default();
         }
+        while let Some((_, stats)) = loaded.owed.pop_front_if(|&mut (owed, _)| owed <= ticket) {
+            self.args.entry.figures.set_committed(&stats);
+        }
         self.args.entry.allow_deliveries(&mut loaded.shard, 0);
         let step = loaded.shard.committed(self.used, ticket, outcomes);
         self.carry(myself, step, Vec::new(), None);
@@ -359,6 +362,7 @@ impl ShardState {
             let (epoch, ops) = (loaded.epoch, step.ops);
             let work = Work { epoch, topic, puts, ops, task, delete, edit, copies, clocks_go_on, ram };
             let ticket = step.ticket.map(|ticket| (ticket, self.sink.clone()));
+            loaded.owed.extend(step.ticket.map(|ticket| (ticket, loaded.shard.stats())));
             let owes = loaded.shard.uncommitted() && !ron_core::planted!(RepeatAnsweredBeforeCommit);
             if ticket.is_none() && !delete && clocks_go_on.is_none() && !owes {
                 // Nothing to write and nothing pending: the answer is already true.
@@ -396,9 +400,12 @@ impl ShardState {
 
     fn count(&mut self, counts: &Counts) {
         let Phase::Ready(loaded) = &self.phase else { return };
-        let entry = &self.args.entry;
+        let (entry, stats) = (&self.args.entry, loaded.shard.stats());
         entry.figures.count(counts);
-        entry.figures.set_stats(&loaded.shard.stats());
+        entry.figures.set_applied(&stats);
+        if !loaded.shard.uncommitted() {
+            entry.figures.set_committed(&stats);
+        }
         if counts.dead > 0 {
             self.args.observer.dead_lettered(&entry.key, counts.dead);
         }
