@@ -14,11 +14,11 @@ use ron_core::ids::{ContentHash, QueueKey, Tenant, Topic};
 use ron_core::message::{MessageMeta, NewMessage};
 use ron_core::reason::Reason;
 use ron_core::restart::RestartPolicy;
-use ron_core::shard::Want;
+use ron_core::shard::{Paused, PeekState, TopicChange, Want};
 use ron_core::time::Millis;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 #[derive(Debug)]
@@ -46,17 +46,23 @@ impl Pace for Turns {
     }
 }
 
-/// RAM whose next write fails when it is told so, and every write after that until it is opened again.
+/// RAM whose next write fails when it is told so, and every write after that until it is opened again; or a sync,
+/// after which what was written is there all the same.
 #[derive(Debug, Clone, Default)]
 struct Fallible {
     blocks: RamBackend,
     broken: Arc<AtomicBool>,
+    /// The sync that fails, counted from now; 0 = none.
+    failing_sync: Arc<AtomicU64>,
+    opened: Arc<AtomicU64>,
 }
 
 impl Medium for Fallible {
     fn open(&self, builder: &mut redb::Builder) -> Result<redb::Database, StoreError> {
         self.broken.store(false, Ordering::SeqCst);
-        Ok(builder.create_with_backend(self.clone())?)
+        let db = builder.create_with_backend(self.clone())?;
+        self.opened.fetch_add(1, Ordering::SeqCst);
+        Ok(db)
     }
 
     fn durable(&self) -> bool {
@@ -75,7 +81,12 @@ impl redb::StorageBackend for Fallible {
         self.blocks.set_len(len)
     }
     fn sync_data(&self) -> Result<(), io::Error> {
-        self.blocks.sync_data()
+        let counted =
+            self.failing_sync.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        match counted {
+            Ok(1) => Err(io::Error::other("not synced, on purpose")),
+            Ok(_) | Err(_) => self.blocks.sync_data(),
+        }
     }
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
         if self.broken.load(Ordering::SeqCst) {
@@ -165,4 +176,43 @@ async fn a_lease_that_failed_to_commit_does_not_release_a_later_one() {
     delivery.written();
     let third = recv(Duration::from_secs(20)).await.unwrap().unwrap();
     assert!(third.messages.is_empty(), "redelivered early: {:?}", third.messages);
+}
+
+/// A commit that moves leases may land although the store says that it failed. Each time it did, the leases were moved
+/// once more by all the time that their clocks had stood still.
+#[tokio::test(start_paused = true)]
+async fn what_landed_although_it_failed_moves_no_lease_twice() {
+    const TURN: Duration = Duration::from_millis(1_000);
+    const ALL: Paused = Paused { recv: true, enqueue: true };
+    let medium = Fallible::default();
+    let tree = start(Arc::new(medium.clone()), TURN).await;
+    let mailbox = tree.mailbox.clone();
+    send_one(&mailbox).await;
+    let want = Want { max_messages: 1, max_bytes: 1 << 20, visibility_ms: Some(60_000) };
+    let delivery = mailbox.recv(&queue(), want, Duration::ZERO).await.unwrap();
+    let deadline = delivery.messages[0].deadline.clone().unwrap();
+    delivery.written();
+    let begun = tokio::time::Instant::now();
+    // the second sync of a commit: all of it is written by then
+    medium.failing_sync.store(2, Ordering::SeqCst);
+    let lost = mailbox.configure(&queue(), TopicChange::Pause { what: ALL, paused: false }).await;
+    assert_eq!(lost.unwrap_err().reason, Reason::Storage);
+    for _ in 0..6 {
+        // the next commit is the one that moves the lease
+        let opened = medium.opened.load(Ordering::SeqCst);
+        while medium.opened.load(Ordering::SeqCst) == opened {
+            tokio::time::sleep(TURN / 20).await;
+        }
+        medium.failing_sync.store(2, Ordering::SeqCst);
+    }
+    medium.failing_sync.store(0, Ordering::SeqCst);
+    let moved = loop {
+        tokio::time::sleep(TURN).await;
+        let page = mailbox.peek(&queue(), PeekState::Vis, 10, None).await;
+        if let Ok(Some(moved)) = page.map(|page| page.messages.first().and_then(|one| one.deadline.clone())) {
+            break moved;
+        }
+    };
+    let most = Millis(1_000_000 + 60_000).plus(begun.elapsed().as_millis() as u64 + 5_000).rfc3339();
+    assert!(moved > deadline && moved <= most, "{deadline} became {moved}, which may be {most} at most");
 }

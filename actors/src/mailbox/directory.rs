@@ -9,7 +9,7 @@ use super::tenants::{Parts, TOPICS_FULL, TenantUse};
 use crate::kernel::admission::Admission;
 use crate::kernel::handle::{Handle, HandlePublisher};
 use crate::store::{BootCounts, Store, TopicRow};
-use ron_core::ids::{QueueKey, ShardId, Tenant};
+use ron_core::ids::{QueueKey, ShardId, Slot, Tenant};
 use ron_core::reason::{Reason, Refusal};
 use ron_core::shard::Stats;
 use ron_core::time::Millis;
@@ -37,6 +37,7 @@ pub struct Entry {
     pub(crate) stood_still_ms: AtomicU64,
     /// Node time since when it cannot commit; 0 = it can.
     pub(crate) down_since: AtomicU64,
+    in_doubt: Mutex<Option<MovesInDoubt>>,
     /// What it uses of its tenant's quotas.
     pub(crate) parts: Parts,
     /// Whether the topic was deleted: this is nobody's entry any more, and no actor may be started for it.
@@ -68,6 +69,7 @@ impl Entry {
             exists: AtomicBool::new(false),
             stood_still_ms: AtomicU64::new(0),
             down_since: AtomicU64::new(0),
+            in_doubt: Mutex::default(),
             parts: Parts::new(tenant),
             gone: AtomicBool::new(false),
             task_runs: AtomicBool::new(false),
@@ -131,10 +133,36 @@ impl Entry {
         (since > 0 || unwritten > 0).then_some(unwritten)
     }
 
+    /// Since when its lease clocks stand still, if they do.
+    pub(crate) fn down_since(&self) -> Option<Millis> {
+        Some(Millis(self.down_since.load(Ordering::Acquire))).filter(|since| since.0 > 0)
+    }
+
+    /// Nobody knows whether moved deadlines are in the store, or that is known now.
+    pub(crate) fn moves_in_doubt(&self, doubt: Option<MovesInDoubt>) {
+        *self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner) = doubt;
+    }
+
+    /// Moved deadlines of which nobody knows whether they are in the store.
+    pub(crate) fn doubt(&self) -> Option<MovesInDoubt> {
+        *self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The moved deadlines are in the store.
     pub(crate) fn stillness_written(&self, ms: u64) {
         self.stood_still_ms.fetch_sub(ms, Ordering::AcqRel);
     }
+}
+
+/// Moved deadlines whose commit may have landed or not.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MovesInDoubt {
+    /// When the clocks were to go on.
+    pub(crate) over: Millis,
+    /// How long they had stood still.
+    pub(crate) lasted_ms: u64,
+    /// One of the leases, and its deadline before.
+    pub(crate) lease: (Slot, Millis),
 }
 
 /// The tenants that have topics.

@@ -1,10 +1,13 @@
 //! How a shard comes out of the store, and what it is while it does not: parked, being loaded, or recovering.
 
+use super::directory::MovesInDoubt;
 use super::messages::{ShardMsg, refusal};
 use super::shard::{ShardArgs, ShardRef, ShardState};
 use super::tasks::Tasks;
 use crate::blocking::Job;
 use crate::store::{Copies, ListEdit, ShardEpoch, StoreError, UnitFailure, UnitResult};
+use ron_core::ids::Slot;
+use ron_core::message::{self, MsgState};
 use ron_core::shard::{Command, Recovery, Shard, Stats, Ticket, TopicState};
 use ron_core::time::Millis;
 use std::collections::VecDeque;
@@ -43,6 +46,8 @@ pub struct Loaded {
 pub(super) struct Stillness {
     pub(super) over: Millis,
     pub(super) lasted_ms: u64,
+    /// A lease that it moves, and its deadline before.
+    pub(super) moves: Option<(Slot, Millis)>,
 }
 
 /// Where a shard's state is.
@@ -106,14 +111,17 @@ impl ShardState {
         self.args.entry.allow_deliveries(&mut loaded.shard, 0);
         loaded.shard.hold_ends(!self.args.clock.may_expire());
         let step = loaded.shard.apply(now, Command::Tick);
-        let Some(Stillness { lasted_ms, .. }) = loaded.stillness else {
+        let Some(Stillness { over, lasted_ms, moves }) = loaded.stillness else {
             return self.carry(myself, step, Vec::new(), None);
         };
         let entry = self.args.entry.clone();
-        let done = move |result: UnitResult<'_>| {
-            if result.is_ok() {
-                entry.stillness_written(lasted_ms);
+        let done = move |result: UnitResult<'_>| match (result, moves) {
+            // Where there was no lease to move, nothing has to be known of the time.
+            (Ok(_), _) | (_, None) => entry.stillness_written(lasted_ms),
+            (Err(UnitFailure::Indeterminate), Some(lease)) => {
+                entry.moves_in_doubt(Some(MovesInDoubt { over, lasted_ms, lease }));
             }
+            (Err(UnitFailure::NotTried | UnitFailure::StaleEpoch), Some(_)) => {}
         };
         self.carry(myself, step, Vec::new(), Some(Box::new(done)));
     }
@@ -136,11 +144,21 @@ impl ShardState {
 async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
     let job = args.store.load(args.entry.shard).await?;
     let now = args.clock.now();
-    let stillness = args.entry.goes_on_at(now).map(|lasted_ms| Stillness { over: now, lasted_ms });
-    let stood_still_ms = stillness.map_or(0, |stillness| stillness.lasted_ms);
-    let configured = args.config.settings;
+    let (configured, store, entry) = (args.config.settings, args.store.clone(), args.entry.clone());
     let blocking = args.store.blocking().clone();
     let scan = move || {
+        if let Some(doubt) = entry.doubt() {
+            // What was in that commit came after the lease was as it is in here, if it is.
+            let (slot, before) = doubt.lease;
+            let as_before = |state: &MsgState| state.phase == message::Phase::Leased && state.at == before;
+            if !job.state_of(slot)?.as_ref().is_some_and(as_before) {
+                entry.stillness_written(doubt.lasted_ms);
+                store.went_on(entry.shard, doubt.over, entry.down_since());
+            }
+            entry.moves_in_doubt(None);
+        }
+        let lasted_ms = entry.goes_on_at(now);
+        let stood_still_ms = lasted_ms.unwrap_or(0);
         let (deletes, deleted) = (false, job.deleted);
         let (epoch, topic, tasks) = (job.epoch, job.topic, Tasks::new(job.tasks.clone()));
         let state = topic.unwrap_or_default();
@@ -148,6 +166,8 @@ async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
         let settings = if lost { configured } else { state.patch.over(&configured) };
         let mut recovery = Recovery::new(settings, state.paused, now, stood_still_ms);
         job.run(&mut |message| recovery.push(message))?;
+        let moves = recovery.first_moved();
+        let stillness = lasted_ms.map(|lasted_ms| Stillness { over: now, lasted_ms, moves });
         let mut shard = recovery.finish();
         tasks.newest().into_iter().for_each(|task| shard.watch_from(task.from));
         let (edit, copies, owed) = (None, None, VecDeque::new());

@@ -179,6 +179,11 @@ impl Store {
         self.cell.stands_still(shard, since);
     }
 
+    /// See [`EngineCell::went_on`].
+    pub(crate) fn went_on(&self, shard: ShardId, over: Millis, again: Option<Millis>) {
+        self.cell.went_on(shard, over, again);
+    }
+
     /// Makes good the room held ready for what must not fail, if the disk has it. Whether it is whole.
     pub async fn make_room(&self) -> bool {
         let cell = self.cell.clone();

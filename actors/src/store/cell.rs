@@ -327,6 +327,17 @@ impl EngineCell {
         self.stilled().entry(shard).or_insert(since);
     }
 
+    /// It turned out that the lease clocks of `shard` had gone on at `over`, and stopped `again`.
+    pub(crate) fn went_on(&self, shard: ShardId, over: Millis, again: Option<Millis>) {
+        let mut stilled = self.stilled();
+        if stilled.get(&shard).is_some_and(|since| *since <= over) {
+            match again {
+                Some(again) => drop(stilled.insert(shard, again)),
+                None => drop(stilled.remove(&shard)),
+            }
+        }
+    }
+
     fn stilled(&self) -> std::sync::MutexGuard<'_, BTreeMap<ShardId, Millis>> {
         self.stilled.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -10,8 +10,8 @@ use super::error::StoreError;
 use super::fold::by_place;
 use super::schema::{HEAD, STATE};
 use redb::{ReadTransaction, ReadableDatabase};
-use ron_core::ids::ShardId;
-use ron_core::message::Recovered;
+use ron_core::ids::{ShardId, Slot};
+use ron_core::message::{MsgState, Recovered};
 use ron_core::reprocess::Task;
 use ron_core::shard::TopicState;
 use std::collections::BTreeMap;
@@ -61,6 +61,24 @@ impl Engine {
 }
 
 impl LoadJob {
+    /// The state of one message, if it is there and was ever handed out. Blocks.
+    ///
+    /// # Errors
+    /// The database's, or a damaged row.
+    pub fn state_of(&self, slot: Slot) -> Result<Option<MsgState>, StoreError> {
+        let (chunk, place) = (slot.chunk(), slot.idx());
+        if let Some((_, kept)) = self.ram.get(&chunk) {
+            return Ok(kept.get(&place).copied().flatten());
+        }
+        let Some((_, unfolded)) = self.chunks.iter().find(|(one, _)| *one == chunk) else { return Ok(None) };
+        if let Some(state) = unfolded.get(&place) {
+            return Ok(*state);
+        }
+        let states = self.txn.open_table(STATE)?;
+        let folded = states.get(chunk)?.map(|row| chunk_states(chunk, row.value())).transpose()?;
+        Ok(folded.and_then(|folded| by_place(&folded).get(&place).copied().flatten()))
+    }
+
     /// Calls `each` with every live message of the shard, in the order of their places. Blocks.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use super::kept::{Corpse, Msg};
 use super::{Paused, Settings, Shard};
+use crate::ids::Slot;
 use crate::message::{Phase, Recovered};
 use crate::time::Millis;
 
@@ -18,6 +19,7 @@ pub struct Recovery {
     shard: Shard,
     now: Millis,
     stood_still_ms: u64,
+    first_moved: Option<(Slot, Millis)>,
 }
 
 impl Recovery {
@@ -27,7 +29,7 @@ impl Recovery {
         let mut shard = Shard::new(settings);
         shard.paused = paused;
         shard.recovered_at = now;
-        Recovery { shard, now, stood_still_ms }
+        Recovery { shard, now, stood_still_ms, first_moved: None }
     }
 
     /// Takes one message; slots rise from call to call.
@@ -63,18 +65,26 @@ impl Recovery {
         }
     }
 
+    /// A lease whose deadline had to be moved, and the deadline that is stored: as long as the store shows that, what
+    /// the first tick writes has not landed.
+    #[must_use]
+    pub fn first_moved(&self) -> Option<(Slot, Millis)> {
+        self.first_moved
+    }
+
     /// The shard. Its first [`Shard::wake_at`] may be now.
     #[must_use]
     pub fn finish(self) -> Shard {
         self.shard
     }
 
-    fn push_leased(&mut self, slot: crate::ids::Slot, mut msg: Msg) {
+    fn push_leased(&mut self, slot: Slot, mut msg: Msg) {
         let went_down = Millis(self.now.0.saturating_sub(self.stood_still_ms));
         if msg.at > went_down {
             let left_ms = LEASE_LEFT_MS.min(self.shard.settings.visibility_ms);
             let deadline = msg.at.plus(self.stood_still_ms).max(self.now.plus(left_ms));
             if deadline != msg.at {
+                self.first_moved.get_or_insert((slot, msg.at));
                 msg.at = deadline;
                 self.shard.moved.push(slot);
             }
