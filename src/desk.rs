@@ -29,6 +29,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// A tail that has nothing to say says so this often, so that nobody takes the node for dead.
+const QUIET: Duration = Duration::from_secs(10);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Desk {
@@ -141,17 +144,22 @@ impl ControlDesk for Desk {
         let past = self.bus.recent(since, topic);
         let last = past.last().map(|record| record.seq);
         let draining = self.readiness.draining().clone();
+        // `None` = nothing for a while
         let live = futures::stream::unfold((live, draining), |(mut live, draining)| async move {
             let next = tokio::select! {
                 biased;
-                record = live.recv() => record,
-                () = draining.cancelled() => live.try_recv(),
+                record = live.recv() => record.map(Some),
+                () = draining.cancelled() => live.try_recv().map(Some),
+                () = tokio::time::sleep(QUIET) => Some(None),
             };
             next.map(|record| (record, (live, draining)))
         });
-        let live = live.filter(move |record| ready(last.is_none_or(|last| record.seq > last)));
+        let new = move |record: &Arc<Record>| last.is_none_or(|last| record.seq > last);
+        let live = live.filter(move |record| ready(record.as_ref().is_none_or(new)));
         let live = live.take(if follow { usize::MAX } else { 0 });
-        futures::stream::iter(past).chain(live).map(|record| line(&record))
+        let said =
+            |record: Option<Arc<Record>>| record.map_or(Bytes::from_static(b"\n"), |record| line(&record));
+        futures::stream::iter(past).map(Some).chain(live).map(said)
     }
 
     fn policy(&self) -> Value {

@@ -3,8 +3,10 @@
 use crate::harness::{Setup, TestNode, poll};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 fn ronctl(node: &TestNode, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ronctl"));
@@ -28,7 +30,9 @@ fn events_are_told_back_and_then_as_they_come() {
     let mut node = Setup::new().start();
     let mut tail =
         ronctl(&node, &["tail", "--topic", "kernel", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut live = BufReader::new(tail.stdout.take().unwrap());
+    let (tell, live) = std::sync::mpsc::channel();
+    let printed = BufReader::new(tail.stdout.take().unwrap());
+    std::thread::spawn(move || printed.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
     node.signal(Signal::HUP);
     let reloaded = poll("the reload is told back", || {
         let (code, text) =
@@ -38,16 +42,18 @@ fn events_are_told_back_and_then_as_they_come() {
     });
     assert_eq!(reloaded["topic"], "kernel.config_updated");
     assert!(reloaded["ts"].as_str().unwrap().ends_with('Z') && reloaded["version"].is_u64(), "{reloaded}");
-    let mut next = || {
-        let mut line = String::new();
-        live.read_line(&mut line).unwrap();
-        line
-    };
-    // whether the tail was there before the reload is its own luck; what comes next it must see
-    let id = node.control().post("/ctl/cap/revoke", &json!({"cap_ids": ["00112233aabbccdd"]})).json(200);
-    assert_eq!(id["revoked"][0]["already"], false);
-    let revoked = std::iter::repeat_with(&mut next).find(|line| line.contains("CapRevoked")).unwrap();
-    assert_eq!(serde_json::from_str::<Value>(&revoked).unwrap()["cap_id"], "00112233aabbccdd");
+    // when the tail begins to see things is its own luck; what comes then it must see
+    let mut number = 0;
+    let revoked = poll("a revocation is told as it comes", || {
+        number += 1;
+        let id = format!("{number:016x}");
+        let done = node.control().post("/ctl/cap/revoke", &json!({ "cap_ids": [id] })).json(200);
+        assert_eq!(done["revoked"][0]["already"], false);
+        let line = live.recv_timeout(Duration::from_millis(200)).ok()?;
+        line.contains("CapRevoked").then_some(line)
+    });
+    let revoked: Value = serde_json::from_str(&revoked).unwrap();
+    assert!(revoked["cap_id"].as_str().unwrap().starts_with("0000000000"), "{revoked}");
 
     let (code, text) = run(&node, &["tail", "--since", "15m", "--no-follow", "--topic", "mailbox"]);
     assert_eq!((code, text.as_str()), (0, ""), "nothing under another topic");
@@ -58,6 +64,22 @@ fn events_are_told_back_and_then_as_they_come() {
     node.signal(Signal::TERM);
     assert!(node.wait_exit().success(), "a tail does not hold up the end");
     assert!(tail.wait().unwrap().success());
+}
+
+/// ronctl takes a node for dead that says nothing for 30 s.
+#[test]
+fn a_tail_that_has_nothing_to_say_says_so() {
+    let node = Setup::new().start();
+    let mut socket = UnixStream::connect(node.ready["socket"].as_str().unwrap()).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket.write_all(b"GET /ctl/tail?topic=nothing&follow=true HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n1\r\n\n\r\n") {
+        let mut some = [0; 1_024];
+        let n = socket.read(&mut some).unwrap();
+        assert!(n > 0, "{}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&some[..n]);
+    }
 }
 
 #[test]

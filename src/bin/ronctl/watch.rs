@@ -52,6 +52,9 @@ pub(crate) async fn tail(tail: TailArgs, mut node: Client, out: Output) -> Resul
     let path = format!("/ctl/tail?topic={}&since_ms={since_ms}&follow={follow}", tail.topic);
     let mut lines = node.lines(Call::get(path)).await?;
     while let Some(line) = lines.next().await? {
+        if line.is_empty() {
+            continue; // the node has nothing to say, and says so
+        }
         let event: Value = serde_json::from_slice(&line)
             .map_err(|err| failed(format!("the node's line is not what was expected: {err}")))?;
         if out.json { out.value(&event)? } else { out.line(readable(&event))? }
