@@ -1,6 +1,6 @@
 //! The tree on a single thread under a paused clock, with a store that takes its time.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
 use ron_actors::blocking::{Blocking, Job, Pace};
@@ -183,6 +183,7 @@ async fn a_lease_that_failed_to_commit_does_not_release_a_later_one() {
 #[tokio::test(start_paused = true)]
 async fn what_landed_although_it_failed_moves_no_lease_twice() {
     const TURN: Duration = Duration::from_millis(1_000);
+    const SOON: Duration = Duration::from_secs(300);
     const ALL: Paused = Paused { recv: true, enqueue: true };
     let medium = Fallible::default();
     let tree = start(Arc::new(medium.clone()), TURN).await;
@@ -200,19 +201,26 @@ async fn what_landed_although_it_failed_moves_no_lease_twice() {
     for _ in 0..6 {
         // the next commit is the one that moves the lease
         let opened = medium.opened.load(Ordering::SeqCst);
-        while medium.opened.load(Ordering::SeqCst) == opened {
-            tokio::time::sleep(TURN / 20).await;
-        }
+        let again = async {
+            while medium.opened.load(Ordering::SeqCst) == opened {
+                tokio::time::sleep(TURN / 20).await;
+            }
+        };
+        tokio::time::timeout(SOON, again).await.expect("the store is opened again");
         medium.failing_sync.store(2, Ordering::SeqCst);
     }
     medium.failing_sync.store(0, Ordering::SeqCst);
-    let moved = loop {
-        tokio::time::sleep(TURN).await;
-        let page = mailbox.peek(&queue(), PeekState::Vis, 10, None).await;
-        if let Ok(Some(moved)) = page.map(|page| page.messages.first().and_then(|one| one.deadline.clone())) {
-            break moved;
+    let seen = async {
+        loop {
+            tokio::time::sleep(TURN).await;
+            let page = mailbox.peek(&queue(), PeekState::Vis, 10, None).await;
+            let one = page.map(|page| page.messages.first().and_then(|one| one.deadline.clone()));
+            if let Ok(Some(moved)) = one {
+                break moved;
+            }
         }
     };
+    let moved = tokio::time::timeout(SOON, seen).await.expect("the lease is shown");
     let most = Millis(1_000_000 + 60_000).plus(begun.elapsed().as_millis() as u64 + 5_000).rfc3339();
     assert!(moved > deadline && moved <= most, "{deadline} became {moved}, which may be {most} at most");
 }
