@@ -8,6 +8,7 @@ use crate::http::request::Peer;
 use crate::node::OUR_FILES;
 use crate::policy::PolicyKeeper;
 use crate::providers::verifier_name;
+use crate::tls::TlsKeeper;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::future::ready;
@@ -49,6 +50,8 @@ pub struct Desk {
     pub clock: Arc<dyn Clock>,
     /// Where its listeners are.
     pub addresses: BTreeMap<&'static str, SocketAddr>,
+    /// Which of them are inside TLS.
+    pub tls: Arc<TlsKeeper>,
     /// All queues.
     pub directory: Arc<Directory>,
     /// The supervisor of their actors.
@@ -87,6 +90,7 @@ impl ControlDesk for Desk {
             "pid": std::process::id(),
             "uptime_ms": self.clock.now().since(self.started),
             "addresses": self.addresses,
+            "tls": self.tls.listeners(),
             "topics": self.directory.len(),
             "store": {
                 "chunks": store.chunks,

@@ -8,7 +8,7 @@ mod process;
 mod queues;
 mod requests;
 
-pub use labels::{Endpoint, Service, Stage, WebhookResult, interop_route, mailbox_route};
+pub use labels::{Endpoint, Service, Stage, WebhookResult, interop_route, mailbox_call, mailbox_route};
 pub use queues::{NoQueues, QueueCounters, QueueFigure, QueueFigures, escape_label, write_queues};
 pub use requests::{Inflight, MethodLabel, RequestTable};
 
@@ -97,6 +97,20 @@ impl Metrics {
     }
 }
 
+/// The `tls` tables of the configuration, and the listener that each is named by.
+const TLS_TABLES: [(&str, &str); 4] = [
+    ("interop.tls", "interop"),
+    ("interop.metrics_tls", "interop_admin"),
+    ("mailbox.tls", "mailbox"),
+    ("mailbox.metrics_tls", "mailbox_admin"),
+];
+
+fn certificate_ends(r: &Names<'_>) -> HashMap<&'static str, Gauge> {
+    let help = "When the certificate of a listener ends, Unix time; 0 = it has none.";
+    let gauge = |listener| r.gauge("tls_certificate_end_timestamp_seconds", help, &[("listener", listener)]);
+    TLS_TABLES.map(|(table, listener)| (table, gauge(listener))).into()
+}
+
 /// The mailbox port's metrics, but for the per-queue ones.
 #[derive(Debug)]
 pub struct MailboxMetrics {
@@ -126,6 +140,7 @@ pub struct MailboxMetrics {
     pub snapshot_bytes: Gauge,
     /// TLS handshakes that failed.
     pub tls_handshake_failures: Counter,
+    certificate_ends: HashMap<&'static str, Gauge>,
     rejected: HashMap<&'static str, Counter>,
     integrity_fail: [Counter; 2],
     snapshots: [Counter; 2],
@@ -185,6 +200,7 @@ impl MailboxMetrics {
                 "TLS handshakes that failed.",
                 &[],
             ),
+            certificate_ends: certificate_ends(&r),
             rejected: ["quota", "degraded", "storage", "auth"]
                 .map(|reason| (reason, r.counter("rejected_total", rejected, &[("reason", reason)])))
                 .into(),
@@ -206,6 +222,13 @@ impl MailboxMetrics {
     pub fn rejected(&self, reason: Reason) {
         if let Some(counter) = reason.rejected_label().and_then(|label| self.rejected.get(label)) {
             counter.increment(1);
+        }
+    }
+
+    /// The certificate of a `tls` table of the configuration ends then, Unix seconds.
+    pub fn certificate_ends(&self, table: &str, unix_s: u64) {
+        if let Some(gauge) = self.certificate_ends.get(table) {
+            gauge.set(unix_s as f64);
         }
     }
 

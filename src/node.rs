@@ -6,14 +6,16 @@ use crate::faults::{FaultDesk, Victims};
 use crate::gate::{Gate, Served};
 use crate::http::admission::{Budgets, RateLimits};
 use crate::http::readiness::{Part, Readiness};
-use crate::http::serve::Listening;
+use crate::listening::Listening;
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::observe::Watch;
-use crate::policy::{PolicyKeeper, PolicyWatch, no_policy, read_policy};
+use crate::policy::{PolicyKeeper, no_policy, read_policy};
 use crate::providers::{serve_providers, verifier_specs};
 use crate::sentinel::NodeSensors;
 use crate::socket::{SocketPlace, make_data_dir};
+use crate::tls::TlsKeeper;
 use crate::upkeep::Upkeep;
+use crate::watched::FileWatch;
 use arc_swap::ArcSwap;
 use ron_actors::blocking::Blocking;
 use ron_actors::entropy::{Entropy, OsEntropy};
@@ -99,9 +101,10 @@ pub struct Node {
     pub(crate) socket: SocketPlace,
     pub(crate) upkeep: Arc<Upkeep>,
     pub(crate) faults: Arc<FaultDesk>,
+    pub(crate) tls: Arc<TlsKeeper>,
     verifiers: SupervisorRef,
     listeners: Vec<Listening>,
-    policy_watch: Option<PolicyWatch>,
+    watches: Vec<FileWatch>,
 }
 
 impl Node {
@@ -114,6 +117,7 @@ impl Node {
         let mut warnings = prepare(&config)?;
         let (policy, device) = (policy_of(&config, &mut warnings)?, medium.faults());
         let metrics = Arc::new(metrics_of(&config)?);
+        let tls = Arc::new(TlsKeeper::load(&config, &metrics).map_err(BootError::Config)?);
         let watch = Arc::new(Watch::new(metrics.clone()));
         let (foundation, clock_made) = lay(&config, medium, &watch, policy.clone())?;
         watch.tell(&foundation.bus);
@@ -155,7 +159,8 @@ impl Node {
             budgets,
             metrics,
             passport,
-            policy_watch: PolicyWatch::begin(&policy),
+            watches: watches_of(&policy, &tls),
+            tls,
             policy,
             providers,
             store_figures: Arc::new(ArcSwap::from_pointee(StoreFigures::default())),
@@ -223,7 +228,7 @@ impl Node {
         self.tree.mailbox.end_waits();
         self.upkeep.stop().await;
         self.leases_settled().await;
-        drop(self.policy_watch);
+        drop(self.watches);
         self.tree.bus.publish(Event::Shutdown);
         let grace = Duration::from_secs(1);
         futures::future::join_all(self.listeners.into_iter().map(|listening| listening.shutdown(grace)))
@@ -296,6 +301,16 @@ fn keeper_of(
     };
     keeper.announce(&keeper.in_force.current());
     Arc::new(keeper)
+}
+
+/// What is read again when it changes.
+fn watches_of(policy: &Arc<PolicyKeeper>, tls: &Arc<TlsKeeper>) -> Vec<FileWatch> {
+    let files: Vec<_> = policy.file.iter().cloned().collect();
+    let policy = policy.clone();
+    let of_policy = FileWatch::begin("policy.file", &files, move || policy.reload_if_changed());
+    let (files, tls) = (tls.files(), tls.clone());
+    let of_tls = FileWatch::begin("the files of tls", &files, move || tls.reload());
+    of_policy.into_iter().chain(of_tls).collect()
 }
 
 fn faults_of(

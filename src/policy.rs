@@ -5,8 +5,6 @@
 
 use crate::http::readiness::Readiness;
 use crate::metrics::Metrics;
-use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use ron_actors::kernel::bus::Bus;
 use ron_actors::kernel::event::Event;
 use ron_actors::mailbox::Directory;
@@ -16,16 +14,9 @@ use ron_core::policy::{Action, PRESET_TTL_MS_MAX, Policy, Problem, Quotas, TEXT_
 use ron_core::reason::{Reason, Refusal};
 use ron_core::time::Clock;
 use serde_json::{Value, json};
-use std::ffi::{OsStr, OsString};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
-
-/// How long after a change the file is read: an editor makes several at once.
-const SETTLES_WITHIN: Duration = Duration::from_millis(100);
 
 const WARNING: &str = "policy.file: the policy in force is an older one, see `ronctl policy check`";
 
@@ -211,94 +202,9 @@ fn show_quotas(quotas: &Quotas) -> Value {
     })
 }
 
-/// Watches the directory of a policy's file until it is dropped.
-#[derive(Debug)]
-pub struct PolicyWatch {
-    _watcher: RecommendedWatcher,
-    task: JoinHandle<()>,
-}
-
-impl Drop for PolicyWatch {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl PolicyWatch {
-    /// Watches for `keeper`; `None` if it has no file, or its directory cannot be watched, which is logged.
-    #[must_use]
-    pub fn begin(keeper: &Arc<PolicyKeeper>) -> Option<PolicyWatch> {
-        let file = keeper.file.as_ref()?;
-        let name = file.file_name()?.to_owned();
-        let dir = match file.parent() {
-            Some(dir) if dir.as_os_str().is_empty() => Path::new("."),
-            Some(dir) => dir,
-            None => return None,
-        };
-        let changed = Arc::new(Notify::new());
-        let watched = {
-            let changed = changed.clone();
-            let told = move |event: notify::Result<notify::Event>| match event {
-                Ok(event) if !concerns(&event, &name) => {}
-                // An error may hide a change.
-                Ok(_) | Err(_) => changed.notify_one(),
-            };
-            notify::recommended_watcher(told)
-                .and_then(|mut watcher| watcher.watch(dir, RecursiveMode::NonRecursive).map(|()| watcher))
-        };
-        let watcher = match watched {
-            Ok(watcher) => watcher,
-            Err(error) => {
-                tracing::warn!(%error, dir = %dir.display(), "policy.file is not watched: reload it by command");
-                return None;
-            }
-        };
-        let keeper = keeper.clone();
-        let task = tokio::spawn(async move {
-            loop {
-                changed.notified().await;
-                tokio::time::sleep(SETTLES_WITHIN).await;
-                keeper.reload_if_changed();
-            }
-        });
-        Some(PolicyWatch { _watcher: watcher, task })
-    }
-}
-
-/// Whether an event in its directory can mean another policy. Reading the file makes events, too, and those do not.
-fn concerns(event: &notify::Event, name: &OsStr) -> bool {
-    let changes = match event.kind {
-        EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => true,
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
-        EventKind::Any | EventKind::Other | EventKind::Access(_) | EventKind::Modify(_) => false,
-    };
-    // A mounted config map is a link to `..data`, which is renamed.
-    let ours = |path: &PathBuf| {
-        path.file_name()
-            .map(OsStr::to_owned)
-            .is_some_and(|found: OsString| found == name || found.as_encoded_bytes().starts_with(b".."))
-    };
-    changes && (event.paths.is_empty() || event.paths.iter().any(ours))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use notify::event::{CreateKind, RenameMode};
-
-    #[test]
-    fn only_what_can_change_the_file_counts() {
-        let heeded = |kind, path: &str| {
-            let event = notify::Event::new(kind).add_path(Path::new("/etc/ron").join(path));
-            concerns(&event, OsStr::new("policy.toml"))
-        };
-        let renamed = EventKind::Modify(ModifyKind::Name(RenameMode::To));
-        assert!(heeded(renamed, "policy.toml") && heeded(renamed, "..data"));
-        assert!(heeded(EventKind::Access(AccessKind::Close(AccessMode::Write)), "policy.toml"));
-        assert!(heeded(EventKind::Create(CreateKind::File), "policy.toml"));
-        assert!(!heeded(renamed, "other.toml") && !heeded(renamed, "policy.toml.swp"));
-        assert!(!heeded(EventKind::Access(AccessKind::Open(AccessMode::Any)), "policy.toml"));
-    }
 
     #[test]
     fn a_file_is_named_with_all_its_lines() {

@@ -12,10 +12,13 @@ use ron_actors::entropy::OsEntropy;
 use ron_actors::kernel::clock::SystemClock;
 use ron_actors::store::Medium;
 use ron_core::time::{Clock, Millis};
-use std::io::Write;
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread::available_parallelism;
+use tokio::runtime::{self, Runtime};
 
 /// Exit code of a bad configuration (EX_CONFIG).
 const BAD_CONFIG: u8 = 78;
@@ -74,7 +77,7 @@ pub fn main(medium_of: impl FnOnce(&Config) -> Arc<dyn Medium>) -> ExitCode {
     if throw_away.is_none() {
         sandbox::enter(&config);
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match runtime(config.node.worker_threads) {
         Ok(runtime) => runtime,
         Err(error) => {
             complain(&format!("the runtime did not start: {error}"));
@@ -86,6 +89,14 @@ pub fn main(medium_of: impl FnOnce(&Config) -> Arc<dyn Medium>) -> ExitCode {
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     drop(throw_away);
     code.into()
+}
+
+/// The runtime. A commit needs a processor of its own while connections and actors keep the others busy; with a worker
+/// for each processor they would take turns, and tasks be handed between threads for nothing.
+fn runtime(workers: Option<NonZeroUsize>) -> io::Result<Runtime> {
+    let processors = || available_parallelism().map_or(1, NonZeroUsize::get);
+    let workers = workers.map_or_else(|| processors().saturating_sub(1).max(1), NonZeroUsize::get);
+    runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()
 }
 
 /// Whether memory touched from now on comes in small pages alone. The allocator asks for huge ones, of 2 MiB, and each
@@ -137,7 +148,7 @@ fn dev_secrets(sources: &mut Sources) -> Result<Vec<DevSecret>, ExitCode> {
     })
 }
 
-fn temporary_data_dir(config: &mut Config) -> std::io::Result<Option<tempfile::TempDir>> {
+fn temporary_data_dir(config: &mut Config) -> io::Result<Option<tempfile::TempDir>> {
     if !config.wants_temporary_data_dir {
         return Ok(None);
     }
@@ -148,9 +159,9 @@ fn temporary_data_dir(config: &mut Config) -> std::io::Result<Option<tempfile::T
 
 fn say(text: &str) {
     // A closed stdout is the reader's choice.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let _ = writeln!(io::stdout(), "{text}");
 }
 
 fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "ron-node: {text}");
+    let _ = writeln!(io::stderr(), "ron-node: {text}");
 }

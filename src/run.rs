@@ -79,6 +79,7 @@ pub fn say_ready(node: &Node) {
         interop_admin = at("interop_admin"),
         mailbox = at("mailbox"),
         mailbox_admin = at("mailbox_admin"),
+        oap = at("oap"),
         socket = %node.socket,
         "ready"
     );
@@ -98,6 +99,7 @@ pub async fn serve(mut node: Node, mut signals: Signals, sources: Sources, log: 
                     version += 1;
                     reload(&mut node, &sources, &log, version);
                     node.policy.reload_by_signal();
+                    node.tls.reload();
                 }
             },
             end = node.tree.watch.ended() => {
@@ -192,7 +194,9 @@ impl Duties {
         if self.ticks.is_multiple_of(4)
             && let Ok(figures) = node.tree.store.ask(|engine| engine.figures()).await
         {
-            node.readiness.set_findings(node.upkeep.look(&figures));
+            let mut findings = node.upkeep.look(&figures);
+            findings.extend(node.tls.findings(node.clock.wall()));
+            node.readiness.set_findings(findings);
             node.store_figures.store(Arc::new(figures));
         }
         if self.ticks.is_multiple_of(UPKEEP_TICKS) {
@@ -241,7 +245,7 @@ impl Duties {
 pub fn dev_banner(node: &Node, secrets: &[DevSecret]) -> String {
     let mut text = String::from("\nron-node --dev: everything on loopback, data thrown away at the end\n\n");
     for (name, addr) in node.addresses() {
-        let _ = writeln!(text, "  {name:<14} http://{addr}");
+        let _ = writeln!(text, "  {name:<14} {}://{addr}", url_scheme(node, name));
     }
     let _ = writeln!(text, "  {:<14} {}\n", "ronctl", node.socket);
     let tenant = node.providers.values().next().map(|served| served.queue.tenant.clone());
@@ -256,10 +260,21 @@ pub fn dev_banner(node: &Node, secrets: &[DevSecret]) -> String {
         }
         let _ = writeln!(
             text,
-            "  curl -sS -XPOST http://{mailbox}/v1/{tenant}/github/recv -H \"Authorization: Bearer $TOKEN\"\n"
+            "  curl -sS -XPOST {}://{mailbox}/v1/{tenant}/github/recv -H \"Authorization: Bearer $TOKEN\"\n",
+            url_scheme(node, "mailbox")
         );
     }
     text
+}
+
+/// The scheme of a listener's URL.
+fn url_scheme(node: &Node, listener: &str) -> &'static str {
+    match (listener, node.tls.of(listener).is_some()) {
+        ("oap", false) => "oap",
+        ("oap", true) => "oap+tls",
+        (_, false) => "http",
+        (_, true) => "https",
+    }
 }
 
 fn dev_token(node: &Node, tenant: &ron_core::ids::Tenant) -> Option<String> {
@@ -285,7 +300,8 @@ fn signed_curl(node: &Node, secrets: &[DevSecret]) -> Option<String> {
         body: body.as_bytes(),
     };
     let headers = scheme.sign(&key, &request).ok()?;
-    let mut curl = format!("curl -sS http://{}/webhooks/github", node.addresses().get("interop")?);
+    let at = node.addresses().get("interop")?;
+    let mut curl = format!("curl -sS {}://{at}/webhooks/github", url_scheme(node, "interop"));
     for (name, value) in headers {
         let _ = write!(curl, " -H '{name}: {value}'");
     }

@@ -131,6 +131,12 @@ impl InForce {
         new
     }
 
+    /// Whether the tenant's requests are charged to a rate.
+    #[must_use]
+    pub fn meters_requests(&self, tenant: &Tenant) -> bool {
+        self.peek().quotas(tenant).request_rate().is_some()
+    }
+
     /// Charges one request of the tenant; settling never comes here.
     ///
     /// # Errors

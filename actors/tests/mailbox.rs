@@ -1,19 +1,23 @@
 //! The mailbox over a real store in RAM: what a caller sees.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
+use futures::FutureExt;
 use ron_actors::kernel::bus::BusLimits;
 use ron_actors::kernel::child::NoObserver;
 use ron_actors::kernel::clock::SystemClock;
 use ron_actors::mailbox::{Mailbox, MailboxConfig, MailboxObserver, Settle};
-use ron_actors::store::{RamMedium, StoreConfig, StoreObserver};
+use ron_actors::store::{DeviceFaults, FileMedium, Medium, RamMedium, StoreConfig, StoreObserver};
 use ron_actors::tree::{Foundation, Tree, TreeArgs};
+use ron_core::envelope::Envelope;
+use ron_core::fault::Sum;
 use ron_core::ids::{ContentHash, QueueKey, Tenant, Topic};
 use ron_core::message::{DedupClaim, MessageMeta, NewMessage, Origin};
 use ron_core::reason::Reason;
 use ron_core::restart::RestartPolicy;
 use ron_core::shard::{NackMode, PeekState, SettingsPatch, TopicChange, Want};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +37,10 @@ impl StoreObserver for Nobody {
 }
 
 async fn start(medium: Arc<RamMedium>) -> Tree {
+    start_on(medium, Arc::new(Nobody)).await
+}
+
+async fn start_on(medium: Arc<dyn Medium>, store_observer: Arc<dyn StoreObserver>) -> Tree {
     let args = TreeArgs {
         medium,
         store: StoreConfig::default(),
@@ -41,7 +49,7 @@ async fn start(medium: Arc<RamMedium>) -> Tree {
         seed: 1,
         restarts: RestartPolicy::default(),
         bus: BusLimits::default(),
-        store_observer: Arc::new(Nobody),
+        store_observer,
         kernel_observer: Arc::new(NoObserver),
     };
     let clock_from = |saved| Arc::new(SystemClock::starting_from(saved)) as _;
@@ -76,7 +84,7 @@ const MANY: Want = Want { max_messages: 256, max_bytes: 4 << 20, visibility_ms: 
 
 async fn take(mailbox: &Mailbox, queue: &QueueKey, wait: Duration) -> Vec<(String, String)> {
     let delivery = mailbox.recv(queue, MANY, wait).await.unwrap();
-    let seen = delivery.messages.iter();
+    let seen = delivery.messages.iter().map(Envelope::from);
     let seen = seen.map(|m| (m.payload.clone().unwrap(), m.receipt.clone().unwrap())).collect();
     delivery.written();
     seen
@@ -193,5 +201,53 @@ async fn receipts_of_a_deleted_topic_are_judged_as_those_of_messages_that_are_go
     let how = Settle::Nack { mode: NackMode::Fail, delay_ms: None, note: None };
     let nacked = mailbox.settle(&orders, how, receipts).await.unwrap();
     assert_eq!(nacked, [Err(Reason::StaleReceipt), Err(Reason::Malformed)]);
+    tree.stop().await;
+}
+
+/// Ends the device's faults with the first commit that failed.
+#[derive(Debug)]
+struct UntilFailed(Arc<DeviceFaults>);
+
+impl StoreObserver for UntilFailed {
+    fn committed(&self, _: f64, _: usize) {}
+    fn failed(&self) {
+        self.0.set(Sum::default());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn figures_do_not_show_what_a_commit_under_way_then_loses() {
+    let dir = tempfile::tempdir().unwrap();
+    let medium = Arc::new(FileMedium::new(dir.path().join("store.redb"), 0));
+    let faults = medium.faults().unwrap();
+    let tree = start_on(medium, Arc::new(UntilFailed(faults.clone()))).await;
+    let (mailbox, orders) = (&tree.mailbox.clone(), queue("orders"));
+    mailbox.enqueue(&orders, vec![message("one")]).await.unwrap().remove(0).unwrap();
+    let receipts: Vec<String> =
+        take(mailbox, &orders, Duration::ZERO).await.into_iter().map(|(_, receipt)| receipt).collect();
+    faults.set(Sum { latency_ms: 600_000, ..Sum::default() });
+    let _ = tree.store.pace(); // of the commits before
+    let ack = tokio::spawn({
+        let (mailbox, orders) = (mailbox.clone(), orders.clone());
+        async move { mailbox.settle(&orders, Settle::Ack, receipts).await }
+    });
+    let waits = async {
+        while tree.store.pace().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waits).await.expect("its commit waits for the device");
+    let mut stat = pin!(mailbox.stat(&orders));
+    let mut vis = pin!(mailbox.peek(&orders, PeekState::Vis, 9, None));
+    assert!(stat.as_mut().now_or_never().is_none() && vis.as_mut().now_or_never().is_none());
+    // what the queue answers at once says that it has seen what was asked before
+    assert!(take(mailbox, &orders, Duration::ZERO).await.is_empty());
+    faults.set(Sum { error_percent: 100, ..Sum::default() });
+    assert_eq!(ack.await.unwrap().unwrap_err().reason, Reason::Storage);
+    let (stat, vis) = (stat.await, vis.await);
+    let lost = |reason| matches!(reason, Reason::Storage | Reason::DownstreamUnavailable);
+    assert!(stat.is_err_and(|refusal| lost(refusal.reason)), "the figures rested on the ack");
+    assert!(vis.is_err_and(|refusal| lost(refusal.reason)), "and so did the page");
+    assert_eq!(mailbox.stat(&orders).await.unwrap().stats.vis, 1, "the ack did not land");
     tree.stop().await;
 }

@@ -118,6 +118,10 @@ fn queue() -> QueueKey {
 }
 
 async fn send_one(mailbox: &Mailbox) {
+    mailbox.enqueue(&queue(), vec![message()]).await.unwrap()[0].as_ref().unwrap();
+}
+
+fn message() -> NewMessage {
     let payload = Bytes::from_static(b"one");
     let meta = MessageMeta {
         content_type: "text/plain".into(),
@@ -127,8 +131,7 @@ async fn send_one(mailbox: &Mailbox) {
         source_msg_id: None,
     };
     let payload_hash = ContentHash::of(&payload);
-    let message = NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup: None };
-    mailbox.enqueue(&queue(), vec![message]).await.unwrap()[0].as_ref().unwrap();
+    NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup: None }
 }
 
 /// The actor of a queue once fired its parking timer over and over while a commit was owed: under a paused clock
@@ -191,7 +194,7 @@ async fn what_landed_although_it_failed_moves_no_lease_twice() {
     send_one(&mailbox).await;
     let want = Want { max_messages: 1, max_bytes: 1 << 20, visibility_ms: Some(60_000) };
     let delivery = mailbox.recv(&queue(), want, Duration::ZERO).await.unwrap();
-    let deadline = delivery.messages[0].deadline.clone().unwrap();
+    let deadline = delivery.messages[0].deadline.rfc3339();
     delivery.written();
     let begun = tokio::time::Instant::now();
     // the second sync of a commit: all of it is written by then
@@ -223,4 +226,27 @@ async fn what_landed_although_it_failed_moves_no_lease_twice() {
     let moved = tokio::time::timeout(SOON, seen).await.expect("the lease is shown");
     let most = Millis(1_000_000 + 60_000).plus(begun.elapsed().as_millis() as u64 + 5_000).rfc3339();
     assert!(moved > deadline && moved <= most, "{deadline} became {moved}, which may be {most} at most");
+}
+
+/// The first send to a topic whose commit was lost after its writing was answered STORAGE, and then, for as long as the
+/// store was being opened again, the topic with the message in it was said not to exist.
+#[tokio::test(start_paused = true)]
+async fn a_topic_whose_first_send_is_in_doubt_is_not_said_to_be_missing() {
+    let medium = Fallible::default();
+    let tree = start(Arc::new(medium.clone()), Duration::from_millis(1_000)).await;
+    let mailbox = tree.mailbox.clone();
+    assert_eq!(mailbox.stat(&queue()).await.unwrap_err().reason, Reason::NotFound, "before");
+    medium.failing_sync.store(2, Ordering::SeqCst); // all of it is written by then
+    assert_eq!(mailbox.enqueue(&queue(), vec![message()]).await.unwrap_err().reason, Reason::Storage);
+    let ready = async {
+        loop {
+            match mailbox.stat(&queue()).await {
+                Ok(stat) => break stat.stats.ready,
+                Err(refusal) => assert_ne!(refusal.reason, Reason::NotFound),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let ready = tokio::time::timeout(Duration::from_secs(60), ready).await.expect("the queue is loaded");
+    assert_eq!(ready, 1, "it had landed");
 }

@@ -24,6 +24,8 @@ pub struct InteropConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// TLS of the public listener.
     pub tls: Option<Tls>,
+    /// TLS of the admin listener.
+    pub metrics_tls: Option<Tls>,
     /// What may be under way.
     pub limits: Limits,
     /// How far a compressed body may inflate.
@@ -99,7 +101,8 @@ impl InteropConfig {
             metrics_addr: s.address("metrics_addr"),
             api: s.boolean("api"),
             trusted_proxies: trusted_proxies(s),
-            tls: Tls::read(s),
+            tls: Tls::read(s, "tls"),
+            metrics_tls: Tls::read(s, "metrics_tls"),
             limits: s.table("limits", Limits::read),
             decompression: s.table("decompression", |s| Decompression {
                 max_ratio: s.integer("max_ratio", 1..=10_000),

@@ -1,6 +1,7 @@
-//! What the public listeners have in common.
+//! What listeners have in common.
 
 use super::read::Section;
+use crate::tls::Identity;
 use ipnet::IpNet;
 use std::path::PathBuf;
 
@@ -16,25 +17,24 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads `tls`. Until this node can serve TLS, asking for it is a problem: plain text must not be the
-    /// answer.
-    pub(super) fn read(s: &Section<'_, '_>) -> Option<Tls> {
-        let tls = s.table("tls", |s| {
+    /// Reads the table `name`, and its files as the boot will: what they hold is a problem like any other.
+    pub(super) fn read(s: &Section<'_, '_>, name: &str) -> Option<Tls> {
+        s.table(name, |s| {
             let (cert, key, client_ca) = (s.path_opt("cert"), s.path_opt("key"), s.path_opt("client_ca"));
-            match (cert, key, client_ca) {
-                (Some(cert), Some(key), client_ca) => Some(Tls { cert, key, client_ca }),
-                (None, None, None) => None,
-                _ => {
-                    s.problem("cert", "and key must both be given", None);
-                    None
+            let tls = match (cert, key, client_ca) {
+                (Some(cert), Some(key), client_ca) => Tls { cert, key, client_ca },
+                (None, None, None) => return None,
+                (cert, ..) => {
+                    let missing = if cert.is_some() { "key" } else { "cert" };
+                    s.problem(missing, "is missing: cert and key go together", None);
+                    return None;
                 }
+            };
+            if let Err(bad) = Identity::load(&tls) {
+                s.problem(bad.key, bad.text, bad.hint);
             }
-        });
-        if tls.is_some() {
-            let hint = "put a TLS proxy in front, and name it in trusted_proxies";
-            s.problem("tls", "is not available in this version", Some(hint.into()));
-        }
-        tls
+            Some(tls)
+        })
     }
 }
 

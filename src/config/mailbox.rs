@@ -21,6 +21,8 @@ pub struct MailboxConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// TLS of both public listeners.
     pub tls: Option<Tls>,
+    /// TLS of the admin listener.
+    pub metrics_tls: Option<Tls>,
     /// Most open connections.
     pub max_conns: u32,
     /// What the state machine of a topic obeys, until the topic's own settings say otherwise.
@@ -55,7 +57,8 @@ impl MailboxConfig {
             oap_listen: s.address("oap_listen"),
             metrics_addr: s.address("metrics_addr"),
             trusted_proxies: trusted_proxies(s),
-            tls: Tls::read(s),
+            tls: Tls::read(s, "tls"),
+            metrics_tls: Tls::read(s, "metrics_tls"),
             max_conns: s.integer("max_conns", 1..=1_000_000),
             settings: settings(s),
             max_topics: s.integer("max_topics", 1..=10_000_000),

@@ -1,6 +1,7 @@
 //! `[node]` and `[clock]`: the process itself.
 
 use super::read::Section;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,6 +42,9 @@ pub struct NodeConfig {
     pub amnesia: bool,
     /// How long a stopping node waits for requests and leases.
     pub drain: Duration,
+    /// Threads for connections and actors; commits run on one of their own. `None` = one fewer than there are
+    /// processors.
+    pub worker_threads: Option<NonZeroUsize>,
     /// Whether it forbids itself to write anywhere but below its data, where the kernel can.
     pub sandbox: bool,
 }
@@ -59,6 +63,7 @@ impl NodeConfig {
             data_dir: data_dir.unwrap_or_default(),
             amnesia: s.boolean("amnesia"),
             drain: Duration::from_millis(s.integer("drain_ms", 0..=600_000)),
+            worker_threads: NonZeroUsize::new(s.integer::<u32>("worker_threads", 0..=1_024) as usize),
             sandbox: sandbox.unwrap_or(true),
         }
     }

@@ -251,7 +251,7 @@ enabled = "yes"
         "ron.toml:5: interop.limits: must be a table",
         "ron.toml:7: mailbox.listen: must be an IP address and port, as 127.0.0.1:9410",
         "ron.toml:8: mailbox.visibility_ms: must be a whole number (milliseconds, 250 to 43200000)",
-        "ron.toml:9: mailbox.tls.cert: and key must both be given",
+        "ron.toml:9: mailbox.tls.key: is missing: cert and key go together",
         "ron.toml:11: auth.cap_cache_ttl: must be a duration as \"30s\" or \"250ms\" (0ms to 30s)",
         "ron.toml:13: store.cache: must be a size as",
         "ron.toml:15: log.format: must be \"json\" or \"pretty\"",

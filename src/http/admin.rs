@@ -1,4 +1,5 @@
-//! The admin ports: liveness, readiness, metrics (SPEC §2). One router a service; a series is on one of them.
+//! The admin ports: liveness, readiness, metrics (SPEC §2). One router a service; a series is on one of them. The
+//! mailbox's metrics are on the Unix socket, too: `ronctl` then needs no port that it may not reach.
 
 use crate::http::error::OwnAnswer;
 use crate::http::mailbox::with_fallbacks;
@@ -37,6 +38,11 @@ pub fn admin_router(of: AdminOf, readiness: Arc<Readiness>, metrics: Arc<Metrics
         .route("/metrics", get(exposition))
         .with_state(Admin { of, readiness, metrics });
     with_fallbacks(routes)
+}
+
+/// The route of the Unix socket with the metrics; whoever merges it adds the fallbacks.
+pub fn ctl_metrics_route(of: AdminOf, readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> Router {
+    Router::new().route("/ctl/metrics", get(exposition)).with_state(Admin { of, readiness, metrics })
 }
 
 async fn readyz(State(admin): State<Admin>, uri: Uri) -> Response {

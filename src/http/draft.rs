@@ -1,49 +1,60 @@
 //! A message before it has its bytes: what headers or a batch item say about it, checked against SPEC §4.
 
 use bytes::Bytes;
-use ron_core::ids::{ContentHash, CorrId};
+use ron_core::ids::ContentHash;
 use ron_core::message::{ATTR_BYTES_MAX, ATTRS_MAX, DedupClaim, MessageMeta, NewMessage, Origin};
 use ron_core::reason::{Reason, Refusal};
 
 /// Longest delay and life of a message: 30 days.
-pub(super) const DELAY_MS_MAX: u64 = 2_592_000_000;
+pub(crate) const DELAY_MS_MAX: u64 = 2_592_000_000;
 /// Shortest life of a message.
-pub(super) const TTL_MS_MIN: u64 = 100;
+pub(crate) const TTL_MS_MIN: u64 = 100;
 const CONTENT_TYPE_BYTES_MAX: usize = 1024;
 const KEY_BYTES_MAX: usize = 256;
 const ATTR_NAME_BYTES_MAX: usize = 64;
 
 /// What a sender says about a message.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Draft {
+pub(crate) struct Draft {
     /// `None` = `application/octet-stream`.
-    pub(super) content_type: Option<String>,
-    pub(super) idempotency_key: Option<String>,
-    pub(super) delay_ms: u64,
-    pub(super) ttl_ms: Option<u64>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) idempotency_key: Option<String>,
+    pub(crate) delay_ms: u64,
+    pub(crate) ttl_ms: Option<u64>,
     /// What the sender says the payload's hash is.
-    pub(super) payload_hash: Option<ContentHash>,
+    pub(crate) payload_hash: Option<ContentHash>,
     /// In the order sent.
-    pub(super) attrs: Vec<(String, String)>,
+    pub(crate) attrs: Vec<(String, String)>,
 }
 
 /// How the sender's field is called, where headers and JSON differ.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct FieldNames {
-    pub(super) content_type: &'static str,
-    pub(super) key: &'static str,
-    pub(super) delay: &'static str,
-    pub(super) ttl: &'static str,
-    pub(super) attr: &'static str,
+pub(crate) struct FieldNames {
+    pub(crate) content_type: &'static str,
+    pub(crate) key: &'static str,
+    pub(crate) delay: &'static str,
+    pub(crate) ttl: &'static str,
+    pub(crate) attr: &'static str,
 }
 
-pub(super) fn malformed(text: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
+impl FieldNames {
+    /// As fields of a JSON body, or of OAP/1, are called.
+    pub(crate) const BODY: FieldNames = FieldNames {
+        content_type: "content_type",
+        key: "idempotency_key",
+        delay: "delay_ms",
+        ttl: "ttl_ms",
+        attr: "attrs",
+    };
+}
+
+pub(crate) fn malformed(text: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
     Refusal::new(Reason::Malformed, text)
 }
 
 impl Draft {
     /// Checks every rule but the payload's.
-    pub(super) fn check(&self, names: FieldNames) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, names: FieldNames) -> Result<(), Refusal> {
         if let Some(content_type) = &self.content_type
             && (content_type.len() > CONTENT_TYPE_BYTES_MAX || content_type.chars().any(char::is_control))
         {
@@ -88,7 +99,12 @@ impl Draft {
     }
 
     /// The message with these bytes; how long its key is remembered is for the topic to say.
-    pub(super) fn into_message(self, payload: Bytes, payload_hash: ContentHash, corr: &CorrId) -> NewMessage {
+    pub(crate) fn into_message(
+        self,
+        payload: Bytes,
+        payload_hash: ContentHash,
+        corr_id: String,
+    ) -> NewMessage {
         let claim = |key: &String| DedupClaim::new(&Origin::Api, key.as_bytes(), &payload_hash, 0);
         let dedup = self.idempotency_key.as_ref().map(claim);
         let content_type = self.content_type.unwrap_or_else(|| "application/octet-stream".to_owned());
@@ -96,14 +112,14 @@ impl Draft {
             content_type,
             attrs: self.attrs,
             idempotency_key: self.idempotency_key,
-            corr_id: corr.as_str().to_owned(),
+            corr_id,
             source_msg_id: None,
         };
         NewMessage { payload, payload_hash, meta, delay_ms: self.delay_ms, ttl_ms: self.ttl_ms, dedup }
     }
 }
 
-pub(super) fn is_attr_name(name: &str) -> bool {
+pub(crate) fn is_attr_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let mut bytes = name.bytes();
     name.len() <= ATTR_NAME_BYTES_MAX
@@ -165,10 +181,10 @@ mod tests {
 
     #[test]
     fn a_key_claims_for_as_long_as_the_topic_says() {
-        let corr = CorrId::parse("corr-0001").unwrap();
         let message = |window_ms| {
             let draft = Draft { idempotency_key: Some("k".into()), ..Draft::default() };
-            let mut message = draft.into_message(Bytes::from_static(b"x"), ContentHash::of(b"x"), &corr);
+            let mut message =
+                draft.into_message(Bytes::from_static(b"x"), ContentHash::of(b"x"), "corr-0001".into());
             message.settle_claim(&Settings { dedup_window_ms: window_ms, ..Settings::default() });
             message
         };

@@ -164,14 +164,6 @@ pub(super) struct BatchItem {
     attrs: Option<Attrs>,
 }
 
-const ITEM_NAMES: FieldNames = FieldNames {
-    content_type: "content_type",
-    key: "idempotency_key",
-    delay: "delay_ms",
-    ttl: "ttl_ms",
-    attr: "attrs",
-};
-
 impl BatchItem {
     /// The message's bytes and what is said about it.
     ///
@@ -197,7 +189,7 @@ impl BatchItem {
             payload_hash: None,
             attrs: self.attrs.unwrap_or_default().0,
         };
-        draft.check(ITEM_NAMES)?;
+        draft.check(FieldNames::BODY)?;
         Ok((payload, draft))
     }
 }
@@ -205,7 +197,7 @@ impl BatchItem {
 /// Body of POST /recv.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RecvRequest {
+pub(crate) struct RecvRequest {
     max_messages: Option<u64>,
     max_bytes: Option<u64>,
     visibility_ms: Option<u64>,
@@ -213,8 +205,18 @@ pub(super) struct RecvRequest {
 }
 
 impl RecvRequest {
+    /// The request of another protocol.
+    pub(crate) const fn of(
+        max_messages: u64,
+        max_bytes: Option<u64>,
+        visibility_ms: Option<u64>,
+        wait_ms: u64,
+    ) -> RecvRequest {
+        RecvRequest { max_messages: Some(max_messages), max_bytes, visibility_ms, wait_ms: Some(wait_ms) }
+    }
+
     /// What is wanted, and how long to wait for it.
-    pub(super) fn check(&self) -> Result<(Want, Duration), Refusal> {
+    pub(crate) fn check(&self) -> Result<(Want, Duration), Refusal> {
         let max_messages = within("max_messages", self.max_messages.unwrap_or(1), &(1..=LIST_MAX as u64))?;
         let max_bytes =
             within("max_bytes", self.max_bytes.unwrap_or(RECV_BYTES_DEFAULT), &(1..=RECV_BYTES_MAX))?;
@@ -230,7 +232,7 @@ impl RecvRequest {
 /// Body of POST /recv/stream.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct StreamRequest {
+pub(crate) struct StreamRequest {
     max_messages: Option<u64>,
     max_bytes: Option<u64>,
     visibility_ms: Option<u64>,
@@ -239,9 +241,14 @@ pub(super) struct StreamRequest {
 }
 
 impl StreamRequest {
+    /// The request of another protocol.
+    pub(crate) fn of(max_inflight: u64, visibility_ms: Option<u64>) -> StreamRequest {
+        StreamRequest { max_inflight: Some(max_inflight), visibility_ms, ..StreamRequest::default() }
+    }
+
     /// What is wanted at once, and how many deliveries the consumer holds unsettled. A stream always waits, whatever
     /// `wait_ms` says.
-    pub(super) fn check(&self) -> Result<(Want, u32), Refusal> {
+    pub(crate) fn check(&self) -> Result<(Want, u32), Refusal> {
         let max_inflight = self.max_inflight.unwrap_or(STREAM_INFLIGHT_DEFAULT);
         let max_inflight = within("max_inflight", max_inflight, &(1..=LIST_MAX as u64))?;
         let (max_messages, max_bytes) = (self.max_messages.or(Some(LIST_MAX as u64)), self.max_bytes);
@@ -403,23 +410,38 @@ impl SettleRequest for NackRequest {
             Mode::Release => NackMode::Release,
             Mode::Reject => NackMode::Reject,
         };
-        if let Some(ms) = self.delay_ms {
-            if mode == NackMode::Reject {
-                return Err(malformed("delay_ms goes with mode fail or release, not with reject"));
-            }
-            within("delay_ms", ms, &(0..=crate::http::draft::DELAY_MS_MAX))?;
-        }
-        if self.reason.as_ref().is_some_and(|reason| reason.chars().count() > NOTE_CHARS_MAX) {
-            return Err(malformed("reason must be at most 256 characters"));
-        }
-        Ok((Settle::Nack { mode, delay_ms: self.delay_ms, note: self.reason }, self.receipts.0))
+        Ok((nack(mode, self.delay_ms, self.reason)?, self.receipts.0))
     }
+}
+
+/// A nack as asked for, if it may be.
+///
+/// # Errors
+/// MALFORMED, naming the field.
+pub(crate) fn nack(mode: NackMode, delay_ms: Option<u64>, note: Option<String>) -> Result<Settle, Refusal> {
+    if let Some(ms) = delay_ms {
+        if mode == NackMode::Reject {
+            return Err(malformed("delay_ms goes with mode fail or release, not with reject"));
+        }
+        within("delay_ms", ms, &(0..=crate::http::draft::DELAY_MS_MAX))?;
+    }
+    if note.as_ref().is_some_and(|note| note.chars().count() > NOTE_CHARS_MAX) {
+        return Err(malformed("reason must be at most 256 characters"));
+    }
+    Ok(Settle::Nack { mode, delay_ms, note })
+}
+
+/// An extend by so much from now, if it may be.
+///
+/// # Errors
+/// MALFORMED.
+pub(crate) fn extend(visibility_ms: u64) -> Result<Settle, Refusal> {
+    Ok(Settle::Extend { visibility_ms: within("visibility_ms", visibility_ms, &VISIBILITY_MS)? })
 }
 
 impl SettleRequest for ExtendRequest {
     fn check(self) -> Result<(Settle, Vec<String>), Refusal> {
-        let visibility_ms = within("visibility_ms", self.visibility_ms, &VISIBILITY_MS)?;
-        Ok((Settle::Extend { visibility_ms }, self.receipts.0))
+        Ok((extend(self.visibility_ms)?, self.receipts.0))
     }
 }
 

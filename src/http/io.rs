@@ -12,7 +12,7 @@ use tokio::time::{Sleep, sleep};
 
 /// A socket with a limit on how long a write may stall.
 #[derive(Debug)]
-pub(super) struct WatchedIo<S> {
+pub(crate) struct WatchedIo<S> {
     socket: S,
     bytes_read: Arc<AtomicU64>,
     stall_max: Duration,
@@ -20,7 +20,7 @@ pub(super) struct WatchedIo<S> {
 }
 
 impl<S> WatchedIo<S> {
-    pub(super) fn new(socket: S, stall_max: Duration) -> (WatchedIo<S>, Arc<AtomicU64>) {
+    pub(crate) fn new(socket: S, stall_max: Duration) -> (WatchedIo<S>, Arc<AtomicU64>) {
         let bytes_read = Arc::new(AtomicU64::new(0));
         (WatchedIo { socket, bytes_read: Arc::clone(&bytes_read), stall_max, stalled: None }, bytes_read)
     }

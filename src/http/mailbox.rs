@@ -10,6 +10,7 @@ mod stream;
 mod subscribers;
 mod topic;
 
+pub(crate) use answers::item_refused;
 pub use dlq::dlq_routes;
 pub use service::{HandedOut, HandsOut, MailboxService};
 pub use subscribers::subscriber_routes;
@@ -49,7 +50,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 /// Largest body of a batch.
-const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(crate) const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest body of any other JSON call: 256 receipts of 200 characters fit with room.
 const JSON_BYTES_MAX: usize = 128 * 1024;
 /// How often a waiting receive asks whether its capability still holds; SPEC §5 allows 1 s.
@@ -162,7 +163,7 @@ async fn enqueue<M: MailboxService>(State(app): App<M>, path: Path, request: Req
     let result = app.store(&send.queue, vec![send.message]).await?;
     let done = match result.into_iter().next() {
         Some(Ok(done)) => done,
-        Some(Err(reason)) => return Err(answers::item_refused(reason).into()),
+        Some(Err(reason)) => return Err(item_refused(reason).into()),
         None => return Err(Refusal::new(Reason::Internal, "the mailbox gave no result").into()),
     };
     let body = answers::enqueued(done, &send.hash, send.durability, Some(&send.call.corr));
@@ -201,7 +202,7 @@ async fn enqueue_batch<M: MailboxService>(State(app): App<M>, path: Path, reques
             .and_then(|(payload, draft)| authority.check_bytes(payload.len()).map(|()| (payload, draft)));
         outcomes.push(drafted.map(|(payload, draft)| {
             let hash = ContentHash::of(&payload);
-            messages.push(draft.into_message(payload, hash, &call.corr));
+            messages.push(draft.into_message(payload, hash, call.corr.as_str().to_owned()));
             hash
         }));
     }
@@ -352,7 +353,7 @@ impl<M: MailboxService> MailboxApp<M> {
             self.meter.metrics().mailbox.integrity_fail(Stage::Ingress);
             return Err(malformed("X-Payload-Hash is not the hash of the body that arrived").into());
         }
-        let message = draft.into_message(payload, hash, &call.corr);
+        let message = draft.into_message(payload, hash, call.corr.as_str().to_owned());
         Ok(Send { call: call.clone(), queue, hash, durability: limits.durability, message })
     }
 

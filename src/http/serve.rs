@@ -5,31 +5,29 @@
 use crate::http::door::Door;
 use crate::http::io::WatchedIo;
 use crate::http::request::Peer;
+use crate::listening::{Lifeline, Listening, next};
+use crate::tls::{Handshakes, Patience, admit};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// Limits of a listener's connections.
 #[derive(Debug, Clone, Copy)]
 pub struct ServeLimits {
     /// Most connections at once.
     pub max_conns: usize,
-    /// How long a request's head may take, and how long a connection may idle.
+    /// How long a request's head may take, and how long a connection may idle; a handshake before it has as long.
     pub header_deadline: Duration,
     /// How long a peer may take nothing of an answer.
     pub write_stall: Duration,
@@ -57,60 +55,27 @@ const HEADERS_MAX: usize = 100;
 const TURNED_AWAY_MAX: usize = 64;
 const TURN_AWAY_DEADLINE: Duration = Duration::from_millis(500);
 
-/// A listener at work.
-#[derive(Debug)]
-pub struct Listening {
-    addr: Option<SocketAddr>,
-    stop: CancellationToken,
-    kill: CancellationToken,
-    tasks: TaskTracker,
-}
-
-impl Listening {
-    /// The address it is bound to; `None` for a Unix socket.
-    #[must_use]
-    pub const fn addr(&self) -> Option<SocketAddr> {
-        self.addr
-    }
-
-    /// Stops accepting, lets requests under way finish for `grace`, then closes what is left.
-    pub async fn shutdown(self, grace: Duration) {
-        self.stop.cancel();
-        self.tasks.close();
-        if timeout(grace, self.tasks.wait()).await.is_err() {
-            self.kill.cancel();
-            self.tasks.wait().await;
-        }
-    }
-}
-
-/// Binds `addr` (port 0 = any) and serves `door` on it.
+/// Binds `addr` (port 0 = any) and serves `door` on it, inside TLS where there are handshakes.
 ///
 /// # Errors
 /// What binding says, e.g. [`io::ErrorKind::AddrInUse`].
-pub async fn serve_tcp(addr: SocketAddr, door: Arc<Door>, limits: ServeLimits) -> io::Result<Listening> {
+pub async fn serve_tcp(
+    addr: SocketAddr,
+    door: Arc<Door>,
+    limits: ServeLimits,
+    tls: Option<Arc<Handshakes>>,
+) -> io::Result<Listening> {
     let listener = TcpListener::bind(addr).await?;
-    serve_tcp_on(listener, door, limits)
-}
-
-/// Serves `door` on a bound listener.
-///
-/// # Errors
-/// If the listener does not know its own address.
-pub fn serve_tcp_on(listener: TcpListener, door: Arc<Door>, limits: ServeLimits) -> io::Result<Listening> {
-    let addr = listener.local_addr()?;
-    let server = Server::new(door, limits);
-    let listening = server.listening(Some(addr));
-    listening.tasks.spawn(accept_tcp(listener, server));
+    let (listening, lifeline) = Listening::new(Some(listener.local_addr()?));
+    lifeline.tasks.clone().spawn(accept_tcp(listener, Server::new(door, limits, lifeline), tls));
     Ok(listening)
 }
 
 /// Serves `door` on a bound Unix socket, to this process's own user and root only.
 #[must_use]
 pub fn serve_unix(listener: UnixListener, door: Arc<Door>, limits: ServeLimits) -> Listening {
-    let server = Server::new(door, limits);
-    let listening = server.listening(None);
-    listening.tasks.spawn(accept_unix(listener, server));
+    let (listening, lifeline) = Listening::new(None);
+    lifeline.tasks.clone().spawn(accept_unix(listener, Server::new(door, limits, lifeline)));
     listening
 }
 
@@ -121,60 +86,34 @@ struct Server {
     limits: ServeLimits,
     conns: Arc<Semaphore>,
     turned_away: Arc<Semaphore>,
-    stop: CancellationToken,
-    kill: CancellationToken,
-    tasks: TaskTracker,
+    lifeline: Lifeline,
 }
 
 impl Server {
-    fn new(door: Arc<Door>, limits: ServeLimits) -> Server {
-        Server {
-            door,
-            limits,
-            conns: Arc::new(Semaphore::new(limits.max_conns)),
-            turned_away: Arc::new(Semaphore::new(TURNED_AWAY_MAX)),
-            stop: CancellationToken::new(),
-            kill: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-        }
-    }
-
-    fn listening(&self, addr: Option<SocketAddr>) -> Listening {
-        Listening { addr, stop: self.stop.clone(), kill: self.kill.clone(), tasks: self.tasks.clone() }
+    fn new(door: Arc<Door>, limits: ServeLimits, lifeline: Lifeline) -> Server {
+        let (conns, turned_away) = (Semaphore::new(limits.max_conns), Semaphore::new(TURNED_AWAY_MAX));
+        Server { door, limits, conns: Arc::new(conns), turned_away: Arc::new(turned_away), lifeline }
     }
 }
 
-/// The next connection, or `None` when the listener stops. Survives what accept can fail with (a peer that is
-/// gone already, no descriptors left).
-async fn next<S, P>(server: &Server, mut accept: P) -> Option<S>
-where
-    P: FnMut(&mut Context<'_>) -> Poll<io::Result<S>>,
-{
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = server.stop.cancelled() => return None,
-            accepted = poll_fn(&mut accept) => accepted,
-        };
-        match accepted {
-            Ok(socket) => return Some(socket),
-            Err(error) => {
-                tracing::warn!(%error, "accept failed");
-                // out of descriptors: connections must end first, so do not spin
-                sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-}
-
-async fn accept_tcp(listener: TcpListener, server: Server) {
-    while let Some((socket, addr)) = next(&server, |cx| listener.poll_accept(cx)).await {
+async fn accept_tcp(listener: TcpListener, server: Server, tls: Option<Arc<Handshakes>>) {
+    let ServeLimits { header_deadline: handshake, write_stall, .. } = server.limits;
+    let patience = Patience { handshake, write_stall };
+    while let Some((socket, addr)) = next(&server.lifeline.stop, |cx| listener.poll_accept(cx)).await {
         // answers are small and must not wait for an ack
         let _ = socket.set_nodelay(true);
         match Arc::clone(&server.conns).try_acquire_owned() {
             Ok(permit) => {
-                server.tasks.spawn(connection(socket, Peer::Tcp(addr), server.clone(), permit));
+                let (server, tls) = (server.clone(), tls.clone());
+                server.lifeline.tasks.clone().spawn(async move {
+                    let socket = admit(tls.as_deref(), socket, patience, &server.lifeline).await;
+                    if let Some(socket) = socket {
+                        connection(socket, Peer::Tcp(addr), server, permit).await;
+                    }
+                });
             }
+            // a handshake to be told so would cost what there is too much of
+            Err(_) if tls.is_some() => server.door.meter().connection_refused(),
             Err(_) => turn_away(socket, &server),
         }
     }
@@ -182,12 +121,12 @@ async fn accept_tcp(listener: TcpListener, server: Server) {
 
 async fn accept_unix(listener: UnixListener, server: Server) {
     let own = rustix::process::geteuid().as_raw();
-    while let Some((socket, _)) = next(&server, |cx| listener.poll_accept(cx)).await {
+    while let Some((socket, _)) = next(&server.lifeline.stop, |cx| listener.poll_accept(cx)).await {
         let Some(peer) = local_peer(&socket, own) else {
             continue;
         };
         if let Ok(permit) = Arc::clone(&server.conns).try_acquire_owned() {
-            server.tasks.spawn(connection(socket, peer, server.clone(), permit));
+            server.lifeline.tasks.spawn(connection(socket, peer, server.clone(), permit));
         }
     }
 }
@@ -234,8 +173,8 @@ where
                 }
                 break;
             }
-            () = server.kill.cancelled() => break,
-            () = server.stop.cancelled(), if !ending => {
+            () = server.lifeline.kill.cancelled() => break,
+            () = server.lifeline.stop.cancelled(), if !ending => {
                 ending = true;
                 conn.as_mut().graceful_shutdown();
             }
@@ -278,7 +217,7 @@ fn turn_away(mut socket: TcpStream, server: &Server) {
         return;
     };
     let answer = server.door.too_many_connections();
-    server.tasks.spawn(async move {
+    server.lifeline.tasks.spawn(async move {
         // after the request's first bytes, and reading on until the peer closes: an answer before a request,
         // or a close on unread bytes, is an answer lost
         let told = async {

@@ -15,7 +15,8 @@ use crate::http::interop::{InteropApp, Version, interop_router};
 use crate::http::mailbox::{MailboxApp, MailboxLimits, mailbox_router};
 use crate::http::readiness::{Part, Readiness};
 use crate::http::request::Ids;
-use crate::http::serve::{Listening, ServeLimits, serve_tcp, serve_unix};
+use crate::http::serve::{ServeLimits, serve_tcp, serve_unix};
+use crate::listening::Listening;
 use crate::metrics::{Metrics, MetricsOptions, NoQueues};
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -88,7 +89,7 @@ impl Net {
 
     async fn serve(&self, surface: Surface, router: Router) -> (SocketAddr, Listening) {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let listening = serve_tcp(any, self.door(surface, router), self.serve).await.unwrap();
+        let listening = serve_tcp(any, self.door(surface, router), self.serve, None).await.unwrap();
         (listening.addr().unwrap(), listening)
     }
 

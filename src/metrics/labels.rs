@@ -32,6 +32,12 @@ pub(super) const MAILBOX_ROUTES: [&str; 23] = [
 /// The interop port's routes; [`interop_route`] gives the index.
 pub(super) const INTEROP_ROUTES: [&str; 4] = ["/webhooks/{provider}", "/version", "/v1", "other"];
 
+/// The index of one of the mailbox's routes by its name.
+#[must_use]
+pub fn mailbox_call(name: &str) -> usize {
+    MAILBOX_ROUTES.iter().position(|route| *route == name).unwrap_or(MAILBOX_ROUTES.len() - 1)
+}
+
 /// What follows the topic in `/v1/{tenant}/{topic}…`, as an index into the mailbox's routes.
 #[must_use]
 pub fn mailbox_route(path: &str) -> usize {

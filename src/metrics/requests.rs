@@ -21,12 +21,14 @@ pub enum MethodLabel {
     Put,
     /// DELETE
     Delete,
+    /// A request of OAP/1, which counts under the route of the same call.
+    Oap,
     /// Anything else.
     Other,
 }
 
 impl MethodLabel {
-    const NAMES: [&'static str; 6] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OTHER"];
+    const NAMES: [&'static str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OAP", "OTHER"];
 
     /// The label of `method`.
     #[must_use]
@@ -125,8 +127,13 @@ impl RequestTable {
 
     /// A request on `route` was answered with `code` after `took`.
     pub fn answered(&self, route: usize, method: MethodLabel, code: u16, took: Duration) {
-        self.counter(route, method, code).increment(1);
-        self.histogram(route, method).record(took.as_secs_f64());
+        self.answered_many(route, method, code, took, 1);
+    }
+
+    /// `count` requests on `route` that came together were answered with `code` after `took`.
+    pub fn answered_many(&self, route: usize, method: MethodLabel, code: u16, took: Duration, count: usize) {
+        self.counter(route, method, code).increment(count as u64);
+        self.histogram(route, method).record_many(took.as_secs_f64(), count);
     }
 
     /// The routes' names, in the order of their indexes.

@@ -4,7 +4,7 @@ use super::{BootError, Node};
 use crate::config::Config;
 use crate::desk::Desk;
 use crate::gate::Gate;
-use crate::http::admin::{AdminOf, admin_router};
+use crate::http::admin::{AdminOf, admin_router, ctl_metrics_route};
 use crate::http::admission::{Budgets, RateLimits};
 use crate::http::auth::{Access, Audience};
 use crate::http::ctl::ctl_router;
@@ -15,6 +15,7 @@ use crate::http::mailbox::{Durability, MailboxApp, MailboxLimits, mailbox_router
 use crate::http::request::Ids;
 use crate::http::serve::{ServeLimits, serve_tcp, serve_unix};
 use crate::http::upkeep::upkeep_routes;
+use crate::oap::{OapApp, OapLimits, OapRoutes, serve_oap};
 use crate::observe::Queues;
 use crate::providers::shown_providers;
 use crate::socket::SocketPlace;
@@ -55,12 +56,35 @@ impl Node {
         for Place { name, surface, addr, router, limits } in self.places(&shared, gate) {
             let meter = Meter::new(surface, self.metrics.clone());
             let door = Arc::new(Door::new(router, meter, shared.ids.clone()));
-            let listening = serve_tcp(addr, door, limits).await;
+            let listening = serve_tcp(addr, door, limits, self.tls.of(name)).await;
             let listening = listening.map_err(|error| BootError::Taken(format!("{name} {addr}: {error}")))?;
             self.addresses.insert(name, listening.addr().unwrap_or(addr));
             self.listeners.push(listening);
         }
+        self.listen_oap(&shared).await?;
         self.listen_to_ronctl(&shared)
+    }
+
+    async fn listen_oap(&mut self, shared: &Shared) -> Result<(), BootError> {
+        let (addr, max_conns) = (self.config.mailbox.oap_listen, self.config.mailbox.max_conns as usize);
+        let ServeLimits { header_deadline: handshake, write_stall, .. } = ServeLimits::default();
+        let app = OapApp {
+            mailbox: self.tree.mailbox.clone(),
+            passport: self.passport.clone(),
+            policy: self.policy.in_force.clone(),
+            readiness: self.readiness.clone(),
+            mailbox_limits: shared.limits.clone(),
+            meter: Meter::new(Surface::Mailbox, self.metrics.clone()),
+            clock: self.clock.clone(),
+            limits: OapLimits { max_conns, handshake, write_stall },
+            tls: self.tls.of("oap"),
+            routes: OapRoutes::default(),
+        };
+        let listening = serve_oap(addr, Arc::new(app)).await;
+        let listening = listening.map_err(|error| BootError::Taken(format!("oap {addr}: {error}")))?;
+        self.addresses.insert("oap", listening.addr().unwrap_or(addr));
+        self.listeners.push(listening);
+        Ok(())
     }
 
     fn places(&self, shared: &Shared, gate: Gate) -> [Place; 4] {
@@ -72,8 +96,6 @@ impl Node {
         };
         let inner = ServeLimits { max_conns: mailbox.max_conns as usize, ..ServeLimits::default() };
         let admin = |of| admin_router(of, self.readiness.clone(), self.metrics.clone());
-        let (directory, reader) = (self.tree.mailbox.directory().clone(), self.tree.store.reader().clone());
-        let queues = Queues { directory, reader, clock: self.clock.clone() };
         let to_mailbox = Access::Capability(Arc::new(self.passport.clone()), Audience::Mailbox);
         let mailbox_app = self.mailbox_app(shared, Surface::Mailbox, to_mailbox, None);
         [
@@ -102,10 +124,15 @@ impl Node {
                 name: "mailbox_admin",
                 surface: Surface::Internal,
                 addr: mailbox.metrics_addr,
-                router: admin(AdminOf::Mailbox(Arc::new(queues))),
+                router: admin(self.admin_of_mailbox()),
                 limits: inner,
             },
         ]
+    }
+
+    fn admin_of_mailbox(&self) -> AdminOf {
+        let (directory, reader) = (self.tree.mailbox.directory().clone(), self.tree.store.reader().clone());
+        AdminOf::Mailbox(Arc::new(Queues { directory, reader, clock: self.clock.clone() }))
     }
 
     fn interop_router(&self, shared: &Shared, gate: Gate) -> Router {
@@ -164,6 +191,7 @@ impl Node {
             started: self.clock.now(),
             clock: self.clock.clone(),
             addresses: self.addresses.clone(),
+            tls: self.tls.clone(),
             directory: self.tree.mailbox.directory().clone(),
             shards: self.tree.shards.clone(),
             verifiers: self.verifiers.clone(),
@@ -178,7 +206,10 @@ impl Node {
         let listener = self.socket.bind().map_err(taken)?;
         let mailbox = self.mailbox_app(shared, Surface::Internal, Access::Full, None);
         let meter = Meter::new(Surface::Internal, self.metrics.clone());
-        let more = upkeep_routes(self.upkeep.clone()).merge(fault_routes(self.faults.clone()));
+        let (readiness, metrics) = (self.readiness.clone(), self.metrics.clone());
+        let more = upkeep_routes(self.upkeep.clone())
+            .merge(fault_routes(self.faults.clone()))
+            .merge(ctl_metrics_route(self.admin_of_mailbox(), readiness, metrics));
         let router = ctl_router(Arc::new(desk), mailbox, more);
         let door = Arc::new(Door::new(router, meter, shared.ids.clone()));
         self.listeners.push(serve_unix(listener, door, ServeLimits::default()));

@@ -51,7 +51,7 @@ fn lag(client: &Client, topic: &str, subscriber: &str) -> u64 {
     row["lag"].as_u64().unwrap()
 }
 
-fn metric(node: &TestNode, line: &str) -> Option<u64> {
+pub(crate) fn metric(node: &TestNode, line: &str) -> Option<u64> {
     let answer = node.mailbox_admin().get("/metrics");
     answer.text().lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok())
 }

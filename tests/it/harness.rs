@@ -9,6 +9,7 @@ use ron_node::schemes::Catalogue;
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -212,6 +213,11 @@ impl TestNode {
         self.at("mailbox_admin")
     }
 
+    /// Where OAP/1 is spoken.
+    pub(crate) fn oap(&self) -> SocketAddr {
+        self.at("oap").addr()
+    }
+
     /// The mailbox, without a capability.
     pub(crate) fn bare(&self) -> Client {
         self.at("mailbox")
@@ -317,6 +323,19 @@ pub(crate) fn poll<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
         assert!(started.elapsed() < SOON, "{what}: not within {SOON:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Bytes that came to this address and were not read yet.
+pub(crate) fn unread_bytes(listener: SocketAddr) -> usize {
+    const LISTENS: &str = "0A"; // for such a socket it is connections
+    let unread = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let &[_, local, _, state, queues, ..] = &words[..] else { return None };
+        let here = local.ends_with(&format!(":{:04X}", listener.port())) && state != LISTENS;
+        let unread = queues.split_once(':').filter(|_| here)?.1;
+        Some(usize::from_str_radix(unread, 16).unwrap())
+    };
+    std::fs::read_to_string("/proc/net/tcp").unwrap().lines().skip(1).filter_map(unread).sum()
 }
 
 /// How long `work` takes.

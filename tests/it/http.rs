@@ -1,5 +1,6 @@
 //! A client that sends what it is told, byte for byte, and reads the answer. A connection a call.
 
+use crate::pki::{self, Trust};
 use serde_json::Value;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,6 +14,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(40);
 #[derive(Debug, Clone)]
 pub(crate) enum Door {
     Tcp(SocketAddr),
+    Tls(SocketAddr, Trust),
     Unix(String),
 }
 
@@ -45,9 +47,14 @@ impl Client {
         Client { door: self.door.clone(), token: Some(token.to_owned()) }
     }
 
+    /// The same without a capability.
+    pub(crate) fn bare(&self) -> Client {
+        Client::new(self.door.clone())
+    }
+
     pub(crate) fn addr(&self) -> SocketAddr {
         match &self.door {
-            Door::Tcp(addr) => *addr,
+            Door::Tcp(addr) | Door::Tls(addr, _) => *addr,
             Door::Unix(path) => panic!("{path} is a socket"),
         }
     }
@@ -59,6 +66,7 @@ impl Client {
                 stream.set_read_timeout(Some(ANSWER_WITHIN)).unwrap();
                 Box::new(stream)
             }
+            Door::Tls(addr, trust) => Box::new(pki::connect(*addr, trust).unwrap()),
             Door::Unix(path) => {
                 let stream = match path.strip_prefix('@') {
                     Some(name) => {

@@ -3,13 +3,14 @@
 use crate::{assert_clean, files};
 
 /// A crate of ours: its directory, its name, and which of ours it may name.
-const CRATES: [(&str, &str, &[&str]); 6] = [
+const CRATES: [(&str, &str, &[&str]); 7] = [
     ("actors/core/", "ron_core", &[]),
     ("actors/", "ron_actors", &["ron_core"]),
     ("chaos/checker/", "ron_checker", &[]),
     ("chaos/history/", "ron_history", &[]),
+    ("sdk/rust/", "ron_client", &["ron_core"]),
     ("chaos/", "ron_chaos", &["ron_core", "ron_actors", "ron_node", "ron_history"]),
-    ("", "ron_node", &["ron_core", "ron_actors"]),
+    ("", "ron_node", &["ron_core", "ron_actors", "ron_client"]),
 ];
 
 /// The crate a file belongs to. The inner directories come first in the list.
@@ -52,20 +53,22 @@ fn manifests_depend_only_along_the_arrows() {
 }
 
 /// Libraries that only some rooms may name: the library, then where it may be named.
-const LIBRARIES: [(&str, &[&str]); 12] = [
+const LIBRARIES: [(&str, &[&str]); 14] = [
     ("redb", &["actors/src/store/", "actors/tests/", "chaos/src/", "chaos/tests/"]),
     ("metrics", &["src/metrics.rs", "src/metrics/"]),
     ("metrics_exporter_prometheus", &["src/metrics.rs", "src/metrics/"]),
     ("axum", &["src/", "tests/"]),
-    ("hyper", &["src/", "chaos/src/drill/", "tests/"]),
+    ("hyper", &["src/", "chaos/src/drill/", "sdk/rust/", "tests/"]),
+    ("rustls", &["src/tls/", "sdk/rust/", "tests/"]),
     ("figment", &["src/config/"]),
     ("clap", &["src/process.rs", "src/bin/ronctl/", "chaos/"]),
     // "SHA-256 (and SHA-1 …) only at the edge": the keys of a scheme; the senders' side of demo and drills signs
     ("sha2", &["actors/core/src/scheme/", "src/bin/ronctl/demo/", "chaos/checker/src/sign.rs", "tests/"]),
     ("sha1", &["actors/core/src/scheme/", "src/bin/ronctl/demo/", "chaos/checker/src/sign.rs", "tests/"]),
     ("hmac", &["actors/core/src/scheme/", "src/bin/ronctl/demo/", "chaos/checker/src/sign.rs", "tests/"]),
+    ("ruzstd", &["actors/core/src/oap/", "tests/"]),
     ("ractor", &["actors/", "src/", "chaos/src/", "tests/"]),
-    ("tokio", &["actors/src/", "actors/tests/", "src/", "chaos/src/", "chaos/tests/", "tests/"]),
+    ("tokio", &["actors/src/", "actors/tests/", "src/", "chaos/src/", "chaos/tests/", "sdk/rust/", "tests/"]),
 ];
 
 #[test]

@@ -6,6 +6,9 @@ use ron_node::config::{Config, Sources};
 use ron_node::metrics::{Metrics, MetricsOptions, QueueFigure, QueueFigures};
 use ron_node::schemes::Catalogue;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::Command;
 
 /// The rows of the table that follows `<!-- table: NAME -->` in `document`, without its head; code marks stripped.
@@ -116,6 +119,19 @@ fn blocks(document: &str, language: &str) -> Vec<String> {
     text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
 }
 
+/// The files that the manuals name below `/etc/ron/tls`.
+fn put_certificate(dir: &Path) {
+    let made = rcgen::generate_simple_self_signed(vec!["node.example".to_owned()]).expect("a certificate");
+    let put = |name: &str, text: String| {
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).mode(0o600).open(dir.join(name)).expect("a file");
+        file.write_all(text.as_bytes()).expect("room for it");
+    };
+    put("cert.pem", made.cert.pem());
+    put("clients.pem", made.cert.pem());
+    put("key.pem", made.signing_key.serialize_pem());
+}
+
 #[test]
 fn configurations_in_the_manuals_load() {
     let mut seen = 0;
@@ -123,6 +139,8 @@ fn configurations_in_the_manuals_load() {
         for text in blocks(document, "toml") {
             let dir = tempfile::tempdir().expect("a directory");
             let file = dir.path().join("node.toml");
+            put_certificate(dir.path());
+            let text = text.replace("/etc/ron/tls", &dir.path().display().to_string());
             std::fs::write(&file, &text).expect("a file");
             let secrets = ["GITHUB_SECRET", "STRIPE_SECRET", "GITHUB_SECRET_OLD", "GITHUB_SECRET_NEW"];
             let env =

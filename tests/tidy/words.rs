@@ -24,9 +24,10 @@ fn nothing_is_left_to_do_and_nothing_gives_up() {
 }
 
 /// Where the operating system may be asked for the time or for random bytes.
-const CLOCKS: [&str; 10] = [
+const CLOCKS: [&str; 12] = [
     "actors/src/kernel/clock.rs",
     "actors/src/entropy.rs",
+    "sdk/rust/src/entropy.rs",
     "src/bin/ronctl/ambient.rs",
     "chaos/checker/src/clock.rs",
     // how long a commit took, for a metric
@@ -36,6 +37,8 @@ const CLOCKS: [&str; 10] = [
     "src/http/door.rs",
     // a real node is measured from outside; the simulator next door gets no clock
     "chaos/src/drill/",
+    // how long requests took, for the metrics
+    "src/oap/conn.rs",
     // the runtime's clock, paused: what simulated lives count from
     "chaos/src/sim/life.rs",
     // a disk that takes its time over a sync

@@ -1,10 +1,59 @@
-//! The Envelope: a message as a consumer receives it (SPEC §4).
+//! A message as a consumer receives it: the facts, and the Envelope that JSON makes of them (SPEC §4).
 
-use crate::ids::{ContentHash, QueueKey};
+use crate::ids::{ContentHash, MessageId, QueueKey};
 use crate::message::{DeadLetter, StoredMessage};
+use crate::receipt::Receipt;
 use crate::time::Millis;
 use serde::Serialize;
 use std::collections::BTreeMap;
+
+/// A message that is handed out, whatever the protocol.
+#[derive(Debug, Clone)]
+pub struct Delivered {
+    /// Out of which queue.
+    pub queue: QueueKey,
+    /// Its id.
+    pub msg_id: MessageId,
+    /// Names this delivery.
+    pub receipt: Receipt,
+    /// Hand-outs that count.
+    pub attempt: u32,
+    /// All hand-outs.
+    pub delivery: u32,
+    /// End of the lease.
+    pub deadline: Millis,
+    /// The message that this one is a copy of.
+    pub copied_from: Option<MessageId>,
+    /// When the store that it is in was last restored from a snapshot with it.
+    pub restored_at: Option<Millis>,
+    /// What is stored.
+    pub message: StoredMessage,
+}
+
+impl Delivered {
+    /// The id of the message that this one is a copy of, or was made from.
+    #[must_use]
+    pub fn source_msg_id(&self) -> Option<String> {
+        let copied = self.copied_from.map(|source| source.to_string());
+        copied.or_else(|| self.message.meta.source_msg_id.clone())
+    }
+}
+
+impl From<&Delivered> for Envelope {
+    fn from(of: &Delivered) -> Envelope {
+        let view = DeliveryView {
+            receipt: Some(of.receipt.to_string()),
+            attempt: of.attempt,
+            delivery: of.delivery,
+            deadline: Some(of.deadline),
+            dead_letter: None,
+        };
+        let mut envelope = Envelope::new(&of.queue, of.msg_id.to_string(), &of.message, view);
+        envelope.source_msg_id = of.source_msg_id();
+        envelope.restored_at = of.restored_at.map(Millis::rfc3339);
+        envelope
+    }
+}
 
 /// A delivered or peeked message in JSON.
 #[derive(Debug, Clone, Serialize)]

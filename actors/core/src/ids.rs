@@ -2,6 +2,7 @@
 
 use crate::time::Millis;
 use serde::{Deserialize, Serialize};
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 use ulid::Ulid;
@@ -47,6 +48,13 @@ macro_rules! name_type {
             /// The name as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        // Hash and order are those of the text, so that a map of names can be asked with a text.
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
                 &self.0
             }
         }
@@ -186,6 +194,12 @@ impl MessageId {
         let bad = BadName { what: "msg_id", rule: "a 26-character ULID in upper case" };
         let id = MessageId(Ulid::from_string(text).map_err(|_| bad)?.0);
         if id.to_string() == text { Ok(id) } else { Err(bad) }
+    }
+
+    /// Its 16 bytes, as OAP/1 has them.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
     }
 
     /// Where the record would be, if this id is of this store.

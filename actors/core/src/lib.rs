@@ -16,6 +16,7 @@ pub mod fault;
 pub mod ids;
 pub mod limit;
 pub mod message;
+pub mod oap;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
 pub mod policy;

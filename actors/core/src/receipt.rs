@@ -8,12 +8,14 @@
 use crate::ids::{Incarnation, QueueKey, Slot};
 use crate::shard::DeliveryRef;
 use data_encoding::BASE64URL_NOPAD;
+use std::fmt;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 const TAG_BYTES: usize = 16;
 const NAMED_BYTES: usize = 12;
-const BYTES: usize = NAMED_BYTES + TAG_BYTES;
+/// Bytes of a receipt.
+pub const RECEIPT_BYTES: usize = NAMED_BYTES + TAG_BYTES;
 
 /// The store's key for receipts. Wiped when dropped, never printed.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -27,8 +29,8 @@ impl ReceiptKey {
     }
 }
 
-impl std::fmt::Debug for ReceiptKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for ReceiptKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ReceiptKey(..)")
     }
 }
@@ -44,9 +46,9 @@ pub enum ReceiptError {
     Stale,
 }
 
-/// Issues and opens receipts.
-#[derive(Debug, Clone, Copy)]
-pub struct Receipt;
+/// A receipt, as it is; [`fmt::Display`] writes its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt([u8; RECEIPT_BYTES]);
 
 impl Receipt {
     /// The receipt of `delivery` out of `queue`.
@@ -56,36 +58,61 @@ impl Receipt {
         incarnation: Incarnation,
         queue: &QueueKey,
         delivery: DeliveryRef,
-    ) -> String {
+    ) -> Receipt {
         let named = name(delivery);
-        let mut bytes = [0u8; BYTES];
+        let mut bytes = [0u8; RECEIPT_BYTES];
         bytes[..NAMED_BYTES].copy_from_slice(&named);
         bytes[NAMED_BYTES..].copy_from_slice(&tag(key, incarnation, queue, &named));
-        BASE64URL_NOPAD.encode(&bytes)
+        Receipt(bytes)
     }
 
-    /// The delivery that the receipt `text` names. Compares its tag in constant time.
+    /// What somebody says is a receipt.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; RECEIPT_BYTES]) -> Receipt {
+        Receipt(bytes)
+    }
+
+    /// Its bytes, as OAP/1 has them.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; RECEIPT_BYTES] {
+        self.0
+    }
+
+    /// The receipt with this text.
     ///
     /// # Errors
-    /// See [`ReceiptError`].
-    pub fn open(
-        key: &ReceiptKey,
-        incarnation: Incarnation,
-        queue: &QueueKey,
-        text: &str,
-    ) -> Result<DeliveryRef, ReceiptError> {
+    /// [`ReceiptError::Malformed`] for anything that is not exactly what [`fmt::Display`] writes.
+    pub fn parse(text: &str) -> Result<Receipt, ReceiptError> {
         let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| ReceiptError::Malformed)?;
         if BASE64URL_NOPAD.encode(&bytes) != text {
             return Err(ReceiptError::Malformed);
         }
-        let bytes: [u8; BYTES] = bytes.try_into().map_err(|_| ReceiptError::Malformed)?;
-        let (named, given) = bytes.split_at(NAMED_BYTES);
+        bytes.try_into().map(Receipt).map_err(|_| ReceiptError::Malformed)
+    }
+
+    /// The delivery that it names. Compares its tag in constant time.
+    ///
+    /// # Errors
+    /// [`ReceiptError::Stale`].
+    pub fn open(
+        &self,
+        key: &ReceiptKey,
+        incarnation: Incarnation,
+        queue: &QueueKey,
+    ) -> Result<DeliveryRef, ReceiptError> {
+        let (named, given) = self.0.split_at(NAMED_BYTES);
         if !bool::from(tag(key, incarnation, queue, named).ct_eq(given)) {
             return Err(ReceiptError::Stale);
         }
         let slot = named[..8].iter().fold(0, |slot, &byte| (slot << 8) | u64::from(byte));
         let delivery = named[8..].iter().fold(0, |count, &byte| (count << 8) | u32::from(byte));
         Ok(DeliveryRef { slot: Slot(slot), delivery })
+    }
+}
+
+impl fmt::Display for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE64URL_NOPAD.encode(&self.0))
     }
 }
 
@@ -124,57 +151,55 @@ mod tests {
     #[test]
     fn opens_what_it_issued() {
         let (key, queue) = (ReceiptKey::new([9; 32]), queue("acme", "orders"));
-        let text = Receipt::issue(&key, INCARNATION, &queue, DELIVERY);
+        let receipt = Receipt::issue(&key, INCARNATION, &queue, DELIVERY);
+        let text = receipt.to_string();
         assert_eq!(text.len(), 38);
         assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'));
-        assert_eq!(Receipt::open(&key, INCARNATION, &queue, &text), Ok(DELIVERY));
+        assert_eq!(Receipt::parse(&text), Ok(receipt));
+        assert_eq!(Receipt::from_bytes(receipt.to_bytes()).open(&key, INCARNATION, &queue), Ok(DELIVERY));
     }
 
     #[test]
     fn is_stale_anywhere_else() {
         let (key, here) = (ReceiptKey::new([9; 32]), queue("acme", "orders"));
-        let text = Receipt::issue(&key, INCARNATION, &here, DELIVERY);
+        let receipt = Receipt::issue(&key, INCARNATION, &here, DELIVERY);
         let stale = Err(ReceiptError::Stale);
-        assert_eq!(Receipt::open(&ReceiptKey::new([8; 32]), INCARNATION, &here, &text), stale);
-        assert_eq!(Receipt::open(&key, Incarnation(8), &here, &text), stale);
+        assert_eq!(receipt.open(&ReceiptKey::new([8; 32]), INCARNATION, &here), stale);
+        assert_eq!(receipt.open(&key, Incarnation(8), &here), stale);
         for other in [queue("acme", "order"), queue("acm", "orders"), queue("orders", "acme")] {
-            assert_eq!(Receipt::open(&key, INCARNATION, &other, &text), stale, "{other}");
+            assert_eq!(receipt.open(&key, INCARNATION, &other), stale, "{other}");
         }
     }
 
     #[test]
     fn every_changed_bit_is_noticed() {
         let (key, queue) = (ReceiptKey::new([9; 32]), queue("acme", "orders"));
-        let text = Receipt::issue(&key, INCARNATION, &queue, DELIVERY);
-        let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).unwrap();
-        for bit in 0..bytes.len() * 8 {
-            let mut changed = bytes.clone();
+        let receipt = Receipt::issue(&key, INCARNATION, &queue, DELIVERY);
+        for bit in 0..RECEIPT_BYTES * 8 {
+            let mut changed = receipt.to_bytes();
             changed[bit / 8] ^= 1 << (bit % 8);
-            let changed = BASE64URL_NOPAD.encode(&changed);
-            assert_eq!(Receipt::open(&key, INCARNATION, &queue, &changed), Err(ReceiptError::Stale));
+            let changed = Receipt::from_bytes(changed);
+            assert_eq!(changed.open(&key, INCARNATION, &queue), Err(ReceiptError::Stale));
         }
     }
 
     #[test]
     fn other_text_is_malformed() {
         let (key, queue) = (ReceiptKey::new([9; 32]), queue("acme", "orders"));
-        let text = Receipt::issue(&key, INCARNATION, &queue, DELIVERY);
+        let receipt = Receipt::issue(&key, INCARNATION, &queue, DELIVERY);
+        let text = receipt.to_string();
         let mut others =
             vec![String::new(), "x".into(), format!("{text}="), format!("{text}A"), format!(" {text}")];
         others.push(text[1..].to_owned());
         others.push("é".repeat(19));
         others.push("A".repeat(10_000));
         // the last character has four bits that must be 0
-        let last = BASE64URL_NOPAD.decode(text.as_bytes()).unwrap()[BYTES - 1];
+        let last = receipt.to_bytes()[RECEIPT_BYTES - 1];
         let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let sloppy = alphabet[usize::from((last & 0b11) << 4) + 1];
         others.push(format!("{}{}", &text[..37], char::from(sloppy)));
         for other in others {
-            assert_eq!(
-                Receipt::open(&key, INCARNATION, &queue, &other),
-                Err(ReceiptError::Malformed),
-                "{other}"
-            );
+            assert_eq!(Receipt::parse(&other), Err(ReceiptError::Malformed), "{other}");
         }
     }
 

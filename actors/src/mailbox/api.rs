@@ -10,7 +10,7 @@ use super::router::RouterMsg;
 use crate::kernel::admission::{Admission, Full, Permit};
 use crate::kernel::handle::{CastError, Handle};
 use crate::store::{Identity, ReadFailure, Store};
-use ron_core::envelope::{DeliveryView, Envelope};
+use ron_core::envelope::{Delivered, DeliveryView, Envelope};
 use ron_core::ids::{MessageId, QueueKey, Slot};
 use ron_core::message::{NewMessage, PutOutcome, StoredMessage};
 use ron_core::reason::{Reason, Refusal};
@@ -25,6 +25,9 @@ use tokio::sync::oneshot;
 
 /// How long a caller waits for an actor that is being started or restarted.
 const UP_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often a receive tries anew when all that it was given ended on the way to it.
+const OVERTAKEN_MAX: usize = 4;
 
 /// One accepted message of an enqueue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +74,25 @@ pub struct TopicStat {
     pub settings: Settings,
     /// What is paused.
     pub paused: Paused,
+}
+
+/// Messages that are with their queue and not committed yet.
+#[derive(Debug)]
+pub struct Submitted {
+    answer: oneshot::Receiver<Result<Vec<PutOutcome>, Refusal>>,
+    store: Store,
+}
+
+impl Submitted {
+    /// What became of them, after their commit; one result a message, in order.
+    ///
+    /// # Errors
+    /// As [`Mailbox::enqueue`].
+    pub async fn stored(self) -> Result<Vec<Result<Enqueued, Reason>>, Refusal> {
+        let outcomes = received(self.answer.await)?;
+        let identity = self.store.identity();
+        Ok(outcomes.into_iter().map(|outcome| enqueued(identity, outcome)).collect())
+    }
 }
 
 /// The mailbox, as the network side sees it. Cheap to clone.
@@ -127,15 +149,21 @@ impl Mailbox {
         queue: &QueueKey,
         messages: Vec<NewMessage>,
     ) -> Result<Vec<Result<Enqueued, Reason>>, Refusal> {
+        self.submit(queue, messages).await?.stored().await
+    }
+
+    /// Brings messages to their queue. They are stored in the order in which these calls come back; whether they are
+    /// is known later, from [`Submitted::stored`].
+    ///
+    /// # Errors
+    /// As [`Mailbox::enqueue`].
+    pub async fn submit(&self, queue: &QueueKey, messages: Vec<NewMessage>) -> Result<Submitted, Refusal> {
         let entry = self.inner.directory.get_or_create(queue)?;
         let bytes = messages.iter().map(|message| message.payload.len()).sum();
         let permit = admit(&entry.requests, bytes)?;
         let (reply, answer) = oneshot::channel();
         self.send(&entry, ShardMsg::Enqueue(messages, reply, permit)).await?;
-        let outcomes = received(answer.await)?;
-        let identity = self.inner.store.identity();
-        let of = |outcome| enqueued(identity, outcome);
-        Ok(outcomes.into_iter().map(of).collect())
+        Ok(Submitted { answer, store: self.inner.store.clone() })
     }
 
     /// Hands out messages, waiting up to `wait` for the first. Empty for a topic that nothing was sent to.
@@ -151,8 +179,17 @@ impl Mailbox {
                 Err(_) => return Ok(Delivery::default()),
             },
         };
-        let permit = admit(&entry.requests, 0)?;
-        self.recv_at(&entry, want, wait, None, Some(permit)).await
+        let clock = &self.inner.clock;
+        let until = clock.now().plus(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        for _ in 0..OVERTAKEN_MAX {
+            let permit = admit(&entry.requests, 0)?;
+            let wait = Duration::from_millis(until.since(clock.now()));
+            let delivery = self.recv_at(&entry, want, wait, None, Some(permit)).await?;
+            if !delivery.is_overtaken() {
+                return Ok(delivery);
+            }
+        }
+        Ok(Delivery::default())
     }
 
     pub(super) async fn recv_at(
@@ -188,17 +225,19 @@ impl Mailbox {
             let delivery = DeliveryRef { slot: leased.slot, delivery: leased.delivery };
             match body {
                 Ok(message) => {
-                    let receipt =
-                        Receipt::issue(&identity.receipt_key, identity.incarnation, &entry.key, delivery);
-                    let view = DeliveryView {
-                        receipt: Some(receipt),
+                    let key = &identity.receipt_key;
+                    self.inner.observer.delivered(now.since(message.enqueued) as f64 / 1e3);
+                    messages.push(Delivered {
+                        queue: entry.key.clone(),
+                        msg_id: identity.message_id(message.enqueued, message.slot),
+                        receipt: Receipt::issue(key, identity.incarnation, &entry.key, delivery),
                         attempt: leased.attempt,
                         delivery: leased.delivery,
-                        deadline: Some(leased.deadline),
-                        dead_letter: None,
-                    };
-                    self.inner.observer.delivered(now.since(message.enqueued) as f64 / 1e3);
-                    messages.push(self.envelope(&entry.key, &message, view));
+                        deadline: leased.deadline,
+                        copied_from: message.copied_from.map(|(slot, at)| identity.message_id(at, slot)),
+                        restored_at: identity.restored_at(message.slot),
+                        message,
+                    });
                     index += 1;
                 }
                 Err(ReadFailure::Damaged) => {
@@ -226,7 +265,7 @@ impl Mailbox {
         envelope
     }
 
-    /// Settles deliveries; one result a receipt, in order, after the commit.
+    /// Settles deliveries by the texts of their receipts; one result a receipt, in order, after the commit.
     ///
     /// # Errors
     /// A [`Refusal`] of the whole request.
@@ -236,16 +275,28 @@ impl Mailbox {
         how: Settle,
         receipts: Vec<String>,
     ) -> Result<Vec<Result<(), Reason>>, Refusal> {
+        self.settle_receipts(queue, how, receipts.iter().map(|text| Receipt::parse(text)).collect()).await
+    }
+
+    /// As [`Mailbox::settle`]; `Err` = what somebody sent is no receipt.
+    ///
+    /// # Errors
+    /// A [`Refusal`] of the whole request.
+    pub async fn settle_receipts(
+        &self,
+        queue: &QueueKey,
+        how: Settle,
+        receipts: Vec<Result<Receipt, ReceiptError>>,
+    ) -> Result<Vec<Result<(), Reason>>, Refusal> {
         let identity = self.inner.store.identity();
-        let open = |text: &String| {
-            Receipt::open(&identity.receipt_key, identity.incarnation, queue, text).map_err(|error| {
-                match error {
-                    ReceiptError::Malformed => Reason::Malformed,
-                    ReceiptError::Stale => Reason::StaleReceipt,
-                }
+        let open = |receipt: Result<Receipt, ReceiptError>| {
+            let open = |receipt: Receipt| receipt.open(&identity.receipt_key, identity.incarnation, queue);
+            receipt.and_then(open).map_err(|error| match error {
+                ReceiptError::Malformed => Reason::Malformed,
+                ReceiptError::Stale => Reason::StaleReceipt,
             })
         };
-        let opened: Vec<Result<DeliveryRef, Reason>> = receipts.iter().map(open).collect();
+        let opened: Vec<Result<DeliveryRef, Reason>> = receipts.into_iter().map(open).collect();
         let deliveries: Vec<DeliveryRef> =
             opened.iter().filter_map(|one| one.as_ref().ok().copied()).collect();
         let entry = self.inner.directory.get(queue).filter(|_| !deliveries.is_empty());

@@ -3,8 +3,9 @@
 use super::loading::Phase;
 use super::messages::{ConfigureReply, LookReply, PeekReply, PurgeReply, StatReply, TopicInForce, refusal};
 use super::shard::{ShardRef, ShardState};
+use super::tasks::Answer;
 use crate::kernel::admission::Permit;
-use crate::store::UnitResult;
+use crate::store::{OnDone, Unit, UnitResult, Work};
 use ron_core::ids::Slot;
 use ron_core::reason::{Reason, Refusal};
 use ron_core::shard::{Command, PeekState, Reply, TopicChange, Violation};
@@ -61,11 +62,13 @@ impl ShardState {
         let Phase::Ready(loaded) = &self.phase else { return };
         let (stats, settings) = (loaded.shard.stats(), *loaded.shard.settings());
         let paused = loaded.shard.paused();
-        let shard = self.args.entry.shard;
-        // Behind the pending commits: the figures may rest on them.
-        self.args.store.ask_later(Box::new(move |engine| {
-            let figures = engine.map(|engine| (stats, engine.dedup_keys(shard), settings, paused));
-            let _ = reply.send(figures.map_err(refusal));
+        let (shard, store) = (self.args.entry.shard, self.args.store.clone());
+        self.after_commits(Box::new(move |result| match result {
+            Err(failure) => drop(reply.send(Err(refusal(failure)))),
+            Ok(_) => store.ask_later(Box::new(move |engine| {
+                let figures = engine.map(|engine| (stats, engine.dedup_keys(shard), settings, paused));
+                let _ = reply.send(figures.map_err(refusal));
+            })),
         }));
     }
 
@@ -77,25 +80,31 @@ impl ShardState {
         reply: PeekReply,
     ) {
         let Phase::Ready(loaded) = &self.phase else { return };
-        let page = loaded.shard.peek(peek, after, limit);
-        if !loaded.shard.uncommitted() {
-            let _ = reply.send(Ok(page));
-            return;
-        }
-        self.args.store.ask_later(Box::new(move |engine| {
-            let _ = reply.send(engine.map(|_| page).map_err(refusal));
-        }));
+        self.reply_behind(reply, loaded.shard.peek(peek, after, limit));
     }
 
     pub(super) fn look(&mut self, slot: Slot, reply: LookReply) {
         let Phase::Ready(loaded) = &self.phase else { return };
-        let seen = loaded.shard.state_of(slot);
-        if !loaded.shard.uncommitted() {
-            let _ = reply.send(Ok(seen));
-            return;
-        }
-        self.args.store.ask_later(Box::new(move |engine| {
-            let _ = reply.send(engine.map(|_| seen).map_err(refusal));
+        self.reply_behind(reply, loaded.shard.state_of(slot));
+    }
+
+    /// Answers with what rests on the commits that are owed, after them.
+    pub(super) fn reply_behind<T: Send + 'static>(&self, reply: Answer<T>, value: T) {
+        self.after_commits(Box::new(move |result| {
+            let _ = reply.send(result.map(|_| value).map_err(refusal));
         }));
+    }
+
+    /// Runs `done` when all that is owed now is committed, and with the failure if some of it was lost: a unit without
+    /// work waits like any other, and fails with those before it. A question to the store would not, since the store
+    /// goes on without what it lost.
+    fn after_commits(&self, done: OnDone) {
+        let Phase::Ready(loaded) = &self.phase else { return };
+        if !loaded.shard.uncommitted() {
+            return done(Ok(&[]));
+        }
+        let work = Work { epoch: loaded.epoch, ..Work::default() };
+        let unit = Unit::new(self.args.entry.shard, work, None, Some(done));
+        self.args.store.submit(unit.sharing(self.args.entry.parts.tenant.share()));
     }
 }

@@ -3,7 +3,7 @@
 
 use super::directory::Entry;
 use super::messages::ShardMsg;
-use ron_core::envelope::Envelope;
+use ron_core::envelope::Delivered;
 use ron_core::shard::{DeliveryRef, Leased};
 use ron_core::time::Millis;
 use std::sync::Arc;
@@ -50,11 +50,17 @@ impl Drop for Granted {
 #[derive(Debug, Default)]
 pub struct Delivery {
     /// What goes into the answer.
-    pub messages: Vec<Envelope>,
+    pub messages: Vec<Delivered>,
     pub(crate) granted: Option<Granted>,
 }
 
 impl Delivery {
+    /// Whether messages were leased for it, and all of them ended before they could be read: a commit took longer than
+    /// the lease and the messages' time. Then others may be ready.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        self.granted.is_some() && self.messages.is_empty()
+    }
+
     /// The first message has been handed to the connection: its lease stands, and the others are now first.
     pub fn first_written(&mut self) {
         self.drop_first();

@@ -27,7 +27,7 @@ mod tenants;
 mod topic;
 pub mod waiting;
 
-pub use api::{Enqueued, Mailbox, Settle, TopicStat};
+pub use api::{Enqueued, Mailbox, Settle, Submitted, TopicStat};
 pub use courier::{Fanout, FanoutMsg};
 pub use delivery::Delivery;
 pub use directory::Directory;

@@ -63,14 +63,22 @@ pub struct ShardState {
 pub struct ShardActor;
 
 #[derive(Debug)]
-struct Sink(ShardRef);
+struct Sink {
+    actor: ShardRef,
+    entry: Arc<Entry>,
+}
 
 impl ShardSink for Sink {
     fn committed(&self, ticket: Ticket, outcomes: &[PutOutcome]) {
-        let _ = self.0.cast(ShardMsg::Committed(ticket, outcomes.to_vec()));
+        let _ = self.actor.cast(ShardMsg::Committed(ticket, outcomes.to_vec()));
     }
     fn failed(&self, failure: UnitFailure) {
-        let _ = self.0.cast(ShardMsg::Failed(failure));
+        // It may have been the topic's first commit, and have landed: until the queue is loaded anew nobody can say
+        // that there is no such topic.
+        if failure == UnitFailure::Indeterminate {
+            self.entry.exists.store(true, Ordering::Release);
+        }
+        let _ = self.actor.cast(ShardMsg::Failed(failure));
     }
 }
 
@@ -80,7 +88,7 @@ impl Actor for ShardActor {
     type Arguments = ShardArgs;
 
     async fn pre_start(&self, myself: ShardRef, args: ShardArgs) -> Result<ShardState, ActorProcessingErr> {
-        let sink: Arc<dyn ShardSink> = Arc::new(Sink(myself.clone()));
+        let sink: Arc<dyn ShardSink> = Arc::new(Sink { actor: myself.clone(), entry: args.entry.clone() });
         let now = args.clock.now();
         // Deterministic, and different for every shard and start: it only spreads retries.
         let entropy = now.0 ^ (u64::from(args.entry.shard.0) << 32);
@@ -247,7 +255,9 @@ impl ShardState {
                     Command::Recv { want, .. } => u64::from(want.max_messages),
                     _ => 0,
                 };
-                self.args.entry.allow_deliveries(&mut loaded.shard, wanted);
+                if command.hands_out() {
+                    self.args.entry.allow_deliveries(&mut loaded.shard, wanted);
+                }
                 loaded.shard.hold_ends(!self.args.clock.may_expire());
                 Some(loaded.shard.apply(now, command))
             }

@@ -179,17 +179,6 @@ impl ShardState {
         }
     }
 
-    /// Answers with what rests on the commits that are owed, after them.
-    fn reply_behind<T: Send + 'static>(&self, reply: Answer<T>, value: T) {
-        let Phase::Ready(loaded) = &self.phase else { return };
-        if !loaded.shard.uncommitted() {
-            return drop(reply.send(Ok(value)));
-        }
-        self.args.store.ask_later(Box::new(move |engine| {
-            let _ = reply.send(engine.map(|_| value).map_err(refusal));
-        }));
-    }
-
     fn page(&self, after: Option<Slot>, limit: usize, only: Option<&[Slot]>, reply: Answer<Vec<Buried>>) {
         let Phase::Ready(loaded) = &self.phase else { return };
         let page = match only {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Most tokens remembered. The oldest goes first.
 const ENTRIES_MAX: usize = 16_384;
 
-type TokenHash = [u8; 32];
+pub(super) type TokenHash = [u8; 32];
 
 /// See the module.
 pub(super) struct Cache {

@@ -23,7 +23,7 @@ use crate::kernel::bus::Bus;
 use crate::kernel::child::{ChildKind, ChildSpec, ServiceLabel};
 use crate::kernel::handle::{CastError, Handle, HandlePublisher};
 use buckets::Buckets;
-use cache::Cache;
+use cache::{Cache, TokenHash};
 use changes::Changes;
 use ron_core::capability::{
     self, Ask, CapId, Keyring, MintRequest, Revocation, Revoked, Rotated, TEXT_BYTES_MAX,
@@ -107,6 +107,10 @@ pub struct PassportLimits {
     pub cache_ttl_ms: u64,
 }
 
+/// The name of a token in the cache: says nothing about the token. See [`Passport::remembered`].
+#[derive(Debug, Clone, Copy)]
+pub struct Remembered(TokenHash);
+
 impl Passport {
     /// A passport whose actor is not up yet; see [`Passport::child_spec`].
     ///
@@ -166,8 +170,42 @@ impl Passport {
     /// not: see [`Passport::authorize`].
     #[must_use]
     pub fn authorize_known(&self, token: &str, ask: &Ask<'_>) -> Option<Result<Arc<Grant>, Refusal>> {
-        let grant = self.0.checked.get(&self.0.checked.hash(token), self.0.clock.now())?;
+        self.authorize_remembered(&self.remembered(token), ask)
+    }
+
+    /// What a token is called among those that were checked a moment ago, for who asks again and again.
+    #[must_use]
+    pub fn remembered(&self, token: &str) -> Remembered {
+        Remembered(self.0.checked.hash(token))
+    }
+
+    /// [`Passport::authorize_known`] without the token's text.
+    #[must_use]
+    pub fn authorize_remembered(
+        &self,
+        token: &Remembered,
+        ask: &Ask<'_>,
+    ) -> Option<Result<Arc<Grant>, Refusal>> {
+        let grant = self.0.checked.get(&token.0, self.0.clock.now())?;
         Some(self.judge(grant, ask))
+    }
+
+    /// Whose token it is, if it is in force; what it allows is not asked, and nothing charged.
+    ///
+    /// # Errors
+    /// As [`Passport::authorize`], but neither SCOPE_MISMATCH nor RATE_LIMIT.
+    pub async fn present(&self, token: &str, wall_unix_s: u64) -> Result<Tenant, Refusal> {
+        let (hash, now) = (self.0.checked.hash(token), self.0.clock.now());
+        let grant = match self.0.checked.get(&hash, now) {
+            Some(grant) => grant,
+            None => {
+                let grant = self.check(token, wall_unix_s).await?;
+                self.0.checked.put(hash, &grant, now);
+                grant
+            }
+        };
+        grant.in_force(wall_unix_s)?;
+        Ok(grant.capability.tenant.clone())
     }
 
     /// Judges one request, and charges the token's rates for it.

@@ -52,13 +52,24 @@ pub(crate) fn push_record(body: &mut Vec<u8>, message: &NewMessage) -> usize {
     let start = body.len();
     body.extend_from_slice(&[0; SUM]);
     body.extend_from_slice(&message.payload_hash.0);
-    let meta = postcard::to_allocvec(&message.meta).unwrap_or_default();
-    body.extend_from_slice(&(meta.len() as u32).to_le_bytes());
-    body.extend_from_slice(&meta);
+    push_meta(body, &message.meta);
     body.extend_from_slice(&message.payload);
     let sum = xxh3_64(&body[start + SUM..]).to_le_bytes();
     body[start..start + SUM].copy_from_slice(&sum);
     body.len() - start
+}
+
+/// Appends a meta behind its length. Nearly all are short and need no allocation of their own.
+fn push_meta(body: &mut Vec<u8>, meta: &MessageMeta) {
+    let mut push = |meta: &[u8]| {
+        body.extend_from_slice(&(meta.len() as u32).to_le_bytes());
+        body.extend_from_slice(meta);
+    };
+    let mut short = [0; 256];
+    match postcard::to_slice(meta, &mut short) {
+        Ok(meta) => push(meta),
+        Err(_) => push(&postcard::to_allocvec(meta).unwrap_or_default()),
+    }
 }
 
 /// Bytes that [`push_record`] will write, near enough to cut chunks by.

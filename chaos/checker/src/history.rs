@@ -33,6 +33,8 @@ pub enum Route {
     Single,
     /// `POST /enqueue/batch`.
     Batch,
+    /// Over OAP/1, alone or with others. The answer names no payload hash.
+    Oap,
     /// `POST /webhooks/{provider}`.
     Webhook(String),
 }

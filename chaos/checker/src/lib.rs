@@ -15,6 +15,7 @@ pub mod journal;
 pub mod lease;
 pub mod load;
 pub mod node;
+pub mod oap;
 pub mod rng;
 pub mod sign;
 pub mod trace;

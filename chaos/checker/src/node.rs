@@ -36,6 +36,8 @@ pub struct Addresses {
     pub mailbox: SocketAddr,
     /// healthz, readyz, metrics of the mailbox.
     pub mailbox_admin: SocketAddr,
+    /// The mailbox's binary listener.
+    pub oap: SocketAddr,
 }
 
 /// How the node is set up.
@@ -292,6 +294,7 @@ fn ready_line(line: &[u8]) -> Option<Addresses> {
         interop_admin: address("interop_admin")?,
         mailbox: address("mailbox")?,
         mailbox_admin: address("mailbox_admin")?,
+        oap: address("oap")?,
     })
 }
 
@@ -305,7 +308,10 @@ mod tests {
             "interop":"127.0.0.1:1","interop_admin":"127.0.0.1:2",
             "mailbox":"127.0.0.1:3","mailbox_admin":"127.0.0.1:4","oap":"127.0.0.1:5"}"#;
         let addresses = ready_line(line).unwrap();
-        assert_eq!((addresses.interop.port(), addresses.mailbox_admin.port()), (1, 4));
+        assert_eq!(
+            (addresses.interop.port(), addresses.mailbox_admin.port(), addresses.oap.port()),
+            (1, 4, 5)
+        );
         assert_eq!(ready_line(br#"{"msg":"ready","ready":1}"#), None);
         assert_eq!(ready_line(br#"{"msg":"almost","ready":1}"#), None);
         assert_eq!(ready_line(b"ready=1"), None);

@@ -40,7 +40,9 @@ impl Call<'_> {
     /// A reprocessing may move messages until then: a task outlives its call, and the process.
     pub(crate) fn task_until(&self, index: &Index<'_>) -> usize {
         let Op::Reprocess { queue, .. } = self.op else { return usize::MAX };
-        let over = |call: &&Call<'_>| call.is_done() && call.begin.idx > self.latest;
+        // a cancelling that came after a snapshot is undone with it
+        let undone = |call: &Call<'_>| index.undone(call.end.idx, usize::MAX);
+        let over = |call: &&Call<'_>| call.is_done() && call.begin.idx > self.latest && !undone(call);
         index.some_of(*queue, |calls| &calls.cancels).find(over).map_or(usize::MAX, |call| call.end.idx)
     }
 

@@ -15,6 +15,7 @@ use ron_actors::kernel::clock::SystemClock;
 use ron_actors::mailbox::{Mailbox, MailboxConfig, Settle};
 use ron_actors::store::{EngineCell, FileMedium, StoreConfig, StoreError, offline};
 use ron_actors::tree::{Foundation, Tree, TreeArgs};
+use ron_core::envelope::Envelope;
 use ron_core::fanout::{Addition, Edit, Filter};
 use ron_core::ids::{ContentHash, QueueKey, Tenant, Topic};
 use ron_core::message::{MessageMeta, NewMessage};
@@ -444,7 +445,7 @@ async fn take_all(mailbox: &Mailbox, queue: &QueueKey, got: &mut Got) -> Result<
     loop {
         let delivery = answered(mailbox.recv(queue, ALL, Duration::ZERO)).await?;
         let mut receipts = Vec::new();
-        for message in &delivery.messages {
+        for message in delivery.messages.iter().map(Envelope::from) {
             let body = message.payload.clone().unwrap_or_default();
             got.entry(body).or_default().insert(message.msg_id.clone());
             receipts.extend(message.receipt.clone());

@@ -145,7 +145,6 @@ impl Client {
         };
         match self.mailbox.reprocess(key, draft(filter), counted).await {
             Ok(task) => {
-                self.world.lock().known[queue].task = Some(task.number);
                 self.end(call, "reprocess", Out::Done(task.matched));
                 Ok(())
             }
@@ -155,9 +154,18 @@ impl Client {
 
     /// Ends the newest task.
     pub(super) async fn cancel(&self, queue: usize) -> Result<(), Complaint> {
-        let Some(number) = self.world.lock().known[queue].task else { return Ok(()) };
+        let key = &self.world.queues[queue];
         let call = self.begin(Op::Cancel { queue: queue as u32 });
-        match self.mailbox.cancel_task(&self.world.queues[queue], number).await {
+        // asked anew: a restore has other tasks, and one of which no answer came may be the newest
+        let newest = match self.mailbox.tasks(key).await {
+            Ok(tasks) => tasks.last().map(|task| task.number),
+            Err(refusal) => return self.refused(call, "cancel", &refusal.without_effect()),
+        };
+        let Some(number) = newest else {
+            self.end(call, "cancel", Out::NotFound);
+            return Ok(());
+        };
+        match self.mailbox.cancel_task(key, number).await {
             Ok(task) if task.runs() => Err(format!("a task runs that was cancelled: {task:?}")),
             answer => self.done(call, "cancel", answer.map(|task| task.moved)),
         }

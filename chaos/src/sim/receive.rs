@@ -4,6 +4,7 @@ use super::client::{Client, read_time};
 use super::ops::{Get, How};
 use super::world::{Complaint, Held};
 use ron_actors::mailbox::{Delivery, Fate};
+use ron_core::envelope::Envelope;
 use ron_core::ids::MessageId;
 use ron_core::message::Phase;
 use ron_core::reason::{Reason, Refusal};
@@ -72,7 +73,8 @@ impl Client {
         };
         let mut all = Vec::new();
         let mut held = Vec::new();
-        for envelope in &delivery.messages {
+        for envelope in delivery.messages.iter().map(Envelope::from) {
+            let envelope = &envelope;
             let sight = self.sight(queue, envelope)?;
             let deadline = envelope.deadline.as_deref().and_then(read_time).ok_or("no deadline")?;
             let receipt = envelope.receipt.clone().ok_or("no receipt")?;

@@ -60,8 +60,6 @@ pub(super) struct Known {
     pub(super) ids: VecDeque<String>,
     /// Dead letters, as they were last listed.
     pub(super) dead: Vec<String>,
-    /// The newest task.
-    pub(super) task: Option<u64>,
 }
 
 impl Known {

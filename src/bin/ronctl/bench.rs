@@ -1,22 +1,21 @@
 //! `ronctl bench`: how many durable sends, or whole cycles, a node answers a second, and how fast.
 //!
-//! A closed loop: each connection keeps one operation outstanding, so latency and rate belong together. A
-//! send counts only if its answer says `fsync`, and the store's commits a second are shown beside the rate.
+//! A closed loop unless `--rate` is given: each connection keeps so many operations outstanding, so latency and rate
+//! belong together. With a rate the operations begin when their time has come, and latencies count from then. A send
+//! counts only if its answer says `fsync`, and the store's commits a second are shown beside the rate.
 
 use crate::args;
-use crate::client::{Call, Client, Door};
-use crate::control;
-use crate::failure::{Failure, failed};
-use crate::output::{Output, warn, watched};
-use crate::own_node::OwnNode;
-use crate::status::Status;
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output::{Output, watched};
 use clap::{Args, Subcommand};
 use fanout::FanoutArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use load::{Load, Work};
 use neighbours::Crowd;
+use peers::PeersArgs;
 use report::{Comparison, Run};
-use ron_core::capability::Op;
+use site::{Proto, Site, Spent};
 use std::cell::Cell;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -25,7 +24,12 @@ use std::time::Duration;
 mod fanout;
 mod load;
 mod neighbours;
+mod oap;
+mod open;
+mod pace;
+mod peers;
 mod report;
+mod site;
 mod wire;
 
 /// The tenant whose topics are used.
@@ -44,9 +48,9 @@ const TOKEN_TTL_MS: u64 = 3_600_000;
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
     /// Durable sends
-    Enqueue(Setup),
-    /// Durable send, receive and ack of one message
-    Cycle(Setup),
+    Enqueue(Paced),
+    /// Durable send, receive and ack of one message; with --rate, how long messages take from the send to the receive
+    Cycle(Paced),
     /// Sends against a route of the same server without a store, and against a bare 204; medians of
     /// interleaved runs
     Compare {
@@ -81,6 +85,20 @@ pub(crate) enum BenchCommand {
     },
     /// How long it takes until the last of a topic's subscribers has its copy; on a node of its own
     Fanout(FanoutArgs),
+    /// The same work on the node and on other queues that run already: sends, and whole cycles; medians of interleaved
+    /// runs
+    Peers(PeersArgs),
+}
+
+/// How to measure, and whether on a schedule.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Paced {
+    #[command(flatten)]
+    setup: Setup,
+    /// An open loop: so many messages a second begin on a fixed schedule, whatever the node does, and latencies count
+    /// from when they should have begun
+    #[arg(long, value_name = "PER_SECOND", conflicts_with = "outstanding", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    rate: Option<u32>,
 }
 
 /// How to measure.
@@ -89,6 +107,12 @@ pub(crate) struct Setup {
     /// Connections, each with one operation outstanding [default: 64; `bench neighbours`: 8 a tenant]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     connections: Option<u16>,
+    /// The way in [default: http; `bench peers`: oap]
+    #[arg(long, value_enum)]
+    proto: Option<Proto>,
+    /// Operations that each connection keeps outstanding; more than one needs `--proto oap`
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    outstanding: u16,
     /// How long each run counts
     #[arg(long, default_value = "10s", value_parser = args::duration)]
     duration: Duration,
@@ -101,12 +125,15 @@ pub(crate) struct Setup {
     /// Topics that the sends go round [default: 1; `bench topics`: 1000]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     topics: Option<u32>,
-    /// Measure the mailbox listener at this URL instead of the node found by its socket
+    /// Measure the listener at this URL (http:// or oap://, as --proto) instead of the node found by its socket
     #[arg(long, requires = "token", conflicts_with = "spawn")]
     url: Option<String>,
     /// The capability for --url: tenant `bench`, any topic, ops enqueue, recv and ack
     #[arg(long, requires = "url", env = "RONCTL_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// With --url oap://: TLS, and trust in the authorities of this file, PEM
+    #[arg(long, requires = "url", value_name = "FILE")]
+    cacert: Option<PathBuf>,
     /// With --url: the mailbox's admin address, to count commits
     #[arg(long, requires = "url", value_name = "HOST:PORT")]
     admin: Option<String>,
@@ -129,102 +156,81 @@ pub(crate) async fn run(
     out: Output,
 ) -> Result<(), Failure> {
     let (setup, plan) = match command {
-        BenchCommand::Enqueue(setup) => (setup, Plan::Single(Work::Enqueue)),
-        BenchCommand::Cycle(setup) => (setup, Plan::Single(Work::Cycle)),
+        BenchCommand::Enqueue(Paced { setup, rate }) => (setup, Plan::Single(Work::Enqueue, rate)),
+        BenchCommand::Cycle(Paced { setup, rate }) => (setup, Plan::Single(Work::Cycle, rate)),
         BenchCommand::Compare { setup, runs } => (setup, Plan::Compare(runs)),
         BenchCommand::Topics { setup, runs } => (setup, Plan::Topics(runs)),
         BenchCommand::Neighbours { setup, runs, tenants, factor } => {
             (setup, Plan::Neighbours(Crowd { tenants, factor, runs }))
         }
         BenchCommand::Fanout(args) => return fanout::run(args, out).await,
+        BenchCommand::Peers(PeersArgs { setup, peers }) => (setup, Plan::Peers(peers)),
     };
-    if setup.duration.is_zero() {
-        return Err(Failure::Usage("--duration must be longer than 0".to_owned()));
-    }
-    let site = Site::find(&setup, node).await?;
-    let bench = Bench { setup, site, out };
+    let default = if matches!(plan, Plan::Peers(_)) { Proto::Oap } else { Proto::Http };
+    let proto = setup.proto.unwrap_or(default);
+    check(&setup, proto, &plan)?;
+    let site = Site::find(&setup, proto, node).await?;
+    let bench = Bench { setup, proto, site, out };
     match plan {
-        Plan::Single(work) => bench.single(work).await,
+        Plan::Single(work, rate) => bench.single(work, rate).await,
         Plan::Compare(runs) => bench.compare(runs).await,
         Plan::Topics(runs) => bench.topics(runs).await,
         Plan::Neighbours(crowd) => bench.neighbours(crowd).await,
+        Plan::Peers(peers) => bench.peers(&peers).await,
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+/// Whether what is asked goes together.
+fn check(setup: &Setup, proto: Proto, plan: &Plan) -> Result<(), Failure> {
+    let usage = |text: &str| Err(Failure::Usage(text.to_owned()));
+    if setup.duration.is_zero() {
+        return usage("--duration must be longer than 0");
+    }
+    if setup.cacert.is_some() && proto == Proto::Http {
+        return usage("--cacert needs --proto oap");
+    }
+    if setup.outstanding > 1 && proto == Proto::Http {
+        return usage("--outstanding needs --proto oap");
+    }
+    if proto == Proto::Oap && matches!(plan, Plan::Compare(_) | Plan::Neighbours(_)) {
+        return usage("--proto oap is for `bench enqueue`, `cycle`, `topics` and `peers`");
+    }
+    if let Plan::Peers(peers) = plan {
+        peers.check(setup)?;
+    }
+    let paced = matches!(plan, Plan::Single(Work::Cycle, Some(_)));
+    if paced && setup.topics.is_some_and(|topics| topics > open::TOPICS_MAX) {
+        return Err(Failure::Usage(format!(
+            "with --rate, `bench cycle` takes {} topics at most",
+            open::TOPICS_MAX
+        )));
+    }
+    Ok(())
+}
+
+#[derive(Debug, Clone)]
 enum Plan {
-    Single(Work),
+    Single(Work, Option<u32>),
     Compare(u8),
     Topics(u8),
     Neighbours(Crowd),
-}
-
-/// The node that is measured.
-struct Site {
-    address: String,
-    admin: Option<String>,
-    token: String,
-    // kept until the end: dropping it ends the node
-    own: Option<OwnNode>,
-}
-
-impl Site {
-    async fn find(setup: &Setup, node: impl FnOnce() -> Result<Client, Failure>) -> Result<Site, Failure> {
-        if let (Some(url), Some(token)) = (&setup.url, &setup.token) {
-            let address = address_of(url)?;
-            return Ok(Site { address, admin: setup.admin.clone(), token: token.clone(), own: None });
-        }
-        if !setup.spawn {
-            let mut node = node()?;
-            let status: Status = control::status(&mut node).await?;
-            let named = |name: &str| status.address(name).map(str::to_owned);
-            let address = named("mailbox").ok_or_else(|| failed("the node serves no mailbox listener"))?;
-            let token = mint(&mut node).await?;
-            return Ok(Site { address, admin: named("mailbox_admin"), token, own: None });
-        }
-        let mut own = OwnNode::prepare(setup.dir.as_deref())?;
-        own.configure("", "", "[chaos]\nenabled = true\n")?;
-        own.start().await?;
-        if own.in_memory() {
-            warn("the node's directory is on tmpfs, where fsync costs nothing: name a disk with --dir");
-        }
-        let token = mint(&mut own.control()).await?;
-        let (address, admin) = (own.address("mailbox")?, Some(own.address("mailbox_admin")?));
-        Ok(Site { address, admin, token, own: Some(own) })
-    }
-
-    /// The store's commits so far, and the seconds they took; `None` where there is no admin port to ask.
-    async fn commits(&self) -> Result<Option<Commits>, Failure> {
-        let Some(admin) = &self.admin else { return Ok(None) };
-        commits(&mut Client::new(Door::Tcp(admin.clone()))).await.map(Some)
-    }
-}
-
-/// A number of commits, and the seconds they took.
-type Commits = (u64, f64);
-
-/// The store's so far.
-async fn commits(admin: &mut Client) -> Result<Commits, Failure> {
-    let answer = admin.call(Call::get("/metrics")).await?;
-    let text = String::from_utf8_lossy(&answer.body);
-    let of = |name| report::counter(&text, name);
-    Ok((of("store_commit_seconds_count") as u64, of("store_commit_seconds_sum")))
-}
-
-async fn mint(node: &mut Client) -> Result<String, Failure> {
-    let ops = [Op::Enqueue, Op::Recv, Op::Ack];
-    Ok(control::mint_for(node, TENANT, &ops, TOKEN_TTL_MS).await?.token)
+    Peers(peers::Peers),
 }
 
 struct Bench {
     setup: Setup,
+    proto: Proto,
     site: Site,
     out: Output,
 }
 
 impl Bench {
-    async fn single(&self, work: Work) -> Result<(), Failure> {
-        let run = self.measure(work, self.setup.topics.unwrap_or(1), work.name()).await?;
+    async fn single(&self, work: Work, rate: Option<u32>) -> Result<(), Failure> {
+        let topics = self.setup.topics.unwrap_or(1);
+        let run = match rate {
+            None => self.measure(work, &self.load(topics), work.name()).await?,
+            Some(rate) => self.measure_paced(work, &self.load(topics), rate).await?,
+        };
         if self.out.json {
             self.out.value(&run)?
         } else {
@@ -240,7 +246,7 @@ impl Bench {
         for round in 1..=runs {
             for work in [Work::Enqueue, Work::Discard, Work::Empty] {
                 let label = format!("{} {round}/{runs}", work.name());
-                comparison.add(work.name(), self.measure(work, topics, &label).await?)?;
+                comparison.add(work.name(), self.measure(work, &self.load(topics), &label).await?)?;
             }
         }
         self.present(&comparison)
@@ -253,7 +259,7 @@ impl Bench {
         for round in 1..=runs {
             for (topics, name) in &names {
                 let label = format!("{name} {round}/{runs}");
-                comparison.add(name, self.measure(Work::Enqueue, *topics, &label).await?)?;
+                comparison.add(name, self.measure(Work::Enqueue, &self.load(*topics), &label).await?)?;
             }
         }
         self.present(&comparison)
@@ -274,42 +280,52 @@ impl Bench {
         Load {
             address: self.site.address.clone(),
             token: self.site.token.clone(),
+            tls: self.site.tls.clone(),
             tenant: TENANT.to_owned(),
             prefix: "t".to_owned(),
             topics: topics as usize,
             size: self.setup.size.unwrap_or(SIZE) as usize,
             connections: self.setup.connections.unwrap_or(CONNECTIONS).into(),
+            outstanding: self.setup.outstanding.into(),
             warmup: self.setup.warmup,
             duration: self.setup.duration,
         }
     }
 
     /// One run of one tenant.
-    async fn measure(&self, work: Work, topics: u32, label: &str) -> Result<Run, Failure> {
-        let load = self.load(topics);
+    async fn measure(&self, work: Work, load: &Load, label: &str) -> Result<Run, Failure> {
         let done = Rc::new(Cell::new(0));
-        let running = load::run(&load, work, Rc::clone(&done));
-        let (tally, commits) = self.watched(label, running, &done).await?;
-        Ok(Run::new(work, &load, tally, commits.map(|(commits, _)| commits)))
+        let spent = || self.site.spent();
+        let (tally, spent) = match self.proto {
+            Proto::Http => self.watched(label, load::run(load, work, Rc::clone(&done)), spent, &done).await?,
+            Proto::Oap => self.watched(label, oap::run(load, work, Rc::clone(&done)), spent, &done).await?,
+        };
+        Ok(Run::new(work, load, tally, spent))
     }
 
-    /// What `running` gives, with a progress bar for who watches, and the store's commits in the counted time with the
-    /// seconds they took.
-    async fn watched<T>(
+    /// One run on a schedule.
+    async fn measure_paced(&self, work: Work, load: &Load, rate: u32) -> Result<Run, Failure> {
+        let done = Rc::new(Cell::new(0));
+        let running = open::run(load, work, self.proto, rate, Rc::clone(&done));
+        let (tally, spent) = self.watched(work.name(), running, || self.site.spent(), &done).await?;
+        Ok(Run::new(work, load, tally, spent).paced(rate))
+    }
+
+    /// What `running` gives, with a progress bar for who watches, and what the server spent in the counted time, which
+    /// `spent` says.
+    async fn watched<T, S: Future<Output = Result<Spent, Failure>>>(
         &self,
         label: &str,
         running: impl Future<Output = Result<T, Failure>>,
+        spent: impl Fn() -> S,
         done: &Cell<u64>,
-    ) -> Result<(T, Option<Commits>), Failure> {
+    ) -> Result<(T, Spent), Failure> {
         let Setup { warmup, duration, .. } = self.setup;
         let counting = async {
             tokio::time::sleep(warmup).await;
-            let before = self.site.commits().await?;
+            let before = spent().await?;
             tokio::time::sleep(duration).await;
-            let after = self.site.commits().await?;
-            let since =
-                |(before, after): (Commits, Commits)| (after.0.saturating_sub(before.0), after.1 - before.1);
-            Ok::<_, Failure>(before.zip(after).map(since))
+            Ok::<_, Failure>(spent().await?.since(before))
         };
         tokio::select! {
             both = async { tokio::try_join!(running, counting) } => both,
@@ -349,34 +365,5 @@ struct ClearOnDrop(ProgressBar);
 impl Drop for ClearOnDrop {
     fn drop(&mut self) {
         self.0.finish_and_clear();
-    }
-}
-
-/// `HOST:PORT` of an http URL.
-fn address_of(url: &str) -> Result<String, Failure> {
-    let bad = || Failure::Usage(format!("--url {url}: write http://HOST:PORT"));
-    let uri: http::Uri = url.parse().map_err(|_| bad())?;
-    let authority = uri.authority().ok_or_else(bad)?;
-    let plain = matches!(uri.scheme_str(), None | Some("http")) && !authority.as_str().contains('@');
-    let whole = matches!(uri.path(), "" | "/") && uri.query().is_none();
-    if !plain || !whole {
-        return Err(bad());
-    }
-    Ok(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_url_is_plain_http_and_no_more() {
-        let of = |url| address_of(url).map_err(|err| err.code());
-        assert_eq!(of("http://127.0.0.1:9410"), Ok("127.0.0.1:9410".to_owned()));
-        assert_eq!(of("http://localhost/"), Ok("localhost:80".to_owned()));
-        assert_eq!(of("http://[::1]:9410"), Ok("[::1]:9410".to_owned()));
-        for bad in ["https://a", "http://a/v1", "http://u:p@a", "http://a?x", "", "http://"] {
-            assert_eq!(of(bad), Err(2), "{bad}");
-        }
     }
 }

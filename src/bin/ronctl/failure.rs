@@ -59,6 +59,15 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+impl From<ron_client::Error> for Failure {
+    fn from(error: ron_client::Error) -> Failure {
+        match error {
+            ron_client::Error::Io(_) => Failure::Unreachable(error.to_string()),
+            other => Failure::Failed(other.to_string()),
+        }
+    }
+}
+
 /// `Failed` with a formatted text, for `map_err` and `ok_or_else`.
 pub(crate) fn failed(text: impl Into<String>) -> Failure {
     Failure::Failed(text.into())

@@ -168,6 +168,12 @@ impl OwnNode {
         found.cloned().ok_or_else(|| failed(format!("the node's ready line names no {listener} address")))
     }
 
+    /// The running process.
+    #[must_use]
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(|running| running.child.id())
+    }
+
     /// A client of its control socket.
     #[must_use]
     pub(crate) fn control(&self) -> Client {

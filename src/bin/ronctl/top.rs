@@ -5,11 +5,10 @@ mod scrape;
 
 use crate::ambient;
 use crate::args;
-use crate::client::{Call, Client, Door};
+use crate::client::{Call, Client};
 use crate::control;
 use crate::failure::{Failure, failed};
 use crate::output::Output;
-use crate::status::Status;
 use clap::Args;
 use frame::View;
 use ratatui::Terminal;
@@ -104,37 +103,31 @@ fn print(view: &View, out: Output) -> Result<(), Failure> {
     out.line(text.join("\n").trim_end())
 }
 
-/// Where the figures come from: the control socket, and the mailbox's admin port.
+/// Where the figures come from: the control socket.
 #[derive(Debug)]
 struct Source {
     node: Client,
-    metrics: Client,
     before: (Scrape, Instant),
 }
 
 impl Source {
     async fn of(mut node: Client) -> Result<Source, Failure> {
-        let status: Status = control::status(&mut node).await?;
-        let Some(address) = status.address("mailbox_admin") else {
-            return Err(failed("the node serves no metrics of the mailbox: see `ronctl status`"));
-        };
-        let mut metrics = Client::new(Door::Tcp(address.to_owned()));
-        let before = (scrape(&mut metrics).await?, ambient::now());
-        Ok(Source { node, metrics, before })
+        let before = (scrape(&mut node).await?, ambient::now());
+        Ok(Source { node, before })
     }
 
     /// The node as it is, with the rates since the last look.
     async fn look(&mut self) -> Result<View, Failure> {
         let status = control::status(&mut self.node).await?;
-        let (now, at) = (scrape(&mut self.metrics).await?, ambient::now());
+        let (now, at) = (scrape(&mut self.node).await?, ambient::now());
         let kept = Scrape::clone(&now);
         let (before, since) = std::mem::replace(&mut self.before, (kept, at));
         Ok(View { status, before, now, seconds: at.duration_since(since).as_secs_f64() })
     }
 }
 
-async fn scrape(metrics: &mut Client) -> Result<Scrape, Failure> {
-    let answer = metrics.call(Call::get("/metrics")).await?;
+async fn scrape(node: &mut Client) -> Result<Scrape, Failure> {
+    let answer = node.call(Call::get("/ctl/metrics")).await?;
     if !answer.status.is_success() {
         return Err(failed(answer.refused().to_string()));
     }

@@ -94,14 +94,6 @@ pub(in crate::http) struct ResendRequest {
     remove: Option<bool>,
 }
 
-const NAMES: FieldNames = FieldNames {
-    content_type: "content_type",
-    key: "idempotency_key",
-    delay: "delay_ms",
-    ttl: "ttl_ms",
-    attr: "attrs",
-};
-
 impl ResendRequest {
     /// Which dead letter, and whether it is to end.
     pub(in crate::http) fn check(&self) -> Result<(MessageId, bool), Refusal> {
@@ -146,9 +138,9 @@ impl ResendRequest {
             payload_hash: None,
             attrs: self.attrs.map_or(meta.attrs, |attrs| attrs.0),
         };
-        draft.check(NAMES)?;
+        draft.check(FieldNames::BODY)?;
         let hash = ContentHash::of(&payload);
-        let mut message = draft.into_message(payload, hash, corr);
+        let mut message = draft.into_message(payload, hash, corr.as_str().to_owned());
         message.meta.source_msg_id = Some(self.msg_id);
         Ok(message)
     }

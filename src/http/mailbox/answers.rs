@@ -8,7 +8,7 @@ use axum::response::Response;
 use http::StatusCode;
 use ron_actors::mailbox::{Enqueued, PeekPage, TopicRow, TopicStat};
 use ron_actors::mailbox::{Fate, Happened, MessageHistory};
-use ron_core::envelope::Envelope;
+use ron_core::envelope::{Delivered, Envelope};
 use ron_core::ids::{ContentHash, CorrId, MessageId};
 use ron_core::message::Phase;
 use ron_core::reason::{Reason, Refusal};
@@ -43,7 +43,7 @@ fn push_enqueued(out: &mut String, done: Enqueued, hash: &ContentHash, durabilit
 }
 
 /// What a person is told about one refused message.
-pub(super) fn item_refused(reason: Reason) -> Refusal {
+pub(crate) fn item_refused(reason: Reason) -> Refusal {
     let text = match reason {
         Reason::IdempotencyConflict => "this idempotency key was used with another payload",
         Reason::Backpressure => "the topic holds as many messages or idempotency keys as it may; retry later",
@@ -109,11 +109,12 @@ pub(super) fn settled(results: &[Result<(), Reason>], refused: impl Fn(Reason)) 
 }
 
 /// `{messages:[Envelope]}`.
-pub(super) fn messages(messages: &[Envelope]) -> Result<Vec<u8>, Refusal> {
+pub(super) fn messages(messages: &[Delivered]) -> Result<Vec<u8>, Refusal> {
     #[derive(Serialize)]
-    struct Messages<'a> {
-        messages: &'a [Envelope],
+    struct Messages {
+        messages: Vec<Envelope>,
     }
+    let messages: Vec<Envelope> = messages.iter().map(Envelope::from).collect();
     let body = |m: &Envelope| {
         m.payload.as_ref().map_or(0, String::len) + m.payload_b64.as_ref().map_or(0, String::len)
     };
@@ -182,8 +183,8 @@ const fn event_name(what: What) -> &'static str {
 }
 
 /// One Envelope on a line of its own.
-pub(super) fn line(envelope: &Envelope) -> Result<Vec<u8>, Refusal> {
-    let mut out = serde_json::to_vec(envelope)
+pub(super) fn line(message: &Delivered) -> Result<Vec<u8>, Refusal> {
+    let mut out = serde_json::to_vec(&Envelope::from(message))
         .map_err(|_| Refusal::new(Reason::Internal, "the message could not be written"))?;
     out.push(b'\n');
     Ok(out)

@@ -3,7 +3,7 @@
 use ron_actors::mailbox::api::Delivery;
 use ron_actors::mailbox::{DeliveryStream, MessageHistory, TopicInForce};
 use ron_actors::mailbox::{Enqueued, Mailbox, PeekPage, Settle, TopicRow, TopicStat};
-use ron_core::envelope::Envelope;
+use ron_core::envelope::Delivered;
 use ron_core::ids::{CorrId, MessageId, QueueKey, Tenant};
 use ron_core::message::NewMessage;
 use ron_core::reason::{Reason, Refusal};
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Messages handed out for one answer. Dropped before [`HandedOut::written`], they go back at once.
 pub trait HandedOut: Send + Unpin + 'static {
     /// What goes into the answer.
-    fn messages(&self) -> &[Envelope];
+    fn messages(&self) -> &[Delivered];
 
     /// The answer has been handed to the connection.
     fn written(self);
@@ -49,7 +49,7 @@ impl HandsOut for DeliveryStream {
 }
 
 impl HandedOut for Delivery {
-    fn messages(&self) -> &[Envelope] {
+    fn messages(&self) -> &[Delivered] {
         &self.messages
     }
 

@@ -1,11 +1,12 @@
 //! What good requests ask of the mailbox, and the exact shape of their answers.
 
-use super::fakes::{Asked, FakeDelivery, envelope, id};
+use super::fakes::{Asked, FakeDelivery, delivered, id};
 use super::*;
 use ron_actors::mailbox::api::Settle;
 use ron_core::ids::ContentHash;
 use ron_core::message::{DedupClaim, Origin};
 use ron_core::reason::{Reason, Refusal};
+use ron_core::receipt::Receipt;
 use ron_core::shard::{NackMode, Paused, PeekState, SettingsPatch, TopicChange, Want};
 use std::sync::atomic::Ordering;
 
@@ -73,13 +74,13 @@ async fn an_empty_message_and_a_large_one_arrive_whole() {
 async fn a_stream_writes_lines_and_says_why_it_ends() {
     let net = Net::new();
     let (addr, _listening) = net.serve_mailbox().await;
-    net.mailbox.ready.lock().unwrap().extend([envelope("one"), envelope("two")]);
+    net.mailbox.ready.lock().unwrap().extend([delivered("one"), delivered("two")]);
     let body = r#"{"max_inflight":3,"max_bytes":16777216,"visibility_ms":900}"#;
     let reading = tokio::spawn(exchange(addr, post("recv/stream", body)));
     eventually("waits for more", || net.mailbox.waiting.load(Ordering::SeqCst) == 1).await;
     assert_eq!(net.mailbox.written.load(Ordering::SeqCst), 2);
     *net.mailbox.refuse.lock().unwrap() = Some(Refusal::new(Reason::Storage, "gone"));
-    net.mailbox.ready.lock().unwrap().push(envelope("three"));
+    net.mailbox.ready.lock().unwrap().push(delivered("three"));
     net.mailbox.arrived.notify_one();
     let reply = reading.await.unwrap();
     assert_eq!((reply.status, &*reply.headers["content-type"]), (200, "application/x-ndjson"));
@@ -198,13 +199,13 @@ async fn recv_hands_out_and_the_leases_stand_once_written() {
     assert_eq!(want, Want { max_messages: 1, max_bytes: 4 << 20, visibility_ms: None });
     assert_eq!(wait, Duration::ZERO);
 
-    net.mailbox.ready.lock().unwrap().push(envelope("hello"));
+    net.mailbox.ready.lock().unwrap().push(delivered("hello"));
     let body = r#"{"max_messages":2,"max_bytes":10,"visibility_ms":250,"wait_ms":20000}"#;
     let reply = exchange(addr, post("recv", body)).await;
     let json = reply.json();
     assert_eq!(keys(&json), ["messages"]);
     assert_eq!(json["messages"][0]["payload"], "hello");
-    assert_eq!(json["messages"][0]["receipt"], "r1");
+    assert_eq!(json["messages"][0]["receipt"], Receipt::from_bytes([1; 28]).to_string());
     let Asked::Recv(want, wait) = net.mailbox.last() else { panic!("a recv") };
     assert_eq!(want, Want { max_messages: 2, max_bytes: 10, visibility_ms: Some(250) });
     assert_eq!(wait, Duration::from_secs(20));
@@ -229,7 +230,7 @@ async fn an_answer_that_is_never_written_gives_back() {
     use crate::http::body::DeliveryBody;
     use http_body_util::BodyExt;
     let mailbox = FakeMailbox::default();
-    let body = || DeliveryBody::new(b"{}".to_vec(), FakeDelivery::new(vec![envelope("x")], &mailbox));
+    let body = || DeliveryBody::new(b"{}".to_vec(), FakeDelivery::new(vec![delivered("x")], &mailbox));
     drop(body());
     let counts = || (mailbox.written.load(Ordering::SeqCst), mailbox.given_back.load(Ordering::SeqCst));
     assert_eq!(counts(), (0, 1));

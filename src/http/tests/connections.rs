@@ -154,7 +154,7 @@ async fn an_address_in_use_is_an_error() {
     let net = Net::new();
     let (addr, _listening) = net.serve_mailbox().await;
     let door = net.door(Surface::Internal, Router::new());
-    let error = serve_tcp(addr, door, net.serve).await.unwrap_err();
+    let error = serve_tcp(addr, door, net.serve, None).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
 }
 

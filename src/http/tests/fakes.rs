@@ -11,10 +11,11 @@ use http::{HeaderMap, Method};
 use ron_actors::mailbox::{Enqueued, PeekPage, Settle, TopicRow, TopicStat};
 use ron_actors::mailbox::{Fate, MessageHistory, TopicInForce};
 use ron_core::capability::RevokeRequest;
-use ron_core::envelope::{DeliveryView, Envelope};
+use ron_core::envelope::{Delivered, Envelope};
 use ron_core::ids::{ContentHash, CorrId, Incarnation, MessageId, QueueKey, Slot, Tenant, Topic};
 use ron_core::message::{MessageMeta, NewMessage, StoredMessage};
 use ron_core::reason::{Reason, Refusal};
+use ron_core::receipt::Receipt;
 use ron_core::shard::{Paused, PeekState, Settings, Stats, TopicChange, Want, What};
 use ron_core::time::{Clock, Millis};
 use serde::Deserialize;
@@ -127,7 +128,7 @@ pub(super) struct FakeMailbox {
     /// What each message of an enqueue, or each receipt, is refused with.
     pub(super) refuse_item: Mutex<Option<Reason>>,
     /// Handed out by the next receives; a waiting one ends when `arrived` says so.
-    pub(super) ready: Mutex<Vec<Envelope>>,
+    pub(super) ready: Mutex<Vec<Delivered>>,
     pub(super) arrived: Notify,
     pub(super) written: Arc<AtomicUsize>,
     pub(super) given_back: Arc<AtomicUsize>,
@@ -149,7 +150,7 @@ impl FakeMailbox {
     }
 }
 
-pub(super) fn envelope(payload: &'static str) -> Envelope {
+pub(super) fn delivered(payload: &'static str) -> Delivered {
     let queue = QueueKey { tenant: Tenant::parse("acme").unwrap(), topic: Topic::parse("orders").unwrap() };
     let message = StoredMessage {
         slot: Slot(1),
@@ -165,28 +166,36 @@ pub(super) fn envelope(payload: &'static str) -> Envelope {
         },
         copied_from: None,
     };
-    let view =
-        DeliveryView { receipt: Some("r1".into()), attempt: 1, delivery: 1, ..DeliveryView::default() };
-    Envelope::new(&queue, id(1).to_string(), &message, view)
+    Delivered {
+        queue,
+        msg_id: id(1),
+        receipt: Receipt::from_bytes([1; 28]),
+        attempt: 1,
+        delivery: 1,
+        deadline: Millis(1_700_000_030_000),
+        copied_from: None,
+        restored_at: None,
+        message,
+    }
 }
 
 /// Counts whether it was written or given back.
 #[derive(Debug)]
 pub(super) struct FakeDelivery {
-    messages: Vec<Envelope>,
+    messages: Vec<Delivered>,
     written: Arc<AtomicUsize>,
     given_back: Arc<AtomicUsize>,
 }
 
 impl FakeDelivery {
-    pub(super) fn new(messages: Vec<Envelope>, mailbox: &FakeMailbox) -> FakeDelivery {
+    pub(super) fn new(messages: Vec<Delivered>, mailbox: &FakeMailbox) -> FakeDelivery {
         let (written, given_back) = (Arc::clone(&mailbox.written), Arc::clone(&mailbox.given_back));
         FakeDelivery { messages, written, given_back }
     }
 }
 
 impl HandedOut for FakeDelivery {
-    fn messages(&self) -> &[Envelope] {
+    fn messages(&self) -> &[Delivered] {
         &self.messages
     }
 
@@ -318,7 +327,7 @@ impl MailboxService for Arc<FakeMailbox> {
         cursor: Option<&str>,
     ) -> Result<PeekPage, Refusal> {
         self.ask(Asked::Peek(state, limit, cursor.map(str::to_owned)))?;
-        let messages = vec![Envelope { receipt: None, ..envelope("peeked") }];
+        let messages = vec![Envelope { receipt: None, ..Envelope::from(&delivered("peeked")) }];
         Ok(PeekPage { messages, cursor: Some("next".into()) })
     }
 

@@ -123,6 +123,12 @@ impl Capability {
         Ok(limits)
     }
 
+    /// Whether requests are charged to a rate: then each of them has to be judged by itself.
+    #[must_use]
+    pub fn is_metered(&self) -> bool {
+        self.links.iter().any(|link| matches!(link.caveat, Some(Caveat::Rps(_))))
+    }
+
     /// Whether the token is in its time; what a long poll or a stream asks again while it waits.
     ///
     /// # Errors

@@ -156,6 +156,23 @@ pub enum Command {
     Tick,
 }
 
+impl Command {
+    /// Whether it may hand out messages, and so has to be told how many may be in flight
+    /// ([`super::Shard::allow_in_flight`]). To no other command that may be told: receives that wait would go on
+    /// waiting although there is room.
+    #[must_use]
+    pub const fn hands_out(&self) -> bool {
+        !matches!(
+            self,
+            Command::Enqueue { .. }
+                | Command::Replace { .. }
+                | Command::CancelRecv { .. }
+                | Command::OpenStream { .. }
+                | Command::CloseStream { .. }
+        )
+    }
+}
+
 /// A message handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leased {

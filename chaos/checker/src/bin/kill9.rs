@@ -70,6 +70,9 @@ struct Args {
     /// Clients that receive.
     #[arg(long, default_value_t = 40)]
     consumers: u64,
+    /// Percent of the clients that speak OAP/1.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(0..=100))]
+    over_oap: u64,
     /// The summary as JSON.
     #[arg(long)]
     json: bool,
@@ -164,7 +167,10 @@ fn run(args: &Args, setup: &Setup) -> Result<(History, Vec<Round>)> {
     let journal = Journal::create(&setup.dir.join("journal.jsonl"), clock, limits)?;
     let shared = Arc::new(Shared::new(args.seed, clock, journal, token));
     shared.cluster.up(addresses);
-    let load = Load::start(&shared, Clients { producers: args.producers, consumers: args.consumers });
+    let load = Load::start(
+        &shared,
+        Clients { producers: args.producers, consumers: args.consumers, over_oap: args.over_oap },
+    );
 
     let mut rounds = Vec::new();
     let outcome = (0..args.rounds).try_for_each(|number| {

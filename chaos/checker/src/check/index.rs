@@ -13,6 +13,8 @@ pub(super) struct SendTry<'a> {
     pub(super) done: Micros,
     pub(super) sent: &'a Sent,
     pub(super) api: bool,
+    /// Whether an acceptance says what hash the payload has.
+    pub(super) names_hash: bool,
     pub(super) result: TryResult<'a>,
 }
 
@@ -205,8 +207,9 @@ impl<'a> Index<'a> {
                 seen_as: Vec::new(),
             });
             let api = !matches!(route, Route::Webhook(_));
+            let names_hash = matches!(route, Route::Single | Route::Batch);
             let (op, invoked, done) = (operation.op, operation.invoked, operation.done);
-            story.tries.push(SendTry { op, invoked, done, sent, api, result });
+            story.tries.push(SendTry { op, invoked, done, sent, api, names_hash, result });
         }
     }
 

@@ -49,7 +49,7 @@ fn accepted_answers(index: &Index<'_>, send: u64, story: &SendStory<'_>, finding
             let text = format!("{msg_id} was accepted with durability {durability:?}, not {promised}");
             findings.add(Invariant::Kept, [one.op], text);
         }
-        if one.api && hash != Some(one.sent.hash.as_str()) {
+        if one.names_hash && hash != Some(one.sent.hash.as_str()) {
             let text = format!("the answer for {msg_id} names another payload hash than was sent");
             findings.add(Invariant::Content, [one.op], text);
         }

@@ -1,5 +1,6 @@
 //! The load: many clients that send, receive and settle in every way, across the kills of the node.
 
+mod binary;
 mod consumer;
 pub mod drain;
 pub mod plan;
@@ -177,6 +178,8 @@ pub struct Clients {
     pub producers: u64,
     /// Clients that receive and settle.
     pub consumers: u64,
+    /// Percent of either that do so over OAP/1.
+    pub over_oap: u64,
 }
 
 impl Load {
@@ -185,11 +188,14 @@ impl Load {
     pub fn start(shared: &Arc<Shared>, clients: Clients) -> Load {
         let mut threads = Vec::new();
         for number in 0..clients.producers {
-            let session = session::Session::new(shared, 1_000 + number);
+            let binary = number * 37 % 100 < clients.over_oap;
+            let session = session::Session::new(shared, 1_000 + number).over_oap(binary);
             threads.push(std::thread::spawn(move || producer::run(session, number)));
         }
         for number in 0..clients.consumers {
-            let session = session::Session::new(shared, 100_000 + number);
+            // the other way round, so that what came in one way goes out the other, too
+            let binary = (number * 37 + 50) % 100 < clients.over_oap;
+            let session = session::Session::new(shared, 100_000 + number).over_oap(binary);
             threads.push(std::thread::spawn(move || consumer::run(session, number)));
         }
         Load { shared: Arc::clone(shared), threads }

@@ -81,6 +81,15 @@ fn batch(session: &mut Session) -> Option<()> {
         plan.size = plan.size.min(65_536);
         plans.push(plan);
     }
+    if session.rng.percent(50) {
+        let outcomes = session.send_pipelined(&plans)?;
+        for (plan, outcome) in plans.iter().zip(&outcomes) {
+            let result = if let Outcome::Sent(results) = outcome { results.first() } else { None };
+            note(session, plan, outcome, result);
+        }
+        outcomes.last().iter().copied().for_each(back_off);
+        return Some(());
+    }
     let outcome = session.send_batch(topic, &plans)?;
     for (place, plan) in plans.iter().enumerate() {
         let result = if let Outcome::Sent(results) = &outcome { results.get(place) } else { None };

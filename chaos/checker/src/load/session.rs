@@ -2,11 +2,12 @@
 
 use super::Shared;
 use super::plan::{Kind, Plan};
-use super::wire;
+use super::{binary, wire};
 use crate::clock;
 use crate::history::{Call, Dead, Depths, Got, How, Outcome, Route, SendResult};
 use crate::http::{Answer, Client, Failure, Request, Target};
 use crate::node::{GITHUB_SECRET, STRIPE_SECRET, TENANT};
+use crate::oap;
 use crate::rng::Rng;
 use crate::sign;
 use std::sync::Arc;
@@ -15,6 +16,9 @@ use std::time::Duration;
 
 /// A silent node is given up after this; longer than any long poll of the load.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A frame of OAP/1 has 1 MiB with everything in it.
+const OAP_BODY_MAX: usize = oap::FRAME_MAX - 8 * 1024;
 
 /// A client with its own connections, generator and share of the run.
 #[derive(Debug)]
@@ -25,6 +29,9 @@ pub struct Session {
     pub rng: Rng,
     clients: Option<(u64, Client, Client)>,
     authorization: String,
+    /// Whether it sends, receives and settles over OAP/1, where a request fits into a frame.
+    binary: bool,
+    oap: Option<(u64, oap::Connection)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,7 +46,14 @@ impl Session {
     pub fn new(shared: &Arc<Shared>, stream: u64) -> Session {
         let rng = Rng::new(shared.seed, stream);
         let authorization = format!("Bearer {}", shared.token);
-        Session { shared: Arc::clone(shared), rng, clients: None, authorization }
+        Session { shared: Arc::clone(shared), rng, clients: None, authorization, binary: false, oap: None }
+    }
+
+    /// The same over OAP/1 if `binary`.
+    #[must_use]
+    pub fn over_oap(mut self, binary: bool) -> Session {
+        self.binary = binary;
+        self
     }
 
     /// Connects to the node that is up now, waiting for one; false when the run is over.
@@ -97,6 +111,87 @@ impl Session {
         Some(outcome)
     }
 
+    /// Connects to the node that is up now, over OAP/1; `None` when the run is over.
+    fn connect_oap(&mut self) -> Option<oap::Connection> {
+        while let Some((generation, addresses)) = self.shared.cluster.wait_up() {
+            if let Some((_, connection)) = self.oap.take().filter(|(of, _)| *of == generation) {
+                return Some(connection);
+            }
+            if let Ok(connection) = oap::Connection::open(addresses.oap, &self.shared.token, TIMEOUT) {
+                self.oap = Some((generation, connection));
+                continue;
+            }
+            // killed, and not yet known to be: ask again in a moment
+            clock::sleep(Duration::from_millis(5));
+        }
+        None
+    }
+
+    /// Sends journaled requests over OAP/1, all at once; `read` turns the answers with code 200 into outcomes.
+    fn run_binary(
+        &mut self,
+        calls: Vec<(Call, Vec<u8>)>,
+        read: impl Fn(&oap::Answer) -> Result<Outcome, String>,
+    ) -> Option<Vec<Outcome>> {
+        let mut connection = self.connect_oap()?;
+        let generation = self.shared.cluster.wait_up()?.0;
+        let shared = Arc::clone(&self.shared);
+        let receives = matches!(calls.first(), Some((Call::Recv { .. }, _)));
+        let gauge = if receives { &shared.recvs_in_flight } else { &shared.writes_in_flight };
+        let (calls, requests): (Vec<Call>, Vec<Vec<u8>>) = calls.into_iter().unzip();
+        let count = calls.len() as u64;
+        let invoked: Vec<_> = calls.into_iter().map(|call| shared.journal.invoke(call)).collect();
+        gauge.fetch_add(count, Ordering::SeqCst);
+        let answers = connection.call_all(&requests);
+        let at = shared.clock.now();
+        gauge.fetch_sub(count, Ordering::SeqCst);
+        if answers.iter().all(Result::is_ok) {
+            self.oap = Some((generation, connection));
+        }
+        let mut outcomes = Vec::with_capacity(invoked.len());
+        for (invoked, answer) in invoked.iter().zip(answers) {
+            let outcome = match answer {
+                Err(Failure::NotSent(_)) => Outcome::NotSent,
+                Err(Failure::Unknown(error)) => Outcome::Unknown(error.to_string()),
+                Ok(answer) if answer.code == 200 => read(&answer).unwrap_or_else(Outcome::Misformed),
+                Ok(answer) => binary::refusal(&answer),
+            };
+            if receives && matches!(outcome, Outcome::Got(_)) {
+                shared.cluster.first_recv_answered(at);
+            }
+            shared.journal.done(invoked, at, outcome.clone());
+            outcomes.push(outcome);
+        }
+        Some(outcomes)
+    }
+
+    fn one_binary(
+        &mut self,
+        call: Call,
+        request: Vec<u8>,
+        read: impl Fn(&oap::Answer) -> Result<Outcome, String>,
+    ) -> Option<Outcome> {
+        self.run_binary(vec![(call, request)], read)?.pop()
+    }
+
+    /// Sends messages one by one without waiting for answers between them, as OAP/1 allows; one outcome each.
+    /// Those that do not fit into a frame, and all of a client that speaks HTTP, go by themselves.
+    pub fn send_pipelined(&mut self, plans: &[Plan]) -> Option<Vec<Outcome>> {
+        let seed = self.shared.seed;
+        let fits =
+            |plan: &Plan| matches!(plan.kind, Kind::Bytes | Kind::Json | Kind::Text | Kind::BrokenText);
+        if !self.binary || !plans.iter().all(|plan| fits(plan) && plan.size < OAP_BODY_MAX) {
+            return plans.iter().map(|plan| self.send(plan)).collect();
+        }
+        let call = |plan: &Plan| {
+            let body = plan.body(seed);
+            let (topic, sends) = (plan.topic.to_owned(), vec![plan.sent(&body)]);
+            (Call::Send { topic, route: Route::Oap, sends }, binary::enqueue(plan, &body))
+        };
+        let calls = plans.iter().map(call).collect();
+        self.run_binary(calls, |answer| binary::accepted(answer).map(|one| Outcome::Sent(vec![one])))
+    }
+
     fn post_json(
         &mut self,
         call: Call,
@@ -135,6 +230,11 @@ impl Session {
     fn enqueue(&mut self, plan: &Plan) -> Option<Outcome> {
         let body = plan.body(self.shared.seed);
         let sent = plan.sent(&body);
+        if self.binary && body.len() < OAP_BODY_MAX {
+            let call = Call::Send { topic: plan.topic.to_owned(), route: Route::Oap, sends: vec![sent] };
+            let read = |answer: &oap::Answer| binary::accepted(answer).map(|one| Outcome::Sent(vec![one]));
+            return self.one_binary(call, binary::enqueue(plan, &body), read);
+        }
         let (delay, cid) = (plan.delay_ms.to_string(), format!("{:x}", plan.send));
         let authorization = self.authorization.clone();
         let mut headers = vec![("Authorization", authorization.as_str()), ("X-Attr-Cid", cid.as_str())];
@@ -184,6 +284,14 @@ impl Session {
     pub fn send_batch(&mut self, topic: &'static str, plans: &[Plan]) -> Option<Outcome> {
         let mut sends = Vec::new();
         let mut messages = Vec::new();
+        if self.binary && plans.iter().map(|plan| plan.size + 1_024).sum::<usize>() < OAP_BODY_MAX {
+            let bodies: Vec<_> = plans.iter().map(|plan| (plan, plan.body(self.shared.seed))).collect();
+            sends.extend(bodies.iter().map(|(plan, body)| plan.sent(body)));
+            let count = sends.len();
+            let call = Call::Send { topic: topic.to_owned(), route: Route::Oap, sends };
+            let read = |answer: &oap::Answer| binary::batch_results(answer, count).map(Outcome::Sent);
+            return self.one_binary(call, binary::enqueue_batch(topic, &bodies), read);
+        }
         for plan in plans {
             let body = plan.body(self.shared.seed);
             messages.push(wire::batch_item(plan, &body));
@@ -204,7 +312,13 @@ impl Session {
             "max_messages": max, "visibility_ms": visibility_ms, "wait_ms": wait_ms, "max_bytes": 8 << 20
         });
         let at = topic.to_owned();
-        match self.post_json(call, "recv", &body, |answer| wire::envelopes(answer, &at).map(Outcome::Got))? {
+        let outcome = if self.binary {
+            let request = binary::recv(topic, visibility_ms, max, wait_ms);
+            self.one_binary(call, request, |answer| binary::deliveries(answer).map(Outcome::Got))?
+        } else {
+            self.post_json(call, "recv", &body, |answer| wire::envelopes(answer, &at).map(Outcome::Got))?
+        };
+        match outcome {
             Outcome::Got(messages) => Some(messages),
             outcome => {
                 if matches!(outcome, Outcome::Refused { .. }) {
@@ -217,6 +331,15 @@ impl Session {
 
     /// Acks, nacks or extends.
     pub fn settle(&mut self, topic: &str, how: &How, receipts: &[String]) -> Option<Outcome> {
+        if self.binary
+            && let Some(request) = binary::settle(topic, how, receipts)
+        {
+            let count = receipts.len();
+            let call =
+                Call::Settle { topic: topic.to_owned(), how: how.clone(), receipts: receipts.to_vec() };
+            let read = |answer: &oap::Answer| binary::settled(answer, count).map(Outcome::Settled);
+            return self.one_binary(call, request, read);
+        }
         let (path, body) = match how {
             How::Ack => ("ack", serde_json::json!({ "receipts": receipts })),
             How::Nack { mode, delay_ms, reason } => {

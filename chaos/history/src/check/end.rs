@@ -18,8 +18,11 @@ pub(super) fn check(index: &Index<'_>, found: &mut Found<'_>) {
     check_soon(index, found);
     for (at, contents) in &index.on_disk {
         for content in *contents {
-            let ids = index.sendings.get(content).map_or(&[][..], |one| one.ids.as_slice());
-            let in_memory = !ids.is_empty() && ids.iter().all(|id| index.lives[id].ram);
+            let Some(sending) = index.sendings.get(content) else { continue };
+            let ids = sending.ids.as_slice();
+            // what came of a try that nobody was told of may be a message for the disk
+            let undecided = sending.tries.iter().any(|one| one.may_have_stored() && one.sent.is_none());
+            let in_memory = !ids.is_empty() && !undecided && ids.iter().all(|id| index.lives[id].ram);
             found.ensure(!in_memory, Rule::I12, at.idx, || {
                 format!("c{content} was for memory alone, and is on disk")
             });

@@ -131,7 +131,8 @@ fn check_keys(index: &Index<'_>, found: &mut Found<'_>) {
         }
     }
     for ((_, _, key), mut same) in keyed {
-        same.sort_by_key(|life| (life.known.idx, life.id));
+        // by when they were stored: one of which nobody was told may be met long after a later one
+        same.sort_by_key(|life| (life.enqueued, life.id));
         for pair in same.windows(2) {
             let [a, b] = pair else { continue };
             // both may have been stored before either was known
@@ -151,7 +152,8 @@ fn check_keys(index: &Index<'_>, found: &mut Found<'_>) {
 
 /// Whether the key of `a` may have been forgotten before `b` came.
 fn may_be_forgotten(index: &Index<'_>, a: &Life<'_>, b: &Life<'_>) -> bool {
-    let between = |from: usize, to: usize| from < b.known.idx && to > a.from.min(b.from);
+    let both_known = a.known.idx.max(b.known.idx);
+    let between = |from: usize, to: usize| from < both_known && to > a.from.min(b.from);
     let deleted = |call: &Call<'_>| {
         matches!(call.op, Op::Delete { .. }) && call.may_act() && between(call.begin.idx, call.latest)
     };

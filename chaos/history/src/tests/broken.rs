@@ -158,6 +158,22 @@ fn i6_keys_of_a_provider_are_its_own_and_last_as_long_as_it_says() {
     let mut tale = Tale::new();
     tale.at(10).send_item(api, &id(10, 1)).send_item(provider(2), &id(10, 2));
     tale.at(90_010).send_item(provider(2), &id(90_010, 3)).is_fine();
+    // it is the window of the first that counts, also if that is met after the second
+    let first = of(1, Some("p"), Some(100));
+    let mut tale = Tale::new();
+    tale.at(10).call(Op::Send { queue: 0, items: vec![first] }, Out::Unknown("STORAGE".into()));
+    tale.at(500).send_item(provider(2), &id(500, 2)).at(600);
+    let ready = |n: u64, ms| crate::record::Seen {
+        id: id(ms, n),
+        content: Some(n),
+        hash: n + 100,
+        enqueued: ms,
+        attempt: 0,
+        delivery: Some(0),
+        letter: None,
+    };
+    let page = Out::Page(vec![ready(1, 10), ready(2, 500)]);
+    tale.call(Op::Peek { queue: 0, state: State::Ready }, page).is_fine();
 }
 
 #[test]
@@ -274,6 +290,10 @@ fn i12_what_was_for_memory_is_on_disk_or_outlives_the_process() {
     let mut tale = Tale::new();
     ram(&mut tale);
     tale.event(Event::OnDisk(vec![])).event(Event::Down).calm().drained(&[]).is_fine();
+    let mut tale = Tale::new();
+    tale.at(5).call(send_op(1), Out::Unknown("STORAGE".into()));
+    ram(&mut tale);
+    tale.event(Event::OnDisk(vec![1])).is_fine(); // by the first try, before memory alone was asked for
 }
 
 #[test]

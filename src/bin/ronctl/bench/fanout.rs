@@ -4,7 +4,8 @@
 //! again and again, and what asking takes is in the figure. Afterwards each subscriber is counted: the figure is worth
 //! nothing if one was missed or got a copy twice.
 
-use super::{Commits, TENANT, TOKEN_TTL_MS, report};
+use super::site::{self, Commits};
+use super::{TENANT, TOKEN_TTL_MS, report};
 use crate::ambient;
 use crate::client::{Call, Client, Door};
 use crate::control;
@@ -123,7 +124,7 @@ impl Fanout {
     }
 
     async fn commits(&mut self) -> Result<Commits, Failure> {
-        super::commits(&mut self.admin).await
+        site::commits(&mut self.admin).await
     }
 
     /// Each subscriber has one copy of each message.

@@ -6,6 +6,7 @@ use crate::failure::{Failure, failed};
 use clap::ValueEnum;
 use futures::future::join_all;
 use hdrhistogram::Histogram;
+use ron_client::Tls;
 use serde::Serialize;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -54,6 +55,8 @@ pub(super) struct Load {
     pub(super) address: String,
     /// A capability for the topics.
     pub(super) token: String,
+    /// How it is spoken to in TLS, if it is; over OAP/1.
+    pub(super) tls: Option<Tls>,
     /// Whose topics.
     pub(super) tenant: String,
     /// Starts the topics' names.
@@ -64,6 +67,8 @@ pub(super) struct Load {
     pub(super) size: usize,
     /// How many connections.
     pub(super) connections: usize,
+    /// Operations that each of them keeps outstanding.
+    pub(super) outstanding: usize,
     /// Runs before anything is counted.
     pub(super) warmup: Duration,
     /// What is counted.
@@ -81,23 +86,57 @@ pub(super) struct Tally {
     pub(super) errors: BTreeMap<String, u64>,
     /// Processor time that this program used for all of it, warm-up included; what the node could not have.
     pub(super) own_cpu: Duration,
+    /// Operations that ended within the time, whenever they should have begun; only of an open loop, which may be late.
+    pub(super) ended: Option<u64>,
 }
 
 impl Tally {
-    fn new(work: Work) -> Result<Tally, Failure> {
-        let names: &[&'static str] = match work {
-            Work::Cycle => &["enqueue", "recv", "ack", "cycle"],
-            Work::Enqueue | Work::Discard | Work::Empty => &[work.name()],
-        };
+    pub(super) fn new(work: Work) -> Result<Tally, Failure> {
+        match work {
+            Work::Cycle => Tally::of(&["enqueue", "recv", "ack", "cycle"]),
+            Work::Enqueue | Work::Discard | Work::Empty => Tally::of(&[work.name()]),
+        }
+    }
+
+    /// Nothing yet, of these steps.
+    pub(super) fn of(names: &[&'static str]) -> Result<Tally, Failure> {
         let histogram = || Histogram::new_with_bounds(1, SLOWEST_US, 3);
         let steps = names.iter().map(|&name| Ok((name, histogram()?))).collect::<Result<_, _>>();
         let steps =
             steps.map_err(|err: hdrhistogram::CreationError| failed(format!("a histogram: {err}")))?;
-        Ok(Tally { done: 0, steps, errors: BTreeMap::new(), own_cpu: Duration::ZERO })
+        Ok(Tally { done: 0, steps, errors: BTreeMap::new(), own_cpu: Duration::ZERO, ended: None })
     }
 
-    fn merge(&mut self, other: &Tally) -> Result<(), Failure> {
+    /// Counts an operation that ended, and how long its steps took.
+    pub(super) fn count(&mut self, result: Result<(), Miss>, steps: &[Duration]) {
+        match result {
+            Ok(()) => {
+                self.done += 1;
+                for (step, took) in steps.iter().enumerate() {
+                    self.record(step, *took);
+                }
+            }
+            Err(miss) => self.miss(miss),
+        }
+    }
+
+    /// How long a step took.
+    pub(super) fn record(&mut self, step: usize, took: Duration) {
+        if let Some((_, histogram)) = self.steps.get_mut(step) {
+            histogram.saturating_record(u64::try_from(took.as_micros()).unwrap_or(SLOWEST_US));
+        }
+    }
+
+    /// Counts an operation that does not count.
+    pub(super) fn miss(&mut self, Miss(reason): Miss) {
+        *self.errors.entry(reason).or_default() += 1;
+    }
+
+    pub(super) fn merge(&mut self, other: &Tally) -> Result<(), Failure> {
         self.done += other.done;
+        if let Some(ended) = other.ended {
+            *self.ended.get_or_insert(0) += ended;
+        }
         for ((_, mine), (_, theirs)) in self.steps.iter_mut().zip(&other.steps) {
             mine.add(theirs).map_err(|err| failed(format!("adding histograms: {err}")))?;
         }
@@ -110,7 +149,7 @@ impl Tally {
 
 /// The requests of a run, built once and shared by its connections.
 #[derive(Debug)]
-struct Requests {
+pub(super) struct Requests {
     /// One a topic; one in all where the work has no topics.
     first: Vec<Vec<u8>>,
     /// One a topic, for [`Work::Cycle`].
@@ -118,8 +157,16 @@ struct Requests {
 }
 
 impl Requests {
+    /// The bytes of every message.
+    ///
+    /// # Errors
+    /// If there is nothing random.
+    pub(super) fn payload(load: &Load) -> Result<Vec<u8>, Failure> {
+        Ok(ambient::random::<64>()?.iter().copied().cycle().take(load.size).collect())
+    }
+
     fn new(load: &Load, work: Work) -> Result<Requests, Failure> {
-        let body: Vec<u8> = ambient::random::<64>()?.iter().copied().cycle().take(load.size).collect();
+        let body = Requests::payload(load)?;
         let binary = "application/octet-stream";
         let post_to = |path: &str, body: &[u8]| post(&load.address, path, Some(&load.token), binary, body);
         let each_topic = |what: fn(&Load, usize) -> String, body: &[u8]| -> Vec<Vec<u8>> {
@@ -149,13 +196,31 @@ impl Requests {
 }
 
 impl Load {
-    fn path(&self, topic: usize) -> String {
+    pub(super) fn path(&self, topic: usize) -> String {
         format!("/v1/{}", self.queue(topic))
     }
 
     fn queue(&self, topic: usize) -> String {
-        format!("{}/{}{topic}", self.tenant, self.prefix)
+        format!("{}/{}", self.tenant, self.topic(topic))
     }
+
+    /// A topic's name.
+    #[must_use]
+    pub(super) fn topic(&self, topic: usize) -> String {
+        format!("{}{topic}", self.prefix)
+    }
+}
+
+/// What was opened, if all could be.
+///
+/// # Errors
+/// [`Failure::Unreachable`].
+pub(super) fn opened<T, E: std::fmt::Display>(
+    address: &str,
+    all: Vec<Result<T, E>>,
+) -> Result<Vec<T>, Failure> {
+    let unreachable = |err: E| Failure::Unreachable(format!("no node answers at {address}: {err}"));
+    all.into_iter().map(|one| one.map_err(unreachable)).collect()
 }
 
 /// Runs the load and counts. `done` is raised as operations end, for whoever watches.
@@ -164,12 +229,8 @@ impl Load {
 /// If a connection cannot be opened at the start, or the node stops answering.
 pub(super) async fn run(load: &Load, work: Work, done: Rc<Cell<u64>>) -> Result<Tally, Failure> {
     let mut wires: Vec<Wire> = (0..load.connections).map(|_| Wire::new(&load.address)).collect();
-    let opened = join_all(wires.iter_mut().map(Wire::open)).await;
-    if let Some(Err(err)) = opened.into_iter().find(Result::is_err) {
-        return Err(Failure::Unreachable(format!("no node answers at {}: {err}", load.address)));
-    }
+    opened(&load.address, join_all(wires.iter_mut().map(Wire::open)).await)?;
     let requests = Requests::new(load, work)?;
-    let cpu_before = ambient::own_cpu();
     let starts = ambient::now() + load.warmup;
     let ends = starts + load.duration;
     let workers = wires.into_iter().enumerate().map(|(first_topic, wire)| {
@@ -177,9 +238,21 @@ pub(super) async fn run(load: &Load, work: Work, done: Rc<Cell<u64>>) -> Result<
             Worker { load, work, requests: &requests, wire, topic: first_topic, done: Rc::clone(&done) };
         async move { worker.run(starts, ends).await }
     });
+    total(load, Tally::new(work)?, workers).await
+}
+
+/// What all workers of a run counted, together.
+///
+/// # Errors
+/// If one of them failed, or the node stops answering.
+pub(super) async fn total<W>(load: &Load, nothing: Tally, workers: W) -> Result<Tally, Failure>
+where
+    W: Iterator<Item: Future<Output = Result<Tally, Failure>>>,
+{
+    let cpu_before = ambient::own_cpu();
     let tallies = timeout(load.warmup + load.duration + GRACE, join_all(workers)).await;
     let tallies = tallies.map_err(|_| failed("the node stopped answering"))?;
-    let mut total = Tally::new(work)?;
+    let mut total = nothing;
     for tally in tallies {
         total.merge(&tally?)?;
     }
@@ -210,20 +283,13 @@ impl Worker<'_> {
             if finished < starts || finished >= ends {
                 continue;
             }
-            match outcome {
-                Ok(steps) => {
-                    tally.done += 1;
-                    self.done.set(self.done.get() + 1);
-                    let whole = finished - began;
-                    for ((_, histogram), took) in
-                        tally.steps.iter_mut().zip(steps.into_iter().flatten().chain([whole]))
-                    {
-                        let us = u64::try_from(took.as_micros()).unwrap_or(SLOWEST_US);
-                        histogram.saturating_record(us);
-                    }
-                }
-                Err(Miss(reason)) => *tally.errors.entry(reason).or_default() += 1,
+            if outcome.is_ok() {
+                self.done.set(self.done.get() + 1);
             }
+            let whole = finished - began;
+            let steps = outcome.as_ref().map_or([None; 3], |steps| *steps);
+            let steps: Vec<Duration> = steps.into_iter().flatten().chain([whole]).collect();
+            tally.count(outcome.map(drop), &steps);
         }
     }
 
@@ -256,7 +322,7 @@ impl Worker<'_> {
 
 /// An operation that does not count, and the reason.
 #[derive(Debug, PartialEq, Eq)]
-struct Miss(String);
+pub(super) struct Miss(pub(super) String);
 
 impl From<io::Error> for Miss {
     fn from(error: io::Error) -> Miss {
@@ -265,7 +331,7 @@ impl From<io::Error> for Miss {
 }
 
 /// Whether an answer is what the work should bring. A send counts only if it says that it was fsynced.
-fn expect(work: Work, status: u16, body: &[u8]) -> Result<(), Miss> {
+pub(super) fn expect(work: Work, status: u16, body: &[u8]) -> Result<(), Miss> {
     expect_ok(status, body)?;
     match work {
         Work::Enqueue | Work::Cycle => match field(body, b"\"durability\"") {
@@ -276,7 +342,7 @@ fn expect(work: Work, status: u16, body: &[u8]) -> Result<(), Miss> {
     }
 }
 
-fn expect_ok(status: u16, body: &[u8]) -> Result<(), Miss> {
+pub(super) fn expect_ok(status: u16, body: &[u8]) -> Result<(), Miss> {
     match status {
         200 | 204 => Ok(()),
         _ => Err(Miss(field(body, b"\"reason\"").map_or_else(|| format!("HTTP {status}"), str::to_owned))),

@@ -1,6 +1,7 @@
 //! What the runs of a benchmark say: figures for people and programs, medians, and whether they count at all.
 
 use super::load::{Load, Tally, Work};
+use super::site::Spent;
 use crate::failure::{Failure, failed};
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -13,6 +14,7 @@ pub(super) struct Latency {
     step: &'static str,
     p50_ms: f64,
     p90_ms: f64,
+    p95_ms: f64,
     p99_ms: f64,
     p999_ms: f64,
     max_ms: f64,
@@ -25,6 +27,7 @@ impl Latency {
             step,
             p50_ms: at(0.5),
             p90_ms: at(0.9),
+            p95_ms: at(0.95),
             p99_ms: at(0.99),
             p999_ms: at(0.999),
             max_ms: histogram.max() as f64 / 1e3,
@@ -32,8 +35,10 @@ impl Latency {
     }
 
     fn text(&self) -> String {
-        let Latency { p50_ms, p90_ms, p99_ms, p999_ms, max_ms, .. } = self;
-        format!("p50 {p50_ms:.2}  p90 {p90_ms:.2}  p99 {p99_ms:.2}  p99.9 {p999_ms:.2}  max {max_ms:.2} ms")
+        let Latency { p50_ms, p90_ms, p95_ms, p99_ms, p999_ms, max_ms, .. } = self;
+        format!(
+            "p50 {p50_ms:.2}  p90 {p90_ms:.2}  p95 {p95_ms:.2}  p99 {p99_ms:.2}  p99.9 {p999_ms:.2}  max {max_ms:.2} ms"
+        )
     }
 }
 
@@ -42,11 +47,15 @@ impl Latency {
 pub(super) struct Run {
     what: &'static str,
     connections: usize,
+    outstanding: usize,
     topics: usize,
     size: usize,
     seconds: f64,
     done: u64,
     rate_per_s: f64,
+    /// The schedule of an open loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offered_per_s: Option<u32>,
     /// What every counted send's answer said; nothing for work that stores nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     durability: Option<&'static str>,
@@ -54,6 +63,11 @@ pub(super) struct Run {
     /// Commits of the store in the counted time, each fsynced before anything in it was answered.
     commits: Option<u64>,
     commits_per_s: Option<f64>,
+    /// Bytes that the server had written to files, for each operation.
+    written_per_op: Option<f64>,
+    /// Bytes by which its log grew, for each operation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_per_op: Option<f64>,
     /// How much of one processor the load generator took.
     generator_cpu: f64,
     errors: BTreeMap<String, u64>,
@@ -62,30 +76,54 @@ pub(super) struct Run {
 impl Run {
     /// The figures of a finished run.
     #[must_use]
-    pub(super) fn new(work: Work, load: &Load, tally: Tally, commits: Option<u64>) -> Run {
+    pub(super) fn new(work: Work, load: &Load, tally: Tally, spent: Spent) -> Run {
         let seconds = load.duration.as_secs_f64();
+        let commits = spent.commits.map(|(commits, _)| commits);
+        let each = |bytes: Option<u64>| {
+            bytes.filter(|_| tally.done > 0).map(|bytes| bytes as f64 / tally.done as f64)
+        };
         Run {
             what: work.name(),
             connections: load.connections,
+            outstanding: load.outstanding,
             topics: load.topics,
             size: load.size,
             seconds,
             done: tally.done,
-            rate_per_s: tally.done as f64 / seconds,
+            rate_per_s: tally.ended.unwrap_or(tally.done) as f64 / seconds,
+            offered_per_s: None,
             durability: matches!(work, Work::Enqueue | Work::Cycle).then_some("fsync"),
             latency: tally.steps.iter().map(|(step, histogram)| Latency::of(step, histogram)).collect(),
             commits,
             commits_per_s: commits.map(|commits| commits as f64 / seconds),
+            written_per_op: each(spent.written),
+            log_per_op: each(spent.log),
             generator_cpu: tally.own_cpu.as_secs_f64() / (load.warmup + load.duration).as_secs_f64(),
             errors: tally.errors,
         }
     }
 
+    /// The same, of an open loop.
+    #[must_use]
+    pub(super) fn paced(self, rate: u32) -> Run {
+        Run { offered_per_s: Some(rate), ..self }
+    }
+
+    /// The same, of a server whose answers do not say how safe a message is.
+    #[must_use]
+    pub(super) fn of_peer(self) -> Run {
+        Run { durability: None, ..self }
+    }
+
     /// The run for a person.
     #[must_use]
     pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
-        let Run { connections, topics, size, seconds, done, .. } = self;
-        let load = format!("{connections} connections, {topics} topic(s), {size} bytes, {seconds} s");
+        let Run { connections, outstanding, topics, size, seconds, done, .. } = self;
+        let each = match self.offered_per_s {
+            Some(rate) => format!(", {rate}/s on a schedule"),
+            None => format!(" × {outstanding} outstanding"),
+        };
+        let load = format!("{connections} connections{each}, {topics} topic(s), {size} bytes, {seconds} s");
         let said = self
             .durability
             .filter(|_| *done > 0)
@@ -95,6 +133,7 @@ impl Run {
             vec![(self.what, load), ("rate", format!("{:.0}/s ({done} done{said})", self.rate_per_s))];
         pairs.extend(self.latency.iter().map(|latency| (latency.step, latency.text())));
         pairs.push(("commits", self.commits_text()));
+        pairs.push(("written", self.written_text()));
         pairs.push(("load", format!("took {:.0} % of one processor", self.generator_cpu * 100.0)));
         pairs.push(("errors", self.errors_text()));
         pairs
@@ -134,6 +173,15 @@ impl Run {
             }
             (Some(_), _) => "none".to_owned(),
             (None, _) => "not known (no admin address)".to_owned(),
+        }
+    }
+
+    /// Bytes written for each operation.
+    pub(super) fn written_text(&self) -> String {
+        let log = self.log_per_op.map(|bytes| format!(", its log grew by {bytes:.0}")).unwrap_or_default();
+        match self.written_per_op {
+            Some(bytes) => format!("{bytes:.0} bytes an operation{log}"),
+            None => format!("not known (no process to look at){log}"),
         }
     }
 
@@ -200,7 +248,12 @@ impl Comparison {
             let commits =
                 commits.filter(|&rate| rate > 0.0).map(|rate| format!(", {rate:.0} commits/s, each fsynced"));
             let rate = rate_of(runs).unwrap_or(0.0);
-            lines.push(format!("{kind}: median {rate:.0}/s{}", commits.unwrap_or_default()));
+            let per_op = |bytes: fn(&Run) -> Option<f64>| median(runs.iter().filter_map(bytes));
+            let written = per_op(|run| run.written_per_op);
+            let written = written.map(|bytes| format!(", {bytes:.0} bytes written an operation"));
+            let log = per_op(|run| run.log_per_op).map(|bytes| format!(", its log grew by {bytes:.0}"));
+            let more = [commits, written, log].into_iter().flatten().collect::<String>();
+            lines.push(format!("{kind}: median {rate:.0}/s{more}"));
         }
         for (kind, ratio) in self.ratios() {
             lines.push(format!("{} = {:.1} % of {kind}", self.subject, ratio * 100.0));
@@ -274,15 +327,19 @@ mod tests {
         Run {
             what,
             connections: 64,
+            outstanding: 1,
             topics: 1,
             size: 256,
             seconds: 10.0,
             done: 1,
             rate_per_s: rate,
+            offered_per_s: None,
             durability: None,
             latency: Vec::new(),
             commits: None,
             commits_per_s: None,
+            written_per_op: None,
+            log_per_op: None,
             generator_cpu: 0.0,
             errors: BTreeMap::new(),
         }

@@ -5,8 +5,8 @@ use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The largest answer head and body that are read; the node's answers here are a few hundred bytes.
-const ANSWER_MAX: usize = 64 * 1024;
+/// The largest answer head and body that are read: a message of 1 MiB in base64, and what stands around it.
+const ANSWER_MAX: usize = 2 << 20;
 
 /// The bytes of a POST.
 #[must_use]

@@ -3,14 +3,14 @@
 //! what was not answered, under the same key.
 
 use super::sender::{Kind, Sender};
-use super::stage::{self, Accepted, Delivered, Stage, ensure, path};
+use super::stage::{self, Accepted, Stage, ensure, path};
 use crate::ambient::{self, unix_seconds};
 use crate::client::{Call, Client};
 use crate::failure::{Failure, failed};
 use data_encoding::HEXLOWER;
 use futures::future::join_all;
 use hdrhistogram::Histogram;
-use serde_json::json;
+use ron_client::Delivery;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -159,22 +159,22 @@ impl Load {
             }
         }
         ensure(expected.len() == self.parcels.len(), || "two messages have one msg_id".to_owned())?;
-        let mut mailbox = stage.mailbox()?;
+        let consumer = stage.consumer()?;
         let mut received = 0;
         for topic in [TOPIC, PROVIDER.name()] {
             loop {
-                let deliveries = drain(&mut mailbox, topic).await?;
+                let deliveries = drain(&consumer, topic).await?;
                 if deliveries.is_empty() {
                     break;
                 }
                 for delivered in &deliveries {
-                    let id = &delivered.msg_id;
+                    let id = &delivered.msg_id.to_string();
                     let body =
                         expected.remove(id).ok_or_else(|| failed(format!("{id} came twice, or unasked")))?;
-                    ensure(delivered.bytes()? == body, || format!("{id} came out with other bytes"))?;
+                    ensure(delivered.payload == body, || format!("{id} came out with other bytes"))?;
                     received += 1;
                 }
-                stage::settle(&mut mailbox, topic, "/ack", &deliveries, json!({})).await?;
+                stage::ack(&consumer, topic, &deliveries).await?;
             }
         }
         ensure(expected.is_empty(), || format!("{} answered messages are lost", expected.len()))?;
@@ -234,8 +234,8 @@ impl Parcel {
     }
 }
 
-async fn drain(mailbox: &mut Client, topic: &str) -> Result<Vec<Delivered>, Failure> {
-    stage::recv(mailbox, topic, 256, Duration::ZERO, Duration::from_secs(60)).await
+async fn drain(consumer: &ron_client::Client, topic: &str) -> Result<Vec<Delivery>, Failure> {
+    stage::recv(consumer, topic, 256, Duration::ZERO, Duration::from_secs(60)).await
 }
 
 fn first_error(results: Vec<Result<(), Failure>>) -> Result<(), Failure> {

@@ -5,10 +5,10 @@ use crate::client::{Answer, Call, Client, Door};
 use crate::control;
 use crate::failure::{Failure, failed};
 use crate::own_node::OwnNode;
-use data_encoding::BASE64;
+use ron_client::{Delivery, Receipt, Refused, Want};
 use ron_core::capability::Op;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::time::Duration;
 
 /// The tenant of everything in the demo.
@@ -36,39 +36,6 @@ pub(super) struct Accepted {
     /// What a send's answer says of it; a webhook's answer says nothing.
     #[serde(default)]
     pub(super) durability: Option<String>,
-}
-
-/// A delivery, as far as the demo looks at it.
-#[derive(Debug, Clone, Deserialize)]
-pub(super) struct Delivered {
-    /// The message.
-    pub(super) msg_id: String,
-    /// Names this delivery.
-    pub(super) receipt: String,
-    /// Which hand-out this is.
-    pub(super) attempt: u64,
-    /// Attributes; what the verifier found out.
-    pub(super) attrs: std::collections::BTreeMap<String, String>,
-    #[serde(default)]
-    payload: Option<String>,
-    #[serde(default)]
-    payload_b64: Option<String>,
-}
-
-impl Delivered {
-    /// The message's bytes.
-    ///
-    /// # Errors
-    /// If they are not base64 where they should be.
-    pub(super) fn bytes(&self) -> Result<Vec<u8>, Failure> {
-        match (&self.payload, &self.payload_b64) {
-            (Some(text), None) => Ok(text.clone().into_bytes()),
-            (None, Some(base64)) => BASE64
-                .decode(base64.as_bytes())
-                .map_err(|err| failed(format!("the payload of {}: {err}", self.msg_id))),
-            _ => Err(failed(format!("{} has not exactly one payload", self.msg_id))),
-        }
-    }
 }
 
 impl Stage {
@@ -121,7 +88,16 @@ impl Stage {
         Ok(Client::new(Door::Tcp(self.node.address("interop")?)))
     }
 
-    /// A client of the mailbox listener, with the capability.
+    /// What consumers use: a client of the mailbox listener, with the capability.
+    ///
+    /// # Errors
+    /// If the node is not running.
+    pub(super) fn consumer(&self) -> Result<ron_client::Client, Failure> {
+        let url = format!("http://{}", self.node.address("mailbox")?);
+        Ok(ron_client::Client::http(&url, &self.token)?)
+    }
+
+    /// The mailbox listener for single calls, with the capability.
     ///
     /// # Errors
     /// If the node is not running.
@@ -141,42 +117,34 @@ pub(super) fn path(topic: &str, what: &str) -> String {
 /// # Errors
 /// The node's refusal.
 pub(super) async fn recv(
-    mailbox: &mut Client,
+    consumer: &ron_client::Client,
     topic: &str,
-    max: usize,
+    max: u32,
     wait: Duration,
     visibility: Duration,
-) -> Result<Vec<Delivered>, Failure> {
-    #[derive(Deserialize)]
-    struct Received {
-        messages: Vec<Delivered>,
-    }
-    let want = json!({
-        "max_messages": max,
-        "wait_ms": wait.as_millis() as u64,
-        "visibility_ms": visibility.as_millis() as u64,
-    });
-    let received: Received = mailbox.read(Call::json(path(topic, "/recv"), &want)).await?;
-    Ok(received.messages)
+) -> Result<Vec<Delivery>, Failure> {
+    Ok(consumer.recv(topic, Want::up_to(max).wait(wait).visibility(visibility)).await?)
 }
 
-/// Settles deliveries with `what` (`/ack`, `/nack`); `more` goes into the request beside the receipts.
+/// Acks deliveries.
 ///
 /// # Errors
 /// The node's refusal, of all or of one.
-pub(super) async fn settle(
-    mailbox: &mut Client,
+pub(super) async fn ack(
+    consumer: &ron_client::Client,
     topic: &str,
-    what: &str,
-    deliveries: &[Delivered],
-    more: Value,
+    deliveries: &[Delivery],
 ) -> Result<(), Failure> {
-    let mut body = more;
-    body["receipts"] = deliveries.iter().map(|delivered| delivered.receipt.as_str()).collect();
-    let answer: Value = mailbox.read(Call::json(path(topic, what), &body)).await?;
-    let results = answer["results"].as_array().cloned().unwrap_or_default();
-    let ok = results.iter().filter(|result| result["ok"] == true).count();
-    ensure(ok == deliveries.len(), || format!("{what} of {} deliveries: {answer}", deliveries.len()))
+    let receipts: Vec<Receipt> = deliveries.iter().map(|delivery| delivery.receipt).collect();
+    settled(consumer.ack(topic, &receipts).await?)
+}
+
+/// Whether all were settled.
+///
+/// # Errors
+/// The first refusal.
+pub(super) fn settled(results: Vec<Result<(), Refused>>) -> Result<(), Failure> {
+    results.into_iter().try_for_each(|result| result.map_err(|refused| failed(refused.to_string())))
 }
 
 /// The topic's figures.

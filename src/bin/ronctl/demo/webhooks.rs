@@ -25,19 +25,19 @@ pub(super) async fn round_trip(stage: &Stage, kind: Kind) -> Result<String, Fail
     let id = HEXLOWER.encode(&ambient::random::<10>()?);
     let body = kind.event(&id);
     let webhook = stage.sender(kind)?.webhook(&id, unix_seconds(), &body);
-    let (mut interop, mut mailbox) = (stage.interop()?, stage.mailbox()?);
+    let (mut interop, consumer) = (stage.interop()?, stage.consumer()?);
     let began = ambient::now();
     let answer = interop.call(webhook).await?;
     let took = began.elapsed();
     ensure(answer.status.is_success(), || answer.refused().to_string())?;
-    let deliveries = stage::recv(&mut mailbox, topic, 10, AT_ONCE, LEASE).await?;
+    let deliveries = stage::recv(&consumer, topic, 10, AT_ONCE, LEASE).await?;
     let [delivered] = deliveries.as_slice() else {
         return Err(failed(format!("{} messages received instead of one", deliveries.len())));
     };
-    ensure(delivered.bytes()? == body, || format!("{} came out with other bytes", delivered.msg_id))?;
-    let said = delivered.attrs.get("webhook-provider").map(String::as_str);
+    ensure(delivered.payload == body, || format!("{} came out with other bytes", delivered.msg_id))?;
+    let said = delivered.attr("webhook-provider");
     ensure(said == Some(topic), || format!("attribute webhook-provider is {said:?}"))?;
-    stage::settle(&mut mailbox, topic, "/ack", &deliveries, json!({})).await?;
+    stage::ack(&consumer, topic, &deliveries).await?;
     let status = answer.status.as_u16();
     Ok(format!("answered {status} in {:.1} ms, received with the same bytes, acked", millis(took)))
 }
@@ -50,11 +50,11 @@ pub(super) async fn duplicate(stage: &Stage) -> Result<String, Failure> {
     let kind = Kind::Stripe;
     let body = kind.event(&HEXLOWER.encode(&ambient::random::<10>()?));
     let sender = stage.sender(kind)?;
-    let (mut interop, mut mailbox) = (stage.interop()?, stage.mailbox()?);
+    let (mut interop, consumer) = (stage.interop()?, stage.consumer()?);
     let first: Accepted = interop.read(sender.webhook("", unix_seconds(), &body)).await?;
-    let deliveries = stage::recv(&mut mailbox, kind.name(), 10, AT_ONCE, LEASE).await?;
+    let deliveries = stage::recv(&consumer, kind.name(), 10, AT_ONCE, LEASE).await?;
     ensure(deliveries.len() == 1, || format!("{} messages received instead of one", deliveries.len()))?;
-    stage::settle(&mut mailbox, kind.name(), "/ack", &deliveries, json!({})).await?;
+    stage::ack(&consumer, kind.name(), &deliveries).await?;
     let again: Accepted = interop.read(sender.webhook("", unix_seconds(), &body)).await?;
     let recognised = !first.duplicate && again.duplicate && first.msg_id == again.msg_id;
     ensure(recognised, || format!("first {first:?}, then {again:?}"))?;
@@ -130,7 +130,6 @@ pub(super) async fn discord_handshake(stage: &Stage) -> Result<String, Failure> 
 
 /// That nothing waits in the provider's topic.
 async fn ensure_empty(stage: &Stage, kind: Kind) -> Result<(), Failure> {
-    let mut mailbox = stage.mailbox()?;
-    let left = stage::recv(&mut mailbox, kind.name(), 10, Duration::ZERO, LEASE).await?;
+    let left = stage::recv(&stage.consumer()?, kind.name(), 10, Duration::ZERO, LEASE).await?;
     ensure(left.is_empty(), || format!("{} messages in {} that should not be there", left.len(), kind.name()))
 }

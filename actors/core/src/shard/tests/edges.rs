@@ -4,7 +4,7 @@ use super::broken::one_of_each;
 use super::cases::{commit, delivery, nack, put, recv, stored};
 use crate::ids::Slot;
 use crate::shard::fresh::Fresh;
-use crate::shard::{Command, NackMode, Reply, Settings, Shard};
+use crate::shard::{Command, NackMode, Paused, Reply, Settings, Shard, StreamId, WaiterId};
 use crate::time::Millis;
 
 #[test]
@@ -42,8 +42,43 @@ fn room_is_wanted_by_a_receive_that_waits_while_something_is_ready() {
     shard.allow_in_flight(0);
     let _ = put(&mut shard, 20, &[stored(1)]);
     assert!(shard.wants_room());
-    let _ = shard.apply(Millis(30), Command::CancelRecv { waiter: crate::shard::WaiterId(1) });
+    let _ = shard.apply(Millis(30), Command::CancelRecv { waiter: WaiterId(1) });
     assert!(!shard.wants_room(), "nobody waits");
+}
+
+#[test]
+fn only_what_hands_out_may_be_told_of_room() {
+    let visibility_ms = 1_000;
+    let settings = Settings::default();
+    let slots = vec![Slot(9)];
+    let commands = [
+        Command::Enqueue { count: 1 },
+        Command::Replace { slot: Slot(9) },
+        Command::CancelRecv { waiter: WaiterId(9) },
+        Command::OpenStream { stream: StreamId(9), max_inflight: 1 },
+        Command::CloseStream { stream: StreamId(9) },
+        Command::Ack { deliveries: Vec::new() },
+        Command::Extend { deliveries: Vec::new(), visibility_ms },
+        Command::Corrupt { delivery: delivery(9, 1) },
+        Command::Rotted { slots: slots.clone() },
+        Command::Configure { settings, paused: Paused::default() },
+        Command::Reprocess { slots: slots.clone() },
+        Command::PurgeDead { slots },
+        Command::Tick,
+    ];
+    for command in commands {
+        let mut shard = Shard::new(settings);
+        let _ = recv(&mut shard, 10, 1, 1_000);
+        shard.allow_in_flight(0);
+        let _ = put(&mut shard, 20, &[stored(1)]);
+        let (hands_out, named) = (command.hands_out(), format!("{command:?}"));
+        if hands_out {
+            shard.allow_in_flight(1);
+        }
+        let step = shard.apply(Millis(30), command);
+        assert_eq!(step.grants.len(), usize::from(hands_out), "{named}");
+        assert_eq!(shard.check(), Ok(()), "{named}");
+    }
 }
 
 #[test]

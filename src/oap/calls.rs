@@ -1,0 +1,307 @@
+//! Requests as calls on the mailbox: what SPEC §4 says of each holds here, too.
+
+use super::answer::{self, malformed};
+use super::conn::Conn;
+use super::listen::OapApp;
+use super::session::{Judged, Session};
+use crate::http::auth::{Authority, Op};
+use crate::http::dto::{self, RecvRequest};
+use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use ron_actors::mailbox::api::{Delivery, Settle};
+use ron_core::ids::QueueKey;
+use ron_core::oap::{
+    self, BadComp, Frame, INFLATED_BYTES_MAX, Mode, PROTO_HELLO, PROTO_MAILBOX, Receipt, Request,
+};
+use ron_core::reason::{Reason, Refusal};
+use ron_core::receipt;
+use ron_core::shard::{NackMode, Want};
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+/// A request under way.
+pub(super) type Call = BoxFuture<'static, Done>;
+
+/// What follows a call.
+pub(super) enum Next {
+    /// Whatever the peer does.
+    Always(Call),
+    /// When the peer takes what it is sent.
+    WhenTaken(Call),
+}
+
+/// What came of a call.
+#[derive(Default)]
+pub(super) struct Done {
+    /// Requests that are answered with it, and the answers' codes.
+    pub(super) answered: Vec<(u64, u16)>,
+    /// What goes to the peer.
+    pub(super) frames: BytesMut,
+    /// Leases that stand once that is sent.
+    pub(super) delivery: Option<Delivery>,
+    /// What follows.
+    pub(super) next: Option<Next>,
+    /// A queue that has what was being brought to it, or refused it.
+    pub(super) arrived: Option<QueueKey>,
+}
+
+impl Done {
+    /// A request is answered with 200.
+    pub(super) fn of(corr_id: u64, frames: BytesMut) -> Done {
+        Done { answered: vec![(corr_id, 200)], frames, ..Done::default() }
+    }
+
+    /// A request is refused. `more` = further flags of the answer.
+    pub(super) fn refused(app: &OapApp, corr_id: u64, refusal: &Refusal, more: u16) -> Done {
+        let mut frames = BytesMut::new();
+        let code = app.answer_refusal((PROTO_MAILBOX, corr_id), refusal, more, &mut frames);
+        Done { answered: vec![(corr_id, code)], frames, ..Done::default() }
+    }
+}
+
+/// How often what waits asks whether its capability still holds; SPEC §5 allows 1 s.
+pub(super) const RECHECK: Duration = Duration::from_millis(500);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
+    /// Begins the call that a frame asks for.
+    ///
+    /// # Errors
+    /// What it is refused with at once.
+    pub(super) async fn call(&mut self, frame: Frame) -> Result<(), Refusal> {
+        let header = frame.header;
+        if header.code != 0 {
+            return Err(malformed("code is 0 in requests"));
+        }
+        if !header.has(oap::REQ) {
+            return Err(malformed("a request has the flag REQ"));
+        }
+        if header.has(oap::COMP) && (header.app_proto_id != PROTO_MAILBOX || header.has(oap::START)) {
+            let text = "only requests to the mailbox are compressed, and only after a capability";
+            return Err(Refusal::new(Reason::UnsupportedEncoding, text));
+        }
+        match header.app_proto_id {
+            PROTO_HELLO => self.hello(&frame),
+            PROTO_MAILBOX if header.has(oap::START) || header.has(oap::END) => self.start(&frame).await,
+            PROTO_MAILBOX => self.request(frame).await,
+            _ => Err(Refusal::new(Reason::NotFound, "app_proto_id is 0 (HELLO) or 0x0201 (mailbox)")),
+        }
+    }
+
+    fn hello(&mut self, frame: &Frame) -> Result<(), Refusal> {
+        if frame.header.has(oap::START) || frame.header.has(oap::END) {
+            return Err(malformed("HELLO is one frame without START or END"));
+        }
+        let hello: oap::Hello = serde_json::from_slice(&frame.payload)
+            .map_err(|_| malformed("the payload of HELLO is JSON: {\"ua\": text or null}"))?;
+        if hello.ua.is_some_and(|ua| ua.len() > 256) {
+            return Err(malformed("ua has at most 256 bytes"));
+        }
+        let answer = oap::HelloAnswer {
+            max_frame: oap::FRAME_BYTES_MAX as u32,
+            max_inflight: super::INFLIGHT_MAX as u32,
+            max_bytes: super::WINDOW_BYTES as u32,
+            flags_supported: oap::FLAGS,
+            versions: vec![oap::VERSION],
+            transports: vec![if self.app.tls.is_some() { "tcp+tls" } else { "tcp" }.to_owned()],
+        };
+        // numbers and texts always serialise
+        let answer = serde_json::to_vec(&answer).unwrap_or_default();
+        let corr_id = frame.header.corr_id;
+        self.answered(corr_id, 200);
+        self.reply(|to| answer::frames(answer::header(PROTO_HELLO, corr_id, 200), &answer, to));
+        Ok(())
+    }
+
+    /// A frame with a capability opens the session, or replaces it.
+    async fn start(&mut self, frame: &Frame) -> Result<(), Refusal> {
+        if frame.cap.is_empty() || frame.header.has(oap::END) {
+            return Err(malformed("START brings a capability in cap, and has no END"));
+        }
+        if !frame.payload.is_empty() {
+            return Err(malformed("a frame that brings a capability has no payload"));
+        }
+        // what was read before is judged by the capability before
+        self.send_off();
+        let session = Session::open(&self.app.passport, &frame.cap, self.app.wall_s()).await?;
+        session.check_tenant(frame.header.tenant_id)?;
+        self.session = Some(Arc::new(session));
+        let corr_id = frame.header.corr_id;
+        self.answered(corr_id, 200);
+        self.reply(|to| answer::empty(corr_id, to));
+        Ok(())
+    }
+
+    async fn request(&mut self, mut frame: Frame) -> Result<(), Refusal> {
+        let Some(session) = self.session.clone() else {
+            return Err(Refusal::new(Reason::Unauth, "send a capability first, in a frame REQ|START"));
+        };
+        session.check_tenant(frame.header.tenant_id)?;
+        let corr_id = frame.header.corr_id;
+        if frame.header.has(oap::COMP) {
+            frame.payload = self.inflated(frame.payload).await?;
+            self.weighs(corr_id, frame.wire_len());
+        }
+        let request = oap::read(&frame.payload).map_err(|bad| malformed(bad.to_string()))?;
+        self.is_for(corr_id, request.op());
+        if !matches!(request, Request::Enqueue { .. } | Request::EnqueueBatch { .. }) {
+            self.send_off();
+        }
+        match request {
+            Request::Enqueue { topic, message } => {
+                self.enqueue(&session, corr_id, topic, message, &frame.payload).await
+            }
+            Request::EnqueueBatch { topic, messages } => {
+                self.enqueue_batch(&session, corr_id, topic, messages.0, &frame.payload).await
+            }
+            Request::Recv { topic, max_messages, max_bytes, visibility_ms, wait_ms } => {
+                let asked = RecvRequest::of(max_messages.into(), max_bytes, visibility_ms, wait_ms);
+                let queue = session.queue(topic)?;
+                let authority = self.allow(&session, Op::Recv, &queue, None).await?.authority;
+                self.app.readiness.admit_recv()?;
+                let (want, wait) = asked.check()?;
+                let call =
+                    receive(self.app.clone(), authority, queue, (want, wait), self.over.clone(), corr_id);
+                self.begin(call);
+                Ok(())
+            }
+            Request::Subscribe { topic, credit, visibility_ms } => {
+                self.subscribe(&session, corr_id, topic, credit, visibility_ms).await
+            }
+            Request::Unsubscribe { subscription } => self.unsubscribe(corr_id, subscription),
+            Request::Ack { topic, receipts } => {
+                self.settle(&session, corr_id, topic, Settle::Ack, Op::Ack, &receipts.0).await
+            }
+            Request::Nack { topic, receipts, mode, delay_ms, reason } => {
+                let how = nack(mode, delay_ms, reason)?;
+                self.settle(&session, corr_id, topic, how, Op::Nack, &receipts.0).await
+            }
+            Request::Extend { topic, receipts, visibility_ms } => {
+                let how = dto::extend(visibility_ms)?;
+                self.settle(&session, corr_id, topic, how, Op::Recv, &receipts.0).await
+            }
+        }
+    }
+
+    /// The payload that a compressed one stands for. One that would be too long ends the connection.
+    async fn inflated(&mut self, payload: Bytes) -> Result<Bytes, Refusal> {
+        // 1 MiB can take tens of milliseconds, which other connections of this worker must not wait
+        let inflated = spawn_blocking(move || oap::inflate(&payload, INFLATED_BYTES_MAX)).await;
+        match inflated {
+            Ok(Ok(inflated)) => Ok(inflated.into()),
+            Ok(Err(bad @ BadComp::Broken)) => Err(malformed(bad.to_string())),
+            Ok(Err(bad @ BadComp::TooLong)) => {
+                self.end();
+                Err(Refusal::new(Reason::BodyLimit, bad.to_string()))
+            }
+            Err(_) => Err(Refusal::new(Reason::Internal, "inflating the payload failed").without_effect()),
+        }
+    }
+
+    pub(super) fn allow<'a>(
+        &self,
+        session: &'a Session,
+        op: Op,
+        queue: &'a QueueKey,
+        bytes: Option<u64>,
+    ) -> impl Future<Output = Result<Judged, Refusal>> + Send + use<'a, S> {
+        let (app, peer): (_, IpAddr) = (self.app.clone(), self.peer.ip().to_canonical());
+        async move { session.allow(&app, op, queue, bytes, (peer, app.wall_s())).await }
+    }
+
+    async fn settle(
+        &mut self,
+        session: &Session,
+        corr_id: u64,
+        topic: &str,
+        how: Settle,
+        op: Op,
+        receipts: &[Receipt],
+    ) -> Result<(), Refusal> {
+        let queue = session.queue(topic)?;
+        self.allow(session, op, &queue, None).await?;
+        let receipts = receipts.iter().map(|one| Ok(receipt::Receipt::from_bytes(one.0))).collect();
+        self.begin(settled(self.app.clone(), queue, how, receipts, corr_id));
+        Ok(())
+    }
+
+    /// Lets a call go as far as it gets at once, so that calls reach their queues in the order of their frames.
+    pub(super) fn begin(&mut self, call: impl Future<Output = Done> + Send + 'static) {
+        let mut call = call.boxed();
+        match call.as_mut().now_or_never() {
+            Some(done) => self.done(done),
+            None => self.calls.push(call),
+        }
+    }
+}
+
+fn nack(mode: Mode, delay_ms: Option<u64>, reason: Option<&str>) -> Result<Settle, Refusal> {
+    let mode = match mode {
+        Mode::Fail => NackMode::Fail,
+        Mode::Release => NackMode::Release,
+        Mode::Reject => NackMode::Reject,
+    };
+    dto::nack(mode, delay_ms, reason.map(str::to_owned))
+}
+
+async fn receive(
+    app: Arc<OapApp>,
+    authority: Authority,
+    queue: QueueKey,
+    (want, wait): (Want, Duration),
+    over: CancellationToken,
+    corr_id: u64,
+) -> Done {
+    let handed = {
+        let mut handed = pin!(app.mailbox.recv(&queue, want, wait));
+        loop {
+            tokio::select! {
+                biased;
+                handed = &mut handed => break handed,
+                () = app.readiness.draining().cancelled() => break Ok(Delivery::default()),
+                () = over.cancelled() => break Ok(Delivery::default()),
+                () = sleep(RECHECK), if !wait.is_zero() => {
+                    if let Err(refusal) = authority.still_holds(app.wall_s()) {
+                        break Err(refusal);
+                    }
+                }
+            }
+        }
+    };
+    // what it waited for goes back at once if it may no longer have it
+    let handed = handed.and_then(|delivery| authority.still_holds(app.wall_s()).map(|()| delivery));
+    match handed {
+        Ok(delivery) => {
+            let mut frames = BytesMut::new();
+            let payload = answer::messages(&delivery.messages);
+            answer::frames(answer::header(PROTO_MAILBOX, corr_id, 200), &payload, &mut frames);
+            Done { delivery: Some(delivery), ..Done::of(corr_id, frames) }
+        }
+        Err(refusal) => Done::refused(&app, corr_id, &refusal, 0),
+    }
+}
+
+async fn settled(
+    app: Arc<OapApp>,
+    queue: QueueKey,
+    how: Settle,
+    receipts: Vec<Result<receipt::Receipt, receipt::ReceiptError>>,
+    corr_id: u64,
+) -> Done {
+    match app.mailbox.settle_receipts(&queue, how, receipts).await {
+        Ok(results) => {
+            let reason = |one: Result<(), Reason>| one.err().map(|reason| reason.code().to_owned());
+            let results = results.into_iter().map(reason).collect();
+            let mut frames = BytesMut::new();
+            answer::ok(corr_id, &oap::Settled { results }, &mut frames);
+            Done::of(corr_id, frames)
+        }
+        Err(refusal) => Done::refused(&app, corr_id, &refusal, 0),
+    }
+}
