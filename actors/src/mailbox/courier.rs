@@ -8,7 +8,7 @@ use super::messages::ShardMsg;
 use crate::kernel::handle::CastError;
 use crate::store::{Copies, ReadFailure};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use ron_core::fanout::{Advance, COPIES_MAX, Due, Fan};
+use ron_core::fanout::{Advance, Batch, COPIES_MAX, Due, Fan};
 use ron_core::ids::{ShardId, Slot};
 use ron_core::message::{CopyOf, MessageMeta};
 use ron_core::reason::Reason;
@@ -176,31 +176,34 @@ impl Courier {
         due.sort_by_key(|due| due.from); // stable: the order of their numbers stays
         let mut passes = Vec::new();
         for together in due.chunk_by(|a, b| a.from == b.from) {
-            self.bring(together, &mut passes).await;
+            let numbers: Vec<u32> = together.iter().map(|due| due.number).collect();
+            if let Some(first) = together.first() {
+                self.bring(first.from, &numbers, &mut passes).await;
+            }
         }
         self.mailbox.inner.store.reader().fans().pass(&passes);
         Some(!passes.is_empty())
     }
 
     /// Brings the next messages to subscribers whose cursors are at one place.
-    async fn bring(&mut self, together: &[Due], passes: &mut Vec<Advance>) {
-        let Some(from) = together.first().map(|due| due.from) else { return };
-        let backlog = |fan: &Fan| fan.backlog(from, CHUNKS_TOGETHER);
+    async fn bring(&mut self, from: Slot, numbers: &[u32], passes: &mut Vec<Advance>) {
+        let batch = |fan: &Fan| fan.batch(from, numbers, CHUNKS_TOGETHER);
         let reader = self.mailbox.inner.store.reader().clone();
-        let chunks = reader.fans().lock().list(self.list).map(backlog).unwrap_or_default();
+        let Batch { due: together, chunks } =
+            reader.fans().lock().list(self.list).map(batch).unwrap_or_default();
         let filters = together.iter().any(|due| !due.subscription.filter.is_open());
         let Ok((sent, to)) = reader.sent(chunks, from, COPIES_MAX).await else {
-            return self.rest_all(together);
+            return self.rest_all(&together);
         };
         let metas = match filters {
             true => self.metas(&sent).await,
             false => Ok(Vec::new()),
         };
-        let Ok(metas) = metas else { return self.rest_all(together) };
+        let Ok(metas) = metas else { return self.rest_all(&together) };
         if to <= from {
             return;
         }
-        for due in together {
+        for due in &together {
             let subscription = &due.subscription;
             // What cannot be read is not kept from anybody: its copies go to their dead-letter queues.
             let wanted = |i: usize| {

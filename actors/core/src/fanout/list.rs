@@ -61,6 +61,15 @@ pub struct Due {
     pub from: Slot,
 }
 
+/// What is next for subscribers whose cursors are at one place.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Those who are there.
+    pub due: Vec<Due>,
+    /// The chunks that hold messages to be brought, ascending: the chunk, the first place, how many.
+    pub chunks: Vec<(u64, u16, u16)>,
+}
+
 /// One row of a list, for whoever looks at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
@@ -215,13 +224,8 @@ impl Fan {
     pub fn due(&self) -> impl Iterator<Item = Due> {
         let end = self.backlog.last_key_value().map(|(chunk, _)| *chunk);
         let behind = move |place: &Place| end.is_some_and(|end| place.next.chunk() <= end);
-        self.places.iter().filter(move |(number, place)| behind(place) && self.is_due(**number, place)).map(
-            |(number, place)| Due {
-                number: *number,
-                subscription: place.subscription.clone(),
-                from: place.next,
-            },
-        )
+        let is_due = move |(number, place): &(&u32, &Place)| behind(place) && self.is_due(**number, place);
+        self.places.iter().filter(is_due).filter_map(|(number, _)| self.due_of(*number))
     }
 
     fn is_due(&self, number: u32, place: &Place) -> bool {
@@ -229,12 +233,23 @@ impl Fan {
         first == Some(&number) && !self.is_through(place)
     }
 
-    /// The chunks from `from` on that hold messages to be brought, ascending, at most `limit`: the chunk, the first
-    /// place, how many.
+    /// What is next for those of `numbers` whose cursors are at `from`, out of at most `limit` chunks. The
+    /// subscriptions and the chunks are of one moment: of a message that came after a removal, whoever read the
+    /// subscription before the chunks would not know that it is no longer the subscriber's.
     #[must_use]
-    pub fn backlog(&self, from: Slot, limit: usize) -> Vec<(u64, u16, u16)> {
+    pub fn batch(&self, from: Slot, numbers: &[u32], limit: usize) -> Batch {
+        let is_there = |number: &&u32| {
+            self.places.get(number).is_some_and(|place| place.next == from && self.is_due(**number, place))
+        };
+        let due = numbers.iter().filter(is_there).filter_map(|number| self.due_of(*number));
         let chunks = self.backlog.range(from.chunk()..).take(limit);
-        chunks.map(|(chunk, (first, count))| (*chunk, *first, *count)).collect()
+        let chunks = chunks.map(|(chunk, (first, count))| (*chunk, *first, *count)).collect();
+        Batch { due: due.collect(), chunks }
+    }
+
+    fn due_of(&self, number: u32) -> Option<Due> {
+        let place = self.places.get(&number)?;
+        Some(Due { number, subscription: place.subscription.clone(), from: place.next })
     }
 
     // --- changes ---

@@ -12,7 +12,7 @@ mod list;
 mod tests;
 
 pub use edit::{Addition, Edit};
-pub use list::{Due, Fan, Listed};
+pub use list::{Batch, Due, Fan, Listed};
 
 use crate::ids::{QueueKey, ShardId, Slot, Topic};
 use crate::message::MessageMeta;

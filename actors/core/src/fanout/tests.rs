@@ -61,6 +61,24 @@ fn a_message_goes_to_the_list_of_its_own_commit() {
 }
 
 #[test]
+fn whoever_was_due_before_a_removal_is_not_brought_what_came_after_it() {
+    let mut fans = Fans::default();
+    edit(&mut fans, 10, &add(&["a", "b"])).unwrap();
+    fans.sent(S, 10, 0, 1);
+    let seen: Vec<Due> = fans.list(S).unwrap().due().collect();
+    let numbers: Vec<u32> = seen.iter().map(|due| due.number).collect();
+    edit(&mut fans, 11, &remove(&["a"])).unwrap();
+    fans.sent(S, 11, 0, 1);
+    let batch = fans.list(S).unwrap().batch(at(10), &numbers, 64);
+    assert_eq!(batch.chunks, [(10, 0, 1), (11, 0, 1)]);
+    let until: Vec<Option<Slot>> = batch.due.iter().map(|due| due.subscription.until).collect();
+    assert_eq!(until, [Some(at(11)), None], "with the message comes the end of the subscription");
+    assert!(bring(&mut fans, "b", at(12)));
+    let next = fans.list(S).unwrap().batch(at(10), &numbers, 64).due;
+    assert_eq!(next, batch.due[..1], "b has gone on meanwhile, and so on its next step");
+}
+
+#[test]
 fn what_somebody_waits_for_is_held_until_all_have_it_once() {
     let mut fans = Fans::default();
     edit(&mut fans, 10, &add(&["a", "b"])).unwrap();
