@@ -12,10 +12,12 @@ use clap::{Args, Subcommand};
 use fanout::FanoutArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use load::{Load, Work};
+use lone::LoneArgs;
 use neighbours::Crowd;
+use parked::Many;
 use peers::PeersArgs;
 use report::{Comparison, Run};
-use site::{Proto, Site, Spent};
+use site::{Proto, Site, Spent, Tables};
 use std::cell::Cell;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -23,13 +25,17 @@ use std::time::Duration;
 
 mod fanout;
 mod load;
+mod lone;
+mod memory;
 mod neighbours;
 mod oap;
 mod open;
 mod pace;
+mod parked;
 mod peers;
 mod report;
 mod site;
+mod webhooks;
 mod wire;
 
 /// The tenant whose topics are used.
@@ -68,6 +74,29 @@ pub(crate) enum BenchCommand {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=101))]
         runs: u8,
     },
+    /// Sends to some of very many topics that hold messages against sends to one, the node's memory meanwhile, and
+    /// whether the topics that sleep still know their keys
+    Parked {
+        #[command(flatten)]
+        setup: Setup,
+        /// How many of them are sent to
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=99_000))]
+        hit: u32,
+        /// How many runs of each
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=101))]
+        runs: u8,
+    },
+    /// A provider's webhooks, verified and fsynced, against a route of the same server without a store, and against a
+    /// bare 204; medians of interleaved runs; needs --spawn
+    Webhooks {
+        #[command(flatten)]
+        setup: Setup,
+        /// How many runs of each
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=101))]
+        runs: u8,
+    },
+    /// What a producer waits who has one send outstanding, beside a bare fdatasync on the same disk; on nodes of its own
+    Lone(LoneArgs),
     /// What a noisy tenant does to its neighbours on a busy store: equal tenants, then one of them with many times its
     /// connections, then the same load as one tenant's; needs --spawn
     Neighbours {
@@ -146,6 +175,27 @@ pub(crate) struct Setup {
     dir: Option<PathBuf>,
 }
 
+impl Setup {
+    /// One connection with one send outstanding.
+    fn of_one(duration: Duration, size: u32) -> Setup {
+        Setup {
+            connections: Some(1),
+            proto: None,
+            outstanding: 1,
+            duration,
+            warmup: Duration::from_millis(500),
+            size: Some(size),
+            topics: None,
+            url: None,
+            token: None,
+            cacert: None,
+            admin: None,
+            spawn: true,
+            dir: None,
+        }
+    }
+}
+
 /// Runs `ronctl bench`; `node` makes a client of the node that the command line names.
 ///
 /// # Errors
@@ -163,13 +213,24 @@ pub(crate) async fn run(
         BenchCommand::Neighbours { setup, runs, tenants, factor } => {
             (setup, Plan::Neighbours(Crowd { tenants, factor, runs }))
         }
+        BenchCommand::Parked { setup, hit, runs } => {
+            let topics = setup.topics.unwrap_or(parked::TOPICS);
+            (setup, Plan::Parked(Many { topics, hit, runs }))
+        }
+        BenchCommand::Webhooks { setup, runs } => (setup, Plan::Webhooks(runs)),
+        BenchCommand::Lone(args) => return lone::run(args, out).await,
         BenchCommand::Fanout(args) => return fanout::run(args, out).await,
         BenchCommand::Peers(PeersArgs { setup, peers }) => (setup, Plan::Peers(peers)),
     };
-    let default = if matches!(plan, Plan::Peers(_)) { Proto::Oap } else { Proto::Http };
+    let binary = matches!(plan, Plan::Peers(_) | Plan::Parked(_));
+    let default = if binary { Proto::Oap } else { Proto::Http };
     let proto = setup.proto.unwrap_or(default);
     check(&setup, proto, &plan)?;
-    let site = Site::find(&setup, proto, node).await?;
+    let tables = match plan {
+        Plan::Parked(_) => Tables { mailbox: parked::MAILBOX, ..Tables::default() },
+        _ => Tables::default(),
+    };
+    let site = Site::find(&setup, proto, tables, node).await?;
     let bench = Bench { setup, proto, site, out };
     match plan {
         Plan::Single(work, rate) => bench.single(work, rate).await,
@@ -177,6 +238,8 @@ pub(crate) async fn run(
         Plan::Topics(runs) => bench.topics(runs).await,
         Plan::Neighbours(crowd) => bench.neighbours(crowd).await,
         Plan::Peers(peers) => bench.peers(&peers).await,
+        Plan::Parked(many) => bench.parked(many).await,
+        Plan::Webhooks(runs) => bench.webhooks(runs).await,
     }
 }
 
@@ -192,8 +255,11 @@ fn check(setup: &Setup, proto: Proto, plan: &Plan) -> Result<(), Failure> {
     if setup.outstanding > 1 && proto == Proto::Http {
         return usage("--outstanding needs --proto oap");
     }
-    if proto == Proto::Oap && matches!(plan, Plan::Compare(_) | Plan::Neighbours(_)) {
-        return usage("--proto oap is for `bench enqueue`, `cycle`, `topics` and `peers`");
+    if proto == Proto::Oap && matches!(plan, Plan::Compare(_) | Plan::Neighbours(_) | Plan::Webhooks(_)) {
+        return usage("--proto oap is for `bench enqueue`, `cycle`, `topics`, `parked` and `peers`");
+    }
+    if let Plan::Parked(many) = plan {
+        many.check(setup.spawn, proto)?;
     }
     if let Plan::Peers(peers) = plan {
         peers.check(setup)?;
@@ -215,6 +281,8 @@ enum Plan {
     Topics(u8),
     Neighbours(Crowd),
     Peers(peers::Peers),
+    Parked(Many),
+    Webhooks(u8),
 }
 
 struct Bench {
@@ -282,6 +350,7 @@ impl Bench {
             token: self.site.token.clone(),
             tls: self.site.tls.clone(),
             tenant: TENANT.to_owned(),
+            sender: None,
             prefix: "t".to_owned(),
             topics: topics as usize,
             size: self.setup.size.unwrap_or(SIZE) as usize,
@@ -296,9 +365,14 @@ impl Bench {
     async fn measure(&self, work: Work, load: &Load, label: &str) -> Result<Run, Failure> {
         let done = Rc::new(Cell::new(0));
         let spent = || self.site.spent();
+        let pid = self.site.pid;
         let (tally, spent) = match self.proto {
-            Proto::Http => self.watched(label, load::run(load, work, Rc::clone(&done)), spent, &done).await?,
-            Proto::Oap => self.watched(label, oap::run(load, work, Rc::clone(&done)), spent, &done).await?,
+            Proto::Http => {
+                self.watched(label, load::run(load, work, Rc::clone(&done)), spent, pid, &done).await?
+            }
+            Proto::Oap => {
+                self.watched(label, oap::run(load, work, Rc::clone(&done)), spent, pid, &done).await?
+            }
         };
         Ok(Run::new(work, load, tally, spent))
     }
@@ -307,25 +381,27 @@ impl Bench {
     async fn measure_paced(&self, work: Work, load: &Load, rate: u32) -> Result<Run, Failure> {
         let done = Rc::new(Cell::new(0));
         let running = open::run(load, work, self.proto, rate, Rc::clone(&done));
-        let (tally, spent) = self.watched(work.name(), running, || self.site.spent(), &done).await?;
+        let spent = || self.site.spent();
+        let (tally, spent) = self.watched(work.name(), running, spent, self.site.pid, &done).await?;
         Ok(Run::new(work, load, tally, spent).paced(rate))
     }
 
     /// What `running` gives, with a progress bar for who watches, and what the server spent in the counted time, which
-    /// `spent` says.
+    /// `spent` says, and its memory, if it is a process of this machine.
     async fn watched<T, S: Future<Output = Result<Spent, Failure>>>(
         &self,
         label: &str,
         running: impl Future<Output = Result<T, Failure>>,
         spent: impl Fn() -> S,
+        pid: Option<u32>,
         done: &Cell<u64>,
     ) -> Result<(T, Spent), Failure> {
         let Setup { warmup, duration, .. } = self.setup;
         let counting = async {
             tokio::time::sleep(warmup).await;
             let before = spent().await?;
-            tokio::time::sleep(duration).await;
-            Ok::<_, Failure>(spent().await?.since(before))
+            let memory = memory::watch(pid, duration).await;
+            Ok::<_, Failure>(Spent { memory, ..spent().await?.since(before) })
         };
         tokio::select! {
             both = async { tokio::try_join!(running, counting) } => both,

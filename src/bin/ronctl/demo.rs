@@ -5,16 +5,15 @@
 use crate::ambient::{self, millis};
 use crate::failure::{Failure, failed};
 use crate::output::Output;
+use crate::sender::Kind;
 use clap::Args;
 use crash::Load;
-use sender::Kind;
 use serde_json::{Value, json};
 use stage::Stage;
 use tokio::signal::unix::{SignalKind, signal};
 
 mod crash;
 mod queue;
-mod sender;
 mod stage;
 mod webhooks;
 

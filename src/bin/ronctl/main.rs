@@ -21,6 +21,7 @@ mod locate;
 mod output;
 mod own_node;
 mod policy;
+mod sender;
 mod snapshot;
 mod status;
 mod store;

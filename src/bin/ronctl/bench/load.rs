@@ -1,9 +1,11 @@
 //! The load: connections that each keep one operation outstanding (a closed loop), for a time.
 
-use super::wire::{Wire, field, post};
+use super::wire::{Wire, field, post, signed};
 use crate::ambient;
 use crate::failure::{Failure, failed};
+use crate::sender::Sender;
 use clap::ValueEnum;
+use data_encoding::HEXLOWER;
 use futures::future::join_all;
 use hdrhistogram::Histogram;
 use ron_client::Tls;
@@ -33,6 +35,8 @@ pub(super) enum Work {
     Discard,
     /// The node's bare 204.
     Empty,
+    /// A provider's signed webhook, verified and stored.
+    Webhook,
 }
 
 impl Work {
@@ -44,6 +48,7 @@ impl Work {
             Work::Cycle => "cycle",
             Work::Discard => "discard",
             Work::Empty => "empty",
+            Work::Webhook => "webhook",
         }
     }
 }
@@ -59,6 +64,8 @@ pub(super) struct Load {
     pub(super) tls: Option<Tls>,
     /// Whose topics.
     pub(super) tenant: String,
+    /// Who signs webhooks, for [`Work::Webhook`].
+    pub(super) sender: Option<Sender>,
     /// Starts the topics' names.
     pub(super) prefix: String,
     /// How many topics the operations go round.
@@ -94,7 +101,7 @@ impl Tally {
     pub(super) fn new(work: Work) -> Result<Tally, Failure> {
         match work {
             Work::Cycle => Tally::of(&["enqueue", "recv", "ack", "cycle"]),
-            Work::Enqueue | Work::Discard | Work::Empty => Tally::of(&[work.name()]),
+            Work::Enqueue | Work::Discard | Work::Empty | Work::Webhook => Tally::of(&[work.name()]),
         }
     }
 
@@ -182,6 +189,8 @@ impl Requests {
                 let discard = |load: &Load, topic| format!("/bench/discard/{}", load.queue(topic));
                 Requests { first: each_topic(discard, &body), recv: Vec::new() }
             }
+            // each is signed for itself; this fills it up
+            Work::Webhook => Requests { first: vec![HEXLOWER.encode(&body).into_bytes()], recv: Vec::new() },
             Work::Enqueue => Requests { first: each_topic(enqueue, &body), recv: Vec::new() },
             Work::Cycle => {
                 let want = br#"{"max_messages":1,"wait_ms":5000,"visibility_ms":60000}"#;
@@ -297,7 +306,12 @@ impl Worker<'_> {
     async fn operation(&mut self, began: Instant) -> Result<[Option<Duration>; 3], Miss> {
         let topic = self.topic % self.requests.first.len();
         self.topic += self.load.connections; // all topics in turn, each connection at another one
-        let sent = self.wire.exchange(&self.requests.first[topic]).await?;
+        let signed = match (&self.load.sender, self.work) {
+            (Some(sender), Work::Webhook) => Some(self.webhook(sender)),
+            _ => None,
+        };
+        let request = signed.as_ref().unwrap_or(&self.requests.first[topic]);
+        let sent = self.wire.exchange(request).await?;
         expect(self.work, sent.status, sent.body)?;
         if self.work != Work::Cycle {
             return Ok([None; 3]);
@@ -320,6 +334,18 @@ impl Worker<'_> {
     }
 }
 
+impl Worker<'_> {
+    /// A webhook that nobody has sent before.
+    fn webhook(&self, sender: &Sender) -> Vec<u8> {
+        let id = format!("{}-{}", self.load.prefix, self.topic);
+        let mut body = format!("{{\"after\":\"{id}\",\"note\":\"").into_bytes();
+        let room = self.load.size.saturating_sub(body.len() + 2);
+        body.extend(self.requests.first.iter().flatten().take(room));
+        body.extend_from_slice(b"\"}");
+        signed(&self.load.address, &sender.webhook(&id, ambient::unix_seconds(), &body))
+    }
+}
+
 /// An operation that does not count, and the reason.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Miss(pub(super) String);
@@ -334,6 +360,8 @@ impl From<io::Error> for Miss {
 pub(super) fn expect(work: Work, status: u16, body: &[u8]) -> Result<(), Miss> {
     expect_ok(status, body)?;
     match work {
+        Work::Webhook if status == 202 => Ok(()),
+        Work::Webhook => Err(Miss(format!("HTTP {status}, not 202"))),
         Work::Enqueue | Work::Cycle => match field(body, b"\"durability\"") {
             Some("fsync") => Ok(()),
             other => Err(Miss(format!("NOT_DURABLE ({})", other.unwrap_or("unsaid")))),
@@ -344,7 +372,7 @@ pub(super) fn expect(work: Work, status: u16, body: &[u8]) -> Result<(), Miss> {
 
 pub(super) fn expect_ok(status: u16, body: &[u8]) -> Result<(), Miss> {
     match status {
-        200 | 204 => Ok(()),
+        200 | 202 | 204 => Ok(()),
         _ => Err(Miss(field(body, b"\"reason\"").map_or_else(|| format!("HTTP {status}"), str::to_owned))),
     }
 }

@@ -106,7 +106,8 @@ impl Bench {
         let done = Rc::new(Cell::new(0));
         let running = try_join_all(loads.iter().map(|load| load::run(load, Work::Enqueue, Rc::clone(&done))));
         let label = format!("{kind:?}").to_lowercase();
-        let (tallies, spent) = self.watched(&label, running, || self.site.spent(), &done).await?;
+        let spent = || self.site.spent();
+        let (tallies, spent) = self.watched(&label, running, spent, self.site.pid, &done).await?;
         let (commits, busy_s) =
             spent.commits.ok_or_else(|| failed("the node has no admin address to ask"))?;
         Run::new(kind, &loads, &tallies, commits, busy_s)

@@ -77,7 +77,7 @@ impl Worker<'_> {
         let mut tally = Tally::new(self.work)?;
         let ran = match self.work {
             Work::Cycle => self.cycles(&mut tally).await,
-            Work::Enqueue | Work::Discard | Work::Empty => self.sends(&mut tally).await,
+            Work::Enqueue | Work::Discard | Work::Empty | Work::Webhook => self.sends(&mut tally).await,
         };
         match ran {
             Ok(()) => Ok(tally),

@@ -181,7 +181,7 @@ impl Bench {
                 let done = Rc::new(Cell::new(0));
                 let running = peer.run(&load, work, Rc::clone(&done));
                 let (tally, spent) =
-                    self.watched(&label(peer.name()), running, || peer.spent(), &done).await?;
+                    self.watched(&label(peer.name()), running, || peer.spent(), None, &done).await?;
                 comparison.add(peer.name(), Run::new(work, &load, tally, spent).of_peer())?;
             }
         }

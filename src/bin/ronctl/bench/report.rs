@@ -1,6 +1,7 @@
 //! What the runs of a benchmark say: figures for people and programs, medians, and whether they count at all.
 
 use super::load::{Load, Tally, Work};
+use super::memory::Memory;
 use super::site::Spent;
 use crate::failure::{Failure, failed};
 use hdrhistogram::Histogram;
@@ -68,6 +69,9 @@ pub(super) struct Run {
     /// Bytes by which its log grew, for each operation.
     #[serde(skip_serializing_if = "Option::is_none")]
     log_per_op: Option<f64>,
+    /// The server's memory meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<Memory>,
     /// How much of one processor the load generator took.
     generator_cpu: f64,
     errors: BTreeMap<String, u64>,
@@ -98,6 +102,7 @@ impl Run {
             commits_per_s: commits.map(|commits| commits as f64 / seconds),
             written_per_op: each(spent.written),
             log_per_op: each(spent.log),
+            memory: spent.memory,
             generator_cpu: tally.own_cpu.as_secs_f64() / (load.warmup + load.duration).as_secs_f64(),
             errors: tally.errors,
         }
@@ -134,9 +139,16 @@ impl Run {
         pairs.extend(self.latency.iter().map(|latency| (latency.step, latency.text())));
         pairs.push(("commits", self.commits_text()));
         pairs.push(("written", self.written_text()));
+        pairs.extend(self.memory.map(|memory| ("memory", memory.text())));
         pairs.push(("load", format!("took {:.0} % of one processor", self.generator_cpu * 100.0)));
         pairs.push(("errors", self.errors_text()));
         pairs
+    }
+
+    /// The median of the whole operation, ms.
+    #[must_use]
+    pub(super) fn p50_ms(&self) -> Option<f64> {
+        self.latency.last().map(|latency| latency.p50_ms)
     }
 
     /// Whether the run counts: some work done, nothing refused or lost.
@@ -252,7 +264,10 @@ impl Comparison {
             let written = per_op(|run| run.written_per_op);
             let written = written.map(|bytes| format!(", {bytes:.0} bytes written an operation"));
             let log = per_op(|run| run.log_per_op).map(|bytes| format!(", its log grew by {bytes:.0}"));
-            let more = [commits, written, log].into_iter().flatten().collect::<String>();
+            let peak =
+                runs.iter().filter_map(|run| run.memory).map(|memory| memory.peak_mib).max_by(f64::total_cmp);
+            let peak = peak.map(|mib| format!(", {mib:.0} MiB in memory at most"));
+            let more = [commits, written, log, peak].into_iter().flatten().collect::<String>();
             lines.push(format!("{kind}: median {rate:.0}/s{more}"));
         }
         for (kind, ratio) in self.ratios() {
@@ -340,6 +355,7 @@ mod tests {
             commits_per_s: None,
             written_per_op: None,
             log_per_op: None,
+            memory: None,
             generator_cpu: 0.0,
             errors: BTreeMap::new(),
         }

@@ -1,11 +1,13 @@
 //! The node that a benchmark measures: how its load gets in, and what the node says that it did meanwhile.
 
+use super::memory::Memory;
 use super::{Setup, TENANT, TOKEN_TTL_MS, report};
 use crate::client::{Call, Client, Door};
 use crate::control;
 use crate::failure::{Failure, failed};
 use crate::output::warn;
 use crate::own_node::OwnNode;
+use crate::sender::{Kind, Sender};
 use crate::status::Status;
 use clap::ValueEnum;
 use ron_client::Tls;
@@ -13,6 +15,21 @@ use ron_core::capability::Op;
 use serde_json::{Value, json};
 use std::path::Path;
 use tokio::sync::Mutex;
+
+/// Whose webhooks a node of our own takes: the signature goes over the body, and the delivery's id makes it new.
+const PROVIDER: Kind = Kind::Github;
+
+/// What a node of our own is told of its limits: none shall be what is measured.
+const INTEROP: &str = "limits = { max_rps = 1000000, burst_rps = 1000000 }";
+
+/// What a node of our own is told beside its listeners.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tables {
+    /// Further lines of `[mailbox]`.
+    pub(super) mailbox: &'static str,
+    /// Further tables.
+    pub(super) more: String,
+}
 
 /// How the load gets in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -34,9 +51,11 @@ pub(super) struct Site {
     pub(super) tls: Option<Tls>,
     admin: Option<String>,
     /// Whose writes are counted, if it runs here.
-    pid: Option<u32>,
+    pub(super) pid: Option<u32>,
     /// For what the load's capability does not allow.
     control: Option<Mutex<Client>>,
+    /// Where the provider's webhooks go, and who signs them, on a node of our own.
+    pub(super) webhooks: Option<(String, Sender)>,
     /// Kept until the end: dropping it ends the node.
     pub(super) own: Option<OwnNode>,
 }
@@ -50,6 +69,8 @@ pub(super) struct Spent {
     pub(super) written: Option<u64>,
     /// Bytes by which its log grew, of a server that says so.
     pub(super) log: Option<u64>,
+    /// Its memory meanwhile.
+    pub(super) memory: Option<Memory>,
 }
 
 impl Spent {
@@ -61,6 +82,7 @@ impl Spent {
             commits: commits.map(|(now, then)| (now.0.saturating_sub(then.0), now.1 - then.1)),
             written: grown(self.written, before.written),
             log: grown(self.log, before.log),
+            memory: self.memory,
         }
     }
 }
@@ -97,12 +119,14 @@ impl Site {
     pub(super) async fn find(
         setup: &Setup,
         proto: Proto,
+        tables: Tables,
         node: impl FnOnce() -> Result<Client, Failure>,
     ) -> Result<Site, Failure> {
         if let (Some(url), Some(token)) = (&setup.url, &setup.token) {
             let (address, token, admin) = (address_of(url, proto)?, token.clone(), setup.admin.clone());
             let tls = setup.cacert.as_deref().map(trusting).transpose()?;
-            return Ok(Site { address, token, tls, admin, pid: None, control: None, own: None });
+            let (pid, control) = (None, None);
+            return Ok(Site { address, token, tls, admin, pid, control, webhooks: None, own: None });
         }
         if !setup.spawn {
             let mut node = node()?;
@@ -112,10 +136,21 @@ impl Site {
             let address = address.ok_or_else(|| failed("the node serves no such listener"))?;
             let (token, admin, pid) = (mint(&mut node).await?, named("mailbox_admin"), Some(status.pid));
             let control = Some(Mutex::new(node));
-            return Ok(Site { address, token, tls: None, admin, pid, control, own: None });
+            return Ok(Site { address, token, tls: None, admin, pid, control, webhooks: None, own: None });
         }
-        let mut own = OwnNode::prepare(setup.dir.as_deref())?;
-        own.configure("", "", "[chaos]\nenabled = true\n")?;
+        Site::spawn(setup.dir.as_deref(), proto, tables).await
+    }
+
+    /// A node of our own in `dir`, configured by `tables`, with routes to compare with and a provider of webhooks.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub(super) async fn spawn(dir: Option<&Path>, proto: Proto, tables: Tables) -> Result<Site, Failure> {
+        let mut own = OwnNode::prepare(dir)?;
+        let sender = Sender::new(PROVIDER)?;
+        let provider = sender.configuration(&own, TENANT)?;
+        let more = format!("[chaos]\nenabled = true\n{}\n{provider}", tables.more);
+        own.configure(INTEROP, tables.mailbox, &more)?;
         own.start().await?;
         if own.in_memory() {
             warn("the node's directory is on tmpfs, where fsync costs nothing: name a disk with --dir");
@@ -124,7 +159,8 @@ impl Site {
         let token = mint(&mut control).await?;
         let (address, admin) = (own.address(proto.listener())?, Some(own.address("mailbox_admin")?));
         let (pid, control) = (own.pid(), Some(Mutex::new(control)));
-        Ok(Site { address, token, tls: None, admin, pid, control, own: Some(own) })
+        let webhooks = Some((own.address("interop")?, sender));
+        Ok(Site { address, token, tls: None, admin, pid, control, webhooks, own: Some(own) })
     }
 
     /// What the node has done so far.
@@ -136,7 +172,7 @@ impl Site {
             None => None,
             Some(admin) => Some(commits(&mut Client::new(Door::Tcp(admin.clone()))).await?),
         };
-        Ok(Spent { commits, written: self.pid.and_then(written_by), log: None })
+        Ok(Spent { commits, written: self.pid.and_then(written_by), ..Spent::default() })
     }
 
     /// Deletes a topic of the load, so that runs do not pile up; where only a URL is known, it stays.

@@ -1,6 +1,7 @@
 //! The load generator's HTTP: requests are built once, answers are read with the least work, since every
 //! microsecond spent here is taken from the node on the same processors.
 
+use crate::client::Call;
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -24,6 +25,17 @@ pub(super) fn post(
         body.len()
     );
     [head.as_bytes(), body].concat()
+}
+
+/// The bytes of a provider's webhook.
+#[must_use]
+pub(super) fn signed(address: &str, call: &Call) -> Vec<u8> {
+    let mut head = format!("POST {} HTTP/1.1\r\nhost: {address}\r\n", call.path);
+    for (name, value) in &call.headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    head += &format!("content-length: {}\r\n\r\n", call.body.len());
+    [head.as_bytes(), &call.body].concat()
 }
 
 /// Status and lengths of an answer's head.

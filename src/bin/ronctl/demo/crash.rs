@@ -2,11 +2,11 @@
 //! every message that was answered is received once, with its bytes. Senders do what real ones do: they retry
 //! what was not answered, under the same key.
 
-use super::sender::{Kind, Sender};
 use super::stage::{self, Accepted, Stage, ensure, path};
 use crate::ambient::{self, unix_seconds};
 use crate::client::{Call, Client};
 use crate::failure::{Failure, failed};
+use crate::sender::{Kind, Sender};
 use data_encoding::HEXLOWER;
 use futures::future::join_all;
 use hdrhistogram::Histogram;

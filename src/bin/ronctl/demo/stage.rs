@@ -1,10 +1,10 @@
 //! What the demo's steps share: the node, a capability, the providers, and the consumer's calls.
 
-use super::sender::{Kind, Sender};
 use crate::client::{Answer, Call, Client, Door};
 use crate::control;
 use crate::failure::{Failure, failed};
 use crate::own_node::OwnNode;
+use crate::sender::{Kind, Sender};
 use ron_client::{Delivery, Receipt, Refused, Want};
 use ron_core::capability::Op;
 use serde::Deserialize;
@@ -48,13 +48,7 @@ impl Stage {
         let senders = Kind::ALL.into_iter().map(Sender::new).collect::<Result<Vec<Sender>, Failure>>()?;
         let mut providers = String::new();
         for sender in &senders {
-            let name = sender.kind.name();
-            let file = node.write(&format!("{name}.secret"), sender.node_secret().as_bytes())?;
-            providers += &format!(
-                "[interop.providers.{name}]\nscheme = \"{name}\"\ntenant = \"{TENANT}\"\ntopic = \"{name}\"\n\
-                 enabled = true\nsecrets = [{{ kid = \"demo-1\", file = {:?} }}]\n\n",
-                file.display().to_string(),
-            );
+            providers += &sender.configuration(&node, TENANT)?;
         }
         let limits = "limits = { max_rps = 100000, burst_rps = 100000 }";
         node.configure(limits, &format!("max_attempts = {ATTEMPTS_MAX}"), &providers)?;

@@ -1,9 +1,9 @@
 //! The demo's steps about webhooks: accepted, recognised, refused, answered.
 
-use super::sender::Kind;
 use super::stage::{self, Accepted, Stage, ensure, expect_refusal};
 use crate::ambient::{self, millis, unix_seconds};
 use crate::failure::{Failure, failed};
+use crate::sender::Kind;
 use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 use std::time::Duration;

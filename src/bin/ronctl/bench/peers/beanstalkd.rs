@@ -53,7 +53,7 @@ impl Beanstalkd {
     /// If it stops answering.
     pub(super) async fn spent(&self) -> Result<Spent, Failure> {
         let pid = self.stat("pid").await?.and_then(|pid| pid.parse().ok());
-        Ok(Spent { commits: None, written: written_here(&self.address, pid, "beanstalkd"), log: None })
+        Ok(Spent { written: written_here(&self.address, pid, "beanstalkd"), ..Spent::default() })
     }
 
     /// Runs the load on the default tube.

@@ -149,7 +149,7 @@ impl<D: Dialect> Worker<'_, D> {
         let mut tally = Tally::new(work)?;
         match work {
             Work::Cycle => self.cycles(&mut tally).await?,
-            Work::Enqueue | Work::Discard | Work::Empty => self.sends(&mut tally).await?,
+            Work::Enqueue | Work::Discard | Work::Empty | Work::Webhook => self.sends(&mut tally).await?,
         }
         Ok(tally)
     }

@@ -56,7 +56,7 @@ impl Redis {
         let number = |text: Option<String>| text?.parse::<u64>().ok();
         let log = number(self.info("persistence", "aof_current_size").await?);
         let pid = number(self.info("server", "process_id").await?).and_then(|pid| u32::try_from(pid).ok());
-        Ok(Spent { commits: None, written: written_here(&self.address, pid, "redis"), log })
+        Ok(Spent { written: written_here(&self.address, pid, "redis"), log, ..Spent::default() })
     }
 
     /// Runs the load on a stream of its own.

@@ -1,18 +1,20 @@
-//! The providers' side of the demo: webhooks signed as each vendor's documents say. It shares no code with
-//! the node's verifier, so that what it accepts is what a vendor sends.
+//! The providers' side, for the demo and the benchmarks: webhooks signed as each vendor's documents say. It shares no
+//! code with the node's verifier, so that what that accepts is what a vendor sends.
 
 use crate::ambient;
 use crate::client::Call;
 use crate::failure::Failure;
+use crate::own_node::OwnNode;
 use data_encoding::{BASE64, HEXLOWER};
 use ed25519_dalek::{Signer, SigningKey};
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::json;
 use sha2::Sha256;
+use std::fmt;
 
-/// A provider of the demo.
+/// A provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// <https://docs.github.com/webhooks/using-webhooks/validating-webhook-deliveries>
     Github,
     /// <https://docs.stripe.com/webhooks#verify-manually>
@@ -29,12 +31,12 @@ pub(super) enum Kind {
 
 impl Kind {
     /// Every provider.
-    pub(super) const ALL: [Kind; 6] =
+    pub(crate) const ALL: [Kind; 6] =
         [Kind::Github, Kind::Stripe, Kind::Slack, Kind::StandardWebhooks, Kind::Shopify, Kind::Discord];
 
-    /// The name of its scheme; in the demo also of the provider and of its topic.
+    /// The name of its scheme; also of the provider and of its topic.
     #[must_use]
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Github => "github",
             Kind::Stripe => "stripe",
@@ -47,7 +49,7 @@ impl Kind {
 
     /// An event of the kind that the vendor sends, different for every `id`.
     #[must_use]
-    pub(super) fn event(self, id: &str) -> Vec<u8> {
+    pub(crate) fn event(self, id: &str) -> Vec<u8> {
         let event = match self {
             Kind::Github => json!({
                 "ref": "refs/heads/main", "after": id, "repository": {"full_name": "acme/site"}
@@ -73,10 +75,17 @@ impl Kind {
 
 /// A provider with its secret.
 #[derive(Clone)]
-pub(super) struct Sender {
+pub(crate) struct Sender {
     /// Which one.
-    pub(super) kind: Kind,
+    pub(crate) kind: Kind,
     seed: [u8; 32],
+}
+
+impl fmt::Debug for Sender {
+    /// Without the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender").field("kind", &self.kind).finish_non_exhaustive()
+    }
 }
 
 impl Sender {
@@ -84,13 +93,13 @@ impl Sender {
     ///
     /// # Errors
     /// If the system gives no random bytes.
-    pub(super) fn new(kind: Kind) -> Result<Sender, Failure> {
+    pub(crate) fn new(kind: Kind) -> Result<Sender, Failure> {
         Ok(Sender { kind, seed: ambient::random()? })
     }
 
     /// What the node is given to verify with: the shared secret, or the public key.
     #[must_use]
-    pub(super) fn node_secret(&self) -> String {
+    fn node_secret(&self) -> String {
         match self.kind {
             Kind::Github | Kind::Slack | Kind::Shopify => HEXLOWER.encode(&self.seed),
             Kind::Stripe => format!("whsec_{}", HEXLOWER.encode(&self.seed)),
@@ -99,10 +108,25 @@ impl Sender {
         }
     }
 
+    /// The table of a node's configuration that has it take this provider's webhooks for `tenant`, into the topic of
+    /// the provider's name.
+    ///
+    /// # Errors
+    /// If the file of the secret cannot be written.
+    pub(crate) fn configuration(&self, node: &OwnNode, tenant: &str) -> Result<String, Failure> {
+        let name = self.kind.name();
+        let file = node.write(&format!("{name}.secret"), self.node_secret().as_bytes())?;
+        Ok(format!(
+            "[interop.providers.{name}]\nscheme = \"{name}\"\ntenant = \"{tenant}\"\ntopic = \"{name}\"\n\
+             enabled = true\nsecrets = [{{ kid = \"own-1\", file = {:?} }}]\n\n",
+            file.display().to_string(),
+        ))
+    }
+
     /// A webhook with this body, signed at `at` (Unix seconds); `id` names the event where the vendor has a
     /// header for that.
     #[must_use]
-    pub(super) fn webhook(&self, id: &str, at: i64, body: &[u8]) -> Call {
+    pub(crate) fn webhook(&self, id: &str, at: i64, body: &[u8]) -> Call {
         let call = Call::post(format!("/webhooks/{}", self.kind.name()), body.to_vec());
         let call = call.header("content-type", "application/json");
         // all but two vendors use the secret's text as the key
