@@ -399,12 +399,10 @@ impl Mailbox {
         router.cast(RouterMsg::Wake(entry.clone(), reply)).map_err(|_| restarting())?;
         // An error says that the router died: then the queue's actor is not up, which is seen next.
         let _ = up.await;
-        let actor = entry
-            .handle
-            .wait_up(UP_WITHIN)
-            .await
-            .map_err(|_| if entry.is_quarantined() { quarantined() } else { restarting() })?;
-        actor.cast(message).map_err(|_| restarting())
+        let down = || if entry.is_quarantined() { quarantined() } else { restarting() };
+        entry.handle.wait_up(UP_WITHIN).await.map_err(|_| down())?;
+        // Through the handle: what is sent to it is never left behind by an actor that ends.
+        entry.handle.cast(message).map_err(|_| down())
     }
 }
 
