@@ -135,6 +135,8 @@ fn check_keys(index: &Index<'_>, found: &mut Found<'_>) {
         same.sort_by_key(|life| (life.enqueued, life.id));
         for pair in same.windows(2) {
             let [a, b] = pair else { continue };
+            // where nothing durable proves the time, a power cut may set it back: what was known before came first
+            let (a, b) = if b.known.idx < a.from { (b, a) } else { (a, b) };
             // both may have been stored before either was known
             let apart = b.enqueued.abs_diff(a.enqueued);
             let window = window(index, a).0;

@@ -177,6 +177,21 @@ fn i6_keys_of_a_provider_are_its_own_and_last_as_long_as_it_says() {
 }
 
 #[test]
+fn i6_a_key_in_memory_ends_with_the_process_whatever_time_it_is_then() {
+    let keyed = || Item { key: Some("k".into()), ..item(1) };
+    let in_memory = |id: &str| Out::Sent(vec![Sent::Stored { id: id.to_owned(), ram: true }]);
+    let send = || Op::Send { queue: 0, items: vec![keyed()] };
+    for later in [30_000, 9_000] {
+        let mut tale = Tale::new().with(|settings| settings.ram = Some(1));
+        tale.at(20_000).call(send(), in_memory(&id(20_000, 1))).event(Event::Down);
+        tale.at(later).send_item(keyed(), &id(later, 2)).is_fine();
+        let mut tale = Tale::new().with(|settings| settings.ram = Some(1));
+        tale.at(20_000).call(send(), in_memory(&id(20_000, 1)));
+        tale.at(later).send_item(keyed(), &id(later, 2)).breaks(Rule::I6);
+    }
+}
+
+#[test]
 fn i7_a_receipt_is_refused_or_lasts_too_long() {
     let all = [How::Ack, FAIL, How::Extend { visibility_ms: 500 }];
     for how in all {
