@@ -48,9 +48,10 @@ fn name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// Whether a whole file is test code.
+/// Whether a whole file is test code. Benches are: an input that does not hold ends their run.
 pub(crate) fn is_test(path: &str) -> bool {
-    path.starts_with("tests/") || path.contains("/tests/") || name(path).starts_with("tests")
+    let test = path.starts_with("tests/") || path.contains("/tests/") || name(path).starts_with("tests");
+    test || path.starts_with("benches/counted/")
 }
 
 /// A Rust source, parsed.

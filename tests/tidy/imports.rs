@@ -3,9 +3,10 @@
 use crate::{assert_clean, files};
 
 /// A crate of ours: its directory, its name, and which of ours it may name.
-const CRATES: [(&str, &str, &[&str]); 7] = [
+const CRATES: [(&str, &str, &[&str]); 8] = [
     ("actors/core/", "ron_core", &[]),
     ("actors/", "ron_actors", &["ron_core"]),
+    ("benches/", "ron_benches", &["ron_core", "ron_actors"]),
     ("chaos/checker/", "ron_checker", &[]),
     ("chaos/history/", "ron_history", &[]),
     ("sdk/rust/", "ron_client", &["ron_core"]),

@@ -137,7 +137,7 @@ pub(crate) struct HeadRun {
 
 /// A chunk's head.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Head {
+pub struct Head {
     /// When its commit was cut: the enqueue time of all its messages.
     pub(crate) enqueued: Millis,
     /// Bytes of its body, over all parts.
@@ -152,7 +152,9 @@ const HAS_GROUP: u8 = 4;
 const HAS_SOURCE: u8 = 8;
 
 impl Head {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// The row that it is stored as.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
         let mut row = Vec::with_capacity(24 + self.runs.len() * 8 + self.entries.len() * 16);
         row.extend_from_slice(&[0; SUM]);
         row.extend_from_slice(&self.enqueued.0.to_le_bytes());
@@ -188,7 +190,11 @@ impl Head {
         row
     }
 
-    pub(crate) fn decode(chunk: u64, row: &[u8]) -> Result<Head, StoreError> {
+    /// Reads the row of chunk `chunk`.
+    ///
+    /// # Errors
+    /// Its checksum does not hold, or it does not decode.
+    pub fn decode(chunk: u64, row: &[u8]) -> Result<Head, StoreError> {
         let damaged = |why| StoreError::damaged("head", chunk, why);
         let mut from = Cursor(open(row).map_err(damaged)?);
         Head::read(&mut from).ok_or_else(|| damaged("does not decode"))

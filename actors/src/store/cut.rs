@@ -16,15 +16,18 @@ const CHUNK_COPIES_MAX: usize = 1_000;
 
 /// A chunk ready to be written.
 #[derive(Debug)]
-pub(crate) struct CutChunk {
-    pub(crate) chunk: u64,
-    pub(crate) head: Head,
-    pub(crate) body: Bytes,
+pub struct CutChunk {
+    /// Its number.
+    pub chunk: u64,
+    /// What is in it.
+    pub head: Head,
+    /// The records, back to back.
+    pub body: Bytes,
 }
 
 /// Packs messages into chunks, in the order they are pushed. Every other number: see `volatile`.
 #[derive(Debug)]
-pub(crate) struct Cutter {
+pub struct Cutter {
     now: Millis,
     next_chunk: u64,
     open: Option<(Head, Vec<u8>)>,
@@ -33,12 +36,13 @@ pub(crate) struct Cutter {
 
 impl Cutter {
     /// A commit at `now` whose first chunk is `next_chunk`.
-    pub(crate) fn new(now: Millis, next_chunk: u64) -> Cutter {
+    #[must_use]
+    pub fn new(now: Millis, next_chunk: u64) -> Cutter {
         Cutter { now, next_chunk, open: None, done: Vec::new() }
     }
 
     /// Puts one message of `shard` behind the others.
-    pub(crate) fn push(&mut self, shard: ShardId, message: &NewMessage) -> StoredAt {
+    pub fn push(&mut self, shard: ShardId, message: &NewMessage) -> StoredAt {
         let wanted = record_len(message);
         let full = |(head, body): &(Head, Vec<u8>)| {
             body.len() + wanted > BODY_PART_BYTES_MAX || head.entries.len() >= CHUNK_MESSAGES_MAX
@@ -109,7 +113,8 @@ impl Cutter {
     }
 
     /// The chunks, and the number after the last one of their kind.
-    pub(crate) fn finish(mut self) -> (Vec<CutChunk>, u64) {
+    #[must_use]
+    pub fn finish(mut self) -> (Vec<CutChunk>, u64) {
         self.close();
         (self.done, self.next_chunk)
     }

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// A chunk's records, decoded no further than their places.
 #[derive(Debug)]
-pub(crate) struct ChunkImage {
+pub struct ChunkImage {
     enqueued: Millis,
     /// (offset, length) by place; length 0 = gone.
     places: Vec<(u32, u32)>,
@@ -31,7 +31,9 @@ pub(crate) struct ChunkImage {
 }
 
 impl ChunkImage {
-    pub(crate) fn new(head: &Head, body: Bytes) -> ChunkImage {
+    /// The chunk of this head and body.
+    #[must_use]
+    pub fn new(head: &Head, body: Bytes) -> ChunkImage {
         let places = head.entries.iter().map(|entry| (entry.offset, entry.len)).collect();
         ChunkImage { enqueued: head.enqueued, places, body, copies: copies_of(head) }
     }
@@ -57,7 +59,11 @@ impl ChunkImage {
         Ok(StoredMessage { slot, enqueued: self.enqueued, copied_from, ..read? })
     }
 
-    fn read(&self, slot: Slot) -> Result<StoredMessage, ReadFailure> {
+    /// The message at the place of `slot`, checked.
+    ///
+    /// # Errors
+    /// It is gone, or its record is damaged.
+    pub fn read(&self, slot: Slot) -> Result<StoredMessage, ReadFailure> {
         let &(offset, len) = self.places.get(usize::from(slot.idx())).ok_or(ReadFailure::Gone)?;
         let (from, to) = (offset as usize, offset as usize + len as usize);
         if len == 0 {
