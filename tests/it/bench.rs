@@ -1,5 +1,6 @@
 //! `ronctl bench` on a schedule, and against a peer: what it counts must be what happened.
 
+use crate::fake_rabbitmq::{FakeRabbitMq, Temper};
 use crate::fake_redis::{FakeRedis, Persistence};
 use crate::harness::{Setup, TENANT, TestNode, ronctl};
 use crate::http::Client;
@@ -287,4 +288,58 @@ fn a_stream_is_published_to_pulled_from_and_acked() {
     assert!(published >= done("enqueue") + done("cycle") && pulled == acked, "{published} {pulled} {acked}");
     assert!(acked >= done("cycle") && acked < published, "what was only published was never pulled");
     assert!(report["persistence"]["nats"].as_str().unwrap().contains("sync_interval"), "{report}");
+}
+
+#[test]
+fn a_quorum_queue_is_published_to_consumed_and_acked_and_each_ack_is_asked_after() {
+    let node = node();
+    let peer = FakeRabbitMq::start(Temper::Good);
+    // 5,000 bytes: more than the server's longest frame
+    let load = "--connections 3 --outstanding 7 --size 5000 --duration 300ms --warmup 100ms --runs 2";
+    let report = bench(&node, &format!("--json bench peers --rabbitmq {} {load}", peer.address()));
+    let done = |work: &str| -> u64 {
+        let runs = report[work]["runs"]["rabbitmq"].as_array().unwrap();
+        assert!(runs.len() == 2 && runs.iter().all(|run| run["outstanding"] == 7 && run["size"] == 5000));
+        runs.iter().map(|run| run["done"].as_u64().unwrap()).sum()
+    };
+    let (sends, cycles, seen) = (done("enqueue"), done("cycle"), peer.seen());
+    assert!(sends > 0 && cycles > 0, "{report}");
+    assert!(seen.published >= sends + cycles && seen.payload_bytes == 5000 * seen.published, "{seen:?}");
+    assert!(seen.acked >= cycles && seen.acked + seen.returned == seen.delivered, "{seen:?}");
+    assert_eq!(
+        (seen.asked * 7, seen.queues),
+        (seen.acked, 0),
+        "a question a batch, nothing is left: {seen:?}"
+    );
+    let said = report["persistence"]["rabbitmq"].as_str().unwrap();
+    assert!(said.contains("RabbitMQ 3.fake") && said.contains("acks are not answered"), "{said}");
+}
+
+#[test]
+fn what_rabbitmq_refuses_is_named() {
+    let node = node();
+    let load = "--connections 2 --duration 300ms --warmup 50ms --runs 1";
+    let run = |url: &str| {
+        let arguments = format!("bench peers --rabbitmq {url} {load}");
+        ronctl(&node.setup, &arguments.split(' ').collect::<Vec<_>>())
+    };
+    let good = FakeRabbitMq::start(Temper::Good).address();
+    let (code, out, said) = run(&format!("amqp://guest:guest@{good}/%2f"));
+    assert!(code == 0 && said.contains("rabbitmq does less work") && out.contains("% of rabbitmq"), "{said}");
+    let (code, _, said) = run(&format!("amqp://guest:secret@{good}"));
+    assert!(code == 1 && said.contains("403 ACCESS_REFUSED") && !said.contains("secret"), "{said}");
+    for (temper, why) in [(Temper::Full, "basic.nack"), (Temper::Forgetful, "basic.return: 312 NO_ROUTE")] {
+        let peer = FakeRabbitMq::start(temper);
+        let (code, _, said) = run(&peer.address());
+        assert!(code == 1 && said.contains(why), "{code} {said}");
+        assert_eq!(peer.seen().queues, 0, "the queue is deleted all the same");
+    }
+    let (mail, _) = fake(|mut socket, _, _| {
+        socket.read_exact(&mut [0; 8]).unwrap();
+        socket.write_all(b"220 ready\r\n").unwrap();
+    });
+    let (code, _, said) = run(&mail);
+    assert!(code == 1 && said.contains("a frame of kind 50"), "{code} {said}");
+    assert_eq!(run("127.0.0.1:1").0, 69);
+    assert_eq!(run("amqps://127.0.0.1:1").0, 2);
 }

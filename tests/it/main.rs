@@ -15,6 +15,7 @@ mod config;
 mod crowd;
 mod deletion;
 mod dlq;
+mod fake_rabbitmq;
 mod fake_redis;
 mod fanout;
 mod harness;

@@ -16,14 +16,17 @@ use beanstalkd::Beanstalkd;
 use clap::Args;
 use data_encoding::HEXLOWER;
 use nats::Nats;
+use rabbitmq::{RabbitMq, Target};
 use redis::Redis;
 use serde_json::{Map, Value};
 use std::cell::Cell;
 use std::rc::Rc;
 
+mod amqp;
 mod beanstalkd;
 mod nats;
 mod pipeline;
+mod rabbitmq;
 mod redis;
 mod resp;
 
@@ -51,6 +54,9 @@ pub(super) struct Peers {
     /// A NATS server with JetStream: one stream on files, one pull consumer
     #[arg(long, value_name = "HOST:PORT")]
     nats: Option<String>,
+    /// A RabbitMQ server: one quorum queue, one consumer a connection; as guest on the vhost / unless the URL says more
+    #[arg(long, value_name = "HOST:PORT | amqp://USER:PASSWORD@HOST:PORT/VHOST")]
+    rabbitmq: Option<String>,
     /// How many rounds of each
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=101))]
     runs: u8,
@@ -63,8 +69,11 @@ impl Peers {
     /// [`Failure::Usage`].
     pub(super) fn check(&self, setup: &Setup) -> Result<(), Failure> {
         let usage = |text: &str| Err(Failure::Usage(text.to_owned()));
-        if [&self.redis, &self.beanstalkd, &self.nats].into_iter().all(Option::is_none) {
-            return usage("name a peer: --redis HOST:PORT, --beanstalkd HOST:PORT, --nats HOST:PORT");
+        if [&self.redis, &self.beanstalkd, &self.nats, &self.rabbitmq].into_iter().all(Option::is_none) {
+            return usage("name a peer: --redis, --beanstalkd, --nats or --rabbitmq, each with HOST:PORT");
+        }
+        if let Some(url) = &self.rabbitmq {
+            Target::parse(url)?;
         }
         if setup.topics.is_some_and(|topics| topics > 1) {
             return usage("`bench peers` uses one topic");
@@ -87,6 +96,7 @@ enum Peer {
     Redis(Redis),
     Beanstalkd(Beanstalkd),
     Nats(Nats),
+    RabbitMq(RabbitMq),
 }
 
 impl Peer {
@@ -95,6 +105,7 @@ impl Peer {
             Peer::Redis(_) => "redis",
             Peer::Beanstalkd(_) => "beanstalkd",
             Peer::Nats(_) => "nats",
+            Peer::RabbitMq(_) => "rabbitmq",
         }
     }
 
@@ -104,6 +115,7 @@ impl Peer {
             Peer::Redis(redis) => redis.persistence().await,
             Peer::Beanstalkd(beanstalkd) => beanstalkd.persistence().await,
             Peer::Nats(nats) => Ok(nats.persistence()),
+            Peer::RabbitMq(rabbitmq) => Ok(rabbitmq.persistence()),
         }
     }
 
@@ -112,6 +124,7 @@ impl Peer {
             Peer::Redis(redis) => redis.spent().await,
             Peer::Beanstalkd(beanstalkd) => beanstalkd.spent().await,
             Peer::Nats(_) => Ok(Nats::spent()),
+            Peer::RabbitMq(_) => Ok(RabbitMq::spent()),
         }
     }
 
@@ -120,6 +133,7 @@ impl Peer {
             Peer::Redis(redis) => redis.run(load, work, done).await,
             Peer::Beanstalkd(beanstalkd) => beanstalkd.run(load, work, done).await,
             Peer::Nats(nats) => nats.run(load, work, done).await,
+            Peer::RabbitMq(rabbitmq) => rabbitmq.run(load, work, done).await,
         }
     }
 }
@@ -136,6 +150,9 @@ impl Bench {
         }
         if let Some(address) = &peers.nats {
             all.push(Peer::Nats(Nats::new(address).await?));
+        }
+        if let Some(url) = &peers.rabbitmq {
+            all.push(Peer::RabbitMq(RabbitMq::new(url).await?));
         }
         let mut notes = Vec::new();
         for peer in &all {

@@ -63,17 +63,17 @@ impl Beanstalkd {
     pub(super) async fn run(&self, load: &Load, work: Work, done: Rc<Cell<u64>>) -> Result<Tally, Failure> {
         let body = Requests::payload(load)?;
         let head = format!("put 0 0 60 {}\r\n", body.len());
-        let jobs =
+        let mut jobs =
             Jobs { put: [head.as_bytes(), &body, b"\r\n"].concat().into(), address: self.address.clone() };
         let tally = pipeline::run(&self.address, load, work, &jobs, done).await?;
         if work != Work::Cycle {
-            self.drain(&jobs).await?;
+            self.drain(&mut jobs).await?;
         }
         Ok(tally)
     }
 
     /// Ends what a run of sends left, so that runs do not pile up.
-    async fn drain(&self, jobs: &Jobs) -> Result<(), Failure> {
+    async fn drain(&self, jobs: &mut Jobs) -> Result<(), Failure> {
         const AT_ONCE: usize = 1_000;
         let mut asking = self.asking.lock().await;
         loop {
@@ -138,6 +138,7 @@ fn take(address: &str, read: &mut BytesMut) -> Result<Option<Reply>, Failure> {
 }
 
 /// The load's commands.
+#[derive(Clone)]
 struct Jobs {
     address: String,
     put: Bytes,
@@ -146,22 +147,22 @@ struct Jobs {
 impl Dialect for Jobs {
     const ONE_REPLY: bool = false;
 
-    fn send(&self, _who: usize, to: &mut BytesMut) {
+    fn send(&mut self, _who: usize, to: &mut BytesMut) {
         to.extend_from_slice(&self.put);
     }
 
-    fn take_sent(&self, read: &mut BytesMut) -> Result<Option<Result<(), Miss>>, Failure> {
+    fn take_sent(&mut self, read: &mut BytesMut) -> Result<Option<Result<(), Miss>>, Failure> {
         let reply = take(&self.address, read)?;
         Ok(reply.map(|(words, _)| if words[0] == "INSERTED" { Ok(()) } else { Err(Miss(words.join(" "))) }))
     }
 
-    fn receive(&self, _who: usize, count: usize, to: &mut BytesMut) {
+    fn receive(&mut self, _who: usize, count: usize, to: &mut BytesMut) {
         for _ in 0..count {
             to.extend_from_slice(b"reserve-with-timeout 5\r\n");
         }
     }
 
-    fn take_received(&self, read: &mut BytesMut) -> Result<Option<Vec<Bytes>>, Failure> {
+    fn take_received(&mut self, read: &mut BytesMut) -> Result<Option<Vec<Bytes>>, Failure> {
         let Some((mut words, _)) = take(&self.address, read)? else { return Ok(None) };
         match (words[0].as_str(), words.len()) {
             ("RESERVED", 3) => Ok(Some(vec![words.swap_remove(1).into()])),
@@ -170,7 +171,7 @@ impl Dialect for Jobs {
         }
     }
 
-    fn settle(&self, _who: usize, names: &[Bytes], to: &mut BytesMut) {
+    fn settle(&mut self, _who: usize, names: &[Bytes], to: &mut BytesMut) {
         for name in names {
             to.extend_from_slice(b"delete ");
             to.extend_from_slice(name);
@@ -178,7 +179,7 @@ impl Dialect for Jobs {
         }
     }
 
-    fn take_settled(&self, read: &mut BytesMut) -> Result<Option<Result<usize, Miss>>, Failure> {
+    fn take_settled(&mut self, read: &mut BytesMut) -> Result<Option<Result<usize, Miss>>, Failure> {
         let reply = take(&self.address, read)?;
         Ok(reply.map(|(words, _)| if words[0] == "DELETED" { Ok(1) } else { Err(Miss(words.join(" "))) }))
     }

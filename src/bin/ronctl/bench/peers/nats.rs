@@ -157,6 +157,7 @@ fn take(address: &str, read: &mut BytesMut) -> Result<Option<Said>, Failure> {
 }
 
 /// The load's commands.
+#[derive(Clone)]
 struct Stream {
     address: String,
     stream: String,
@@ -180,27 +181,21 @@ impl Stream {
 impl Dialect for Stream {
     const ONE_REPLY: bool = false;
 
-    fn greet(&self, who: usize, to: &mut BytesMut) {
-        to.extend_from_slice(format!("{CONNECT}\r\nSUB {}.{who} 1\r\nPING\r\n", self.inbox).as_bytes());
+    async fn greet(&mut self, who: usize, connection: &mut Pipeline) -> Result<(), Failure> {
+        let hello = format!("{CONNECT}\r\nSUB {}.{who} 1\r\nPING\r\n", self.inbox);
+        connection.unsent.extend_from_slice(hello.as_bytes());
+        connection.flush().await?;
+        while !matches!(connection.next(|read| take(&self.address, read)).await?, Said::Pong) {}
+        Ok(())
     }
 
-    fn take_greeted(&self, read: &mut BytesMut) -> Result<Option<()>, Failure> {
-        loop {
-            match take(&self.address, read)? {
-                None => return Ok(None),
-                Some(Said::Pong) => return Ok(Some(())),
-                Some(Said::Info(_) | Said::Nothing | Said::Message { .. }) => {}
-            }
-        }
-    }
-
-    fn send(&self, who: usize, to: &mut BytesMut) {
+    fn send(&mut self, who: usize, to: &mut BytesMut) {
         let head = format!("PUB {} {}.{who} {}\r\n", self.stream, self.inbox, self.body.len() - 2);
         to.extend_from_slice(head.as_bytes());
         to.extend_from_slice(&self.body);
     }
 
-    fn take_sent(&self, read: &mut BytesMut) -> Result<Option<Result<(), Miss>>, Failure> {
+    fn take_sent(&mut self, read: &mut BytesMut) -> Result<Option<Result<(), Miss>>, Failure> {
         let Some((_, body)) = self.message(read)? else { return Ok(None) };
         // {"stream":"…","seq":1}, or {"error":{…}}, or a status that nobody keeps the stream
         let stored = body.starts_with(b"{\"stream\"");
@@ -208,7 +203,7 @@ impl Dialect for Stream {
         Ok(Some(if stored { Ok(()) } else { Err(Miss(text())) }))
     }
 
-    fn receive(&self, who: usize, count: usize, to: &mut BytesMut) {
+    fn receive(&mut self, who: usize, count: usize, to: &mut BytesMut) {
         let ask = format!("{{\"batch\":{count},\"expires\":5000000000}}");
         let (stream, inbox) = (&self.stream, &self.inbox);
         let head =
@@ -218,12 +213,12 @@ impl Dialect for Stream {
         to.extend_from_slice(b"\r\n");
     }
 
-    fn take_received(&self, read: &mut BytesMut) -> Result<Option<Vec<Bytes>>, Failure> {
+    fn take_received(&mut self, read: &mut BytesMut) -> Result<Option<Vec<Bytes>>, Failure> {
         // where the ack goes is the delivery's name; a status has none
         Ok(self.message(read)?.map(|(reply, _)| reply.into_iter().collect()))
     }
 
-    fn settle(&self, who: usize, names: &[Bytes], to: &mut BytesMut) {
+    fn settle(&mut self, who: usize, names: &[Bytes], to: &mut BytesMut) {
         for name in names {
             to.extend_from_slice(b"PUB ");
             to.extend_from_slice(name);
@@ -231,7 +226,7 @@ impl Dialect for Stream {
         }
     }
 
-    fn take_settled(&self, read: &mut BytesMut) -> Result<Option<Result<usize, Miss>>, Failure> {
+    fn take_settled(&mut self, read: &mut BytesMut) -> Result<Option<Result<usize, Miss>>, Failure> {
         Ok(self.message(read)?.map(|_| Ok(1)))
     }
 }

@@ -18,36 +18,39 @@ use tokio::net::TcpStream;
 /// Read at once.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// A peer's protocol. Replies come in the order of the requests; `take_…` gives `None` until one is whole.
-pub(super) trait Dialect {
-    /// Writes what a new connection says first; `who` numbers the connection, here and below.
-    fn greet(&self, _who: usize, _to: &mut BytesMut) {}
-
-    /// Takes the answer to that.
-    fn take_greeted(&self, _read: &mut BytesMut) -> Result<Option<()>, Failure> {
-        Ok(Some(()))
+/// A peer's protocol, of which each connection has its own. Replies come in the order of the requests; `take_…`
+/// gives `None` until one is whole.
+pub(super) trait Dialect: Clone {
+    /// What a new connection says first, and hears; `who` numbers the connection, here and below.
+    async fn greet(&mut self, _who: usize, _connection: &mut Pipeline) -> Result<(), Failure> {
+        Ok(())
     }
 
     /// Writes a send.
-    fn send(&self, who: usize, to: &mut BytesMut);
+    fn send(&mut self, who: usize, to: &mut BytesMut);
 
     /// Takes the reply to a send.
-    fn take_sent(&self, read: &mut BytesMut) -> Result<Option<Result<(), Miss>>, Failure>;
+    fn take_sent(&mut self, read: &mut BytesMut) -> Result<Option<Result<(), Miss>>, Failure>;
 
     /// Asks for up to that many messages, and waits for them.
-    fn receive(&self, who: usize, count: usize, to: &mut BytesMut);
+    fn receive(&mut self, who: usize, count: usize, to: &mut BytesMut);
 
     /// Takes a reply to that: the names of one or more messages.
-    fn take_received(&self, read: &mut BytesMut) -> Result<Option<Vec<Bytes>>, Failure>;
+    fn take_received(&mut self, read: &mut BytesMut) -> Result<Option<Vec<Bytes>>, Failure>;
 
     /// Whether one reply answers for all messages that were asked for; else each has its own.
     const ONE_REPLY: bool;
 
     /// Ends messages.
-    fn settle(&self, who: usize, names: &[Bytes], to: &mut BytesMut);
+    fn settle(&mut self, who: usize, names: &[Bytes], to: &mut BytesMut);
 
     /// Takes a reply to that; how many messages it ends.
-    fn take_settled(&self, read: &mut BytesMut) -> Result<Option<Result<usize, Miss>>, Failure>;
+    fn take_settled(&mut self, read: &mut BytesMut) -> Result<Option<Result<usize, Miss>>, Failure>;
+
+    /// What a connection says last, after its time.
+    async fn part(&mut self, _connection: &mut Pipeline) -> Result<(), Failure> {
+        Ok(())
+    }
 }
 
 /// One connection: bytes out, bytes in.
@@ -87,7 +90,7 @@ impl Pipeline {
     /// If the connection is gone, or as `take`.
     pub(super) async fn next<T>(
         &mut self,
-        take: impl Fn(&mut BytesMut) -> Result<Option<T>, Failure>,
+        mut take: impl FnMut(&mut BytesMut) -> Result<Option<T>, Failure>,
     ) -> Result<T, Failure> {
         loop {
             if let Some(taken) = take(&mut self.read)? {
@@ -119,15 +122,15 @@ pub(super) async fn run<D: Dialect>(
     done: Rc<Cell<u64>>,
 ) -> Result<Tally, Failure> {
     let opening = (0..load.connections).map(|_| Pipeline::open(address));
-    let mut connections = opened(address, join_all(opening).await)?;
-    for (who, connection) in connections.iter_mut().enumerate() {
-        dialect.greet(who, &mut connection.unsent);
-        connection.flush().await?;
-        connection.next(|read| dialect.take_greeted(read)).await?;
+    let mut connections = Vec::with_capacity(load.connections);
+    for (who, mut connection) in opened(address, join_all(opening).await)?.into_iter().enumerate() {
+        let mut dialect = dialect.clone();
+        dialect.greet(who, &mut connection).await?;
+        connections.push((dialect, connection));
     }
     let starts = ambient::now() + load.warmup;
     let span = Span { starts, ends: starts + load.duration };
-    let workers = connections.into_iter().enumerate().map(|(who, connection)| {
+    let workers = connections.into_iter().enumerate().map(|(who, (dialect, connection))| {
         let done = Rc::clone(&done);
         Worker { dialect, who, outstanding: load.outstanding, span, connection, done }.run(work)
     });
@@ -135,8 +138,8 @@ pub(super) async fn run<D: Dialect>(
 }
 
 /// One connection's loop; the node's is in `bench/oap.rs`, step by step the same.
-struct Worker<'a, D> {
-    dialect: &'a D,
+struct Worker<D> {
+    dialect: D,
     who: usize,
     outstanding: usize,
     span: Span,
@@ -144,13 +147,14 @@ struct Worker<'a, D> {
     done: Rc<Cell<u64>>,
 }
 
-impl<D: Dialect> Worker<'_, D> {
+impl<D: Dialect> Worker<D> {
     async fn run(mut self, work: Work) -> Result<Tally, Failure> {
         let mut tally = Tally::new(work)?;
         match work {
             Work::Cycle => self.cycles(&mut tally).await?,
             Work::Enqueue | Work::Discard | Work::Empty | Work::Webhook => self.sends(&mut tally).await?,
         }
+        self.dialect.part(&mut self.connection).await?;
         Ok(tally)
     }
 

@@ -106,6 +106,7 @@ fn take(address: &str, read: &mut BytesMut) -> Result<Option<Reply>, Failure> {
 }
 
 /// The load's commands.
+#[derive(Clone)]
 struct Streams {
     address: String,
     key: Vec<u8>,
@@ -115,11 +116,11 @@ struct Streams {
 impl Dialect for Streams {
     const ONE_REPLY: bool = true;
 
-    fn send(&self, _who: usize, to: &mut BytesMut) {
+    fn send(&mut self, _who: usize, to: &mut BytesMut) {
         to.extend_from_slice(&self.send);
     }
 
-    fn take_sent(&self, read: &mut BytesMut) -> Result<Option<Result<(), Miss>>, Failure> {
+    fn take_sent(&mut self, read: &mut BytesMut) -> Result<Option<Result<(), Miss>>, Failure> {
         if resp::skip_bulk(read).map_err(|_| unlike(&self.address, "no RESP"))? {
             return Ok(Some(Ok(()))); // the id
         }
@@ -129,14 +130,14 @@ impl Dialect for Streams {
         }))
     }
 
-    fn receive(&self, who: usize, count: usize, to: &mut BytesMut) {
+    fn receive(&mut self, who: usize, count: usize, to: &mut BytesMut) {
         let (who, count) = (who.to_string(), count.to_string());
         let group: [&[u8]; 4] = [b"XREADGROUP", b"GROUP", GROUP, who.as_bytes()];
         let what: [&[u8]; 7] = [b"COUNT", count.as_bytes(), b"BLOCK", b"5000", b"STREAMS", &self.key, b">"];
         command(&[&group[..], &what[..]].concat(), to);
     }
 
-    fn take_received(&self, read: &mut BytesMut) -> Result<Option<Vec<Bytes>>, Failure> {
+    fn take_received(&mut self, read: &mut BytesMut) -> Result<Option<Vec<Bytes>>, Failure> {
         let Some(reply) = take(&self.address, read)? else { return Ok(None) };
         if let Reply::Error(text) = &reply {
             return Err(failed(format!("Redis at {}: {text}", self.address)));
@@ -150,7 +151,7 @@ impl Dialect for Streams {
         Ok(Some(messages.into_iter().flat_map(|list| list.entries()).filter_map(name).collect()))
     }
 
-    fn settle(&self, _who: usize, names: &[Bytes], to: &mut BytesMut) {
+    fn settle(&mut self, _who: usize, names: &[Bytes], to: &mut BytesMut) {
         let ids = || names.iter().map(|id| &id[..]);
         let ack: [&[u8]; 3] = [b"XACK", &self.key, GROUP];
         command(&ack.into_iter().chain(ids()).collect::<Vec<_>>(), to);
@@ -159,7 +160,7 @@ impl Dialect for Streams {
     }
 
     /// The reply to XACK, and to XDEL after it.
-    fn take_settled(&self, read: &mut BytesMut) -> Result<Option<Result<usize, Miss>>, Failure> {
+    fn take_settled(&mut self, read: &mut BytesMut) -> Result<Option<Result<usize, Miss>>, Failure> {
         let mut ahead = read.clone();
         let (Some(acked), Some(deleted)) =
             (take(&self.address, &mut ahead)?, take(&self.address, &mut ahead)?)
