@@ -64,9 +64,9 @@ const LIBRARIES: [(&str, &[&str]); 14] = [
     ("figment", &["src/config/"]),
     ("clap", &["src/process.rs", "src/bin/ronctl/", "chaos/"]),
     // "SHA-256 (and SHA-1 …) only at the edge": the keys of a scheme; the senders' side of demo and drills signs
-    ("sha2", &["actors/core/src/scheme/", "src/bin/ronctl/demo/", "chaos/checker/src/sign.rs", "tests/"]),
-    ("sha1", &["actors/core/src/scheme/", "src/bin/ronctl/demo/", "chaos/checker/src/sign.rs", "tests/"]),
-    ("hmac", &["actors/core/src/scheme/", "src/bin/ronctl/demo/", "chaos/checker/src/sign.rs", "tests/"]),
+    ("sha2", &["actors/core/src/scheme/", "src/bin/ronctl/sender.rs", "chaos/checker/src/sign.rs", "tests/"]),
+    ("sha1", &["actors/core/src/scheme/", "src/bin/ronctl/sender.rs", "chaos/checker/src/sign.rs", "tests/"]),
+    ("hmac", &["actors/core/src/scheme/", "src/bin/ronctl/sender.rs", "chaos/checker/src/sign.rs", "tests/"]),
     ("ruzstd", &["actors/core/src/oap/", "tests/"]),
     ("ractor", &["actors/", "src/", "chaos/src/", "tests/"]),
     ("tokio", &["actors/src/", "actors/tests/", "src/", "chaos/src/", "chaos/tests/", "sdk/rust/", "tests/"]),

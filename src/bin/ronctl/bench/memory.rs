@@ -92,8 +92,8 @@ mod tests {
     #[test]
     fn growth_is_a_line_through_what_is_settled() {
         // filling up for a fifth, then two MiB a minute, with a wobble
-        let at =
-            |s: f64| if s < 20.0 { s } else { 100.0 + s / 30.0 + if s as u64 % 2 == 0 { 0.1 } else { -0.1 } };
+        let wobble = |s: f64| if (s as u64).is_multiple_of(2) { 0.1 } else { -0.1 };
+        let at = |s: f64| if s < 20.0 { s } else { 100.0 + s / 30.0 + wobble(s) };
         let looks: Vec<(f64, f64)> = (0..=100).map(|s| (f64::from(s), at(f64::from(s)))).collect();
         let memory = Memory::of(&looks).unwrap();
         assert!((memory.growth_mib_per_min.unwrap() - 2.0).abs() < 0.02, "{memory:?}");
