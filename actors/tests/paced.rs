@@ -250,3 +250,30 @@ async fn a_topic_whose_first_send_is_in_doubt_is_not_said_to_be_missing() {
     let ready = tokio::time::timeout(Duration::from_secs(60), ready).await.expect("the queue is loaded");
     assert_eq!(ready, 1, "it had landed");
 }
+
+/// An actor that ends because nobody uses it must not take with it what comes at that very moment.
+#[tokio::test(start_paused = true)]
+async fn an_idle_queue_has_no_actor_and_what_comes_as_it_ends_is_not_lost() {
+    const SENDS: usize = 210;
+    let tree = start(Arc::new(RamMedium::default()), Duration::from_millis(1)).await;
+    let directory = tree.mailbox.directory().clone();
+    let mailbox = tree.mailbox.clone();
+    let sender = tokio::spawn(async move {
+        // around the 100 ms after which it parks, and two at a time
+        for gap in (90..=119).cycle().take(SENDS / 2) {
+            tokio::join!(send_one(&mailbox), send_one(&mailbox));
+            tokio::time::sleep(Duration::from_millis(gap)).await;
+        }
+    });
+    let mut asleep = 0;
+    while !sender.is_finished() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        asleep += usize::from(directory.awake() == 0);
+    }
+    sender.await.unwrap();
+    assert!(asleep > SENDS, "it ended again and again: {asleep} ms in all");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(directory.awake(), 0, "nobody uses it");
+    assert_eq!(tree.mailbox.stat(&queue()).await.unwrap().stats.ready, SENDS as u64);
+    tree.stop().await;
+}

@@ -151,8 +151,8 @@ impl RouterArgs {
         }
         for _ in 0..NAMESAKE_LOOKS {
             match self.shards.start_child(self.spec(entry)).await {
-                // Another caller was faster, or it is being restarted; or an idle actor, or that of a topic of this name
-                // that was deleted, is still ending.
+                // Another caller was faster, or it is being restarted; or an idle actor, or that of a topic of this
+                // name that was deleted, is still ending.
                 Err(StartError::Exists) if !entry.handle.is_up() => tokio::time::sleep(NAMESAKE_ENDS).await,
                 Ok(()) | Err(StartError::Exists) => return,
                 Err(error) => {

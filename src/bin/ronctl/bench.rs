@@ -95,7 +95,8 @@ pub(crate) enum BenchCommand {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=101))]
         runs: u8,
     },
-    /// What a producer waits who has one send outstanding, beside a bare fdatasync on the same disk; on nodes of its own
+    /// What a producer waits who has one send outstanding, beside a bare fdatasync on the same disk; on nodes of its
+    /// own
     Lone(LoneArgs),
     /// What a noisy tenant does to its neighbours on a busy store: equal tenants, then one of them with many times its
     /// connections, then the same load as one tenant's; needs --spawn

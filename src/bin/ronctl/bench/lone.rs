@@ -1,5 +1,6 @@
-//! What one producer waits who has one send outstanding, beside what the disk alone takes: rounds of bare `fdatasync`s, of
-//! sends to a node that commits in two phases, and of sends to one that commits in one, all in the same directory.
+//! What one producer waits who has one send outstanding, beside what the disk alone takes: rounds of bare
+//! `fdatasync`s, of sends to a node that commits in two phases, and of sends to one that commits in one, all in the
+//! same directory.
 
 use super::load::{Load, Work};
 use super::report::median;

@@ -1,5 +1,6 @@
-//! A node that holds messages in very many topics, most of which nobody uses: what its memory is, how much slower sends to
-//! some of them are than sends to one, and whether the topics that sleep still know the keys of what was sent to them.
+//! A node that holds messages in very many topics, most of which nobody uses: what its memory is, how much slower
+//! sends to some of them are than sends to one, and whether the topics that sleep still know the keys of what was sent
+//! to them.
 
 use super::Bench;
 use super::load::{Load, Requests, Work};
