@@ -14,7 +14,7 @@ use ron_core::ids::{ContentHash, QueueKey, Tenant, Topic};
 use ron_core::message::{MessageMeta, NewMessage};
 use ron_core::reason::Reason;
 use ron_core::restart::RestartPolicy;
-use ron_core::shard::{Paused, PeekState, TopicChange, Want};
+use ron_core::shard::{Paused, PeekState, SettingsPatch, TopicChange, Want};
 use ron_core::time::Millis;
 use std::io;
 use std::sync::Arc;
@@ -151,6 +151,24 @@ fn a_commit_that_outlasts_the_parking_time_leaves_the_queue_asleep() {
     });
     // a turn for the load, and one for the send
     assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(Duration::from_secs(20)));
+}
+
+/// The end of an empty topic owes its actor nothing, so that it looked idle, and fired its parking timer over and over
+/// while that commit was under way.
+#[test]
+fn the_end_of_an_empty_topic_outlasts_the_parking_time() {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let ended = runtime.unwrap().block_on(async {
+            let tree = start(Arc::new(RamMedium::default()), Duration::from_secs(10)).await;
+            let change = TopicChange::Settings(SettingsPatch::default());
+            tree.mailbox.configure(&queue(), change).await.unwrap();
+            tree.mailbox.delete(&queue()).await.unwrap()
+        });
+        tell.send(ended).unwrap();
+    });
+    assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(0));
 }
 
 /// The lease of a queue that was killed failed to commit, and its drop once released the delivery of the same

@@ -54,6 +54,10 @@ impl ShardState {
     /// When the shard may end, if nobody uses it for so long. What is due soon is waited for instead; what is due later
     /// is seen to by whoever looks after the queues.
     fn park_at(&self, idle_ms: u64) -> Option<Millis> {
+        // The end of an empty topic owes the shard nothing, so it looks idle; its actor leaves on its own.
+        if self.closing.is_some() {
+            return None;
+        }
         let park_at = self.used.plus(idle_ms);
         match &self.phase {
             Phase::Ready(loaded) => {
@@ -76,8 +80,7 @@ impl ShardState {
 
     /// Begins to end if nobody has used it for so long.
     pub(super) fn leave_if_idle(&mut self, myself: &ShardRef, idle_ms: u64) {
-        let idle = self.closing.is_none() && self.park_at(idle_ms).is_some_and(|at| at <= self.now());
-        if !idle {
+        if self.park_at(idle_ms).is_none_or(|at| at > self.now()) {
             return;
         }
         if let Phase::Ready(loaded) = &self.phase {
