@@ -14,6 +14,9 @@ use std::time::Duration;
 /// How often a shard whose receives wait for room in its tenant's `max_inflight` looks for some, ms.
 const STARVING_LOOKS_EVERY_MS: u64 = 50;
 
+/// How long an actor waits for its first message, at least, ms.
+const UNUSED_STAYS_MS: u64 = 5_000;
+
 impl ShardState {
     /// Sets the timer for the next moment the state machine asks for.
     pub(super) fn arm(&mut self, myself: &ShardRef) {
@@ -44,7 +47,7 @@ impl ShardState {
 
     /// Whoever started it may be gone, and nothing may come.
     pub(super) fn arm_for_leaving(&mut self, myself: &ShardRef) {
-        self.arm_at(myself, self.used.plus(self.park_after_ms()));
+        self.arm_at(myself, self.used.plus(self.park_after_ms().max(UNUSED_STAYS_MS)));
     }
 
     fn park_after_ms(&self) -> u64 {
@@ -65,7 +68,8 @@ impl ShardState {
                 let idle = loaded.shard.idle() && loaded.tasks.running().is_none();
                 (idle && loaded.shard.wake_at().is_none_or(far)).then_some(park_at)
             }
-            Phase::Parked => Some(park_at),
+            // Whoever had it started may be a while yet.
+            Phase::Parked => Some(park_at.max(self.used.plus(UNUSED_STAYS_MS))),
             Phase::Loading(_) | Phase::Recovering | Phase::Gone => None,
         }
     }
