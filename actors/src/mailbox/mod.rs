@@ -18,7 +18,6 @@ mod listing;
 mod loading;
 mod lookup;
 pub mod messages;
-mod parking;
 mod reprocessor;
 pub mod router;
 pub mod shard;
