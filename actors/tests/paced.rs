@@ -8,7 +8,7 @@ use ron_actors::kernel::bus::BusLimits;
 use ron_actors::kernel::child::NoObserver;
 use ron_actors::kernel::clock::TokioClock;
 use ron_actors::mailbox::{Mailbox, MailboxConfig, MailboxObserver};
-use ron_actors::store::{Medium, RamBackend, RamMedium, StoreConfig, StoreError, StoreObserver};
+use ron_actors::store::{Medium, RamBackend, RamMedium, StoreConfig, StoreError, StoreObserver, Volume};
 use ron_actors::tree::{Foundation, Tree, TreeArgs};
 use ron_core::ids::{ContentHash, QueueKey, Tenant, Topic};
 use ron_core::message::{MessageMeta, NewMessage};
@@ -58,11 +58,11 @@ struct Fallible {
 }
 
 impl Medium for Fallible {
-    fn open(&self, builder: &mut redb::Builder) -> Result<redb::Database, StoreError> {
+    fn open(&self, builder: &mut redb::Builder, journal_bytes: u64) -> Result<Volume, StoreError> {
         self.broken.store(false, Ordering::SeqCst);
-        let db = builder.create_with_backend(self.clone())?;
+        let volume = Volume::open(self.clone(), builder, journal_bytes)?;
         self.opened.fetch_add(1, Ordering::SeqCst);
-        Ok(db)
+        Ok(volume)
     }
 
     fn durable(&self) -> bool {

@@ -66,6 +66,8 @@ pub(super) struct Plan {
     pub(super) settings: Settings,
     pub(super) park_after_ms: u64,
     pub(super) body_cache_bytes: usize,
+    /// Small, so that it is full now and then.
+    pub(super) journal_bytes: u64,
     pub(super) restart_base_ms: u64,
     /// Restarts of one child in ten seconds before it is quarantined.
     pub(super) intensity: u32,
@@ -172,6 +174,7 @@ impl Plan {
             settings,
             park_after_ms: rng.pick(&[100, 2_000, 60_000]),
             body_cache_bytes: rng.pick(&[0, 4_096, 1 << 20]),
+            journal_bytes: rng.pick(&[0, 16 << 10, 64 << 10, 256 << 10]),
             restart_base_ms: rng.pick(&[0, 20, 100]),
             intensity: 1_000_000,
             wall_steps: rng.chance(40),
