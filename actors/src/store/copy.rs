@@ -15,8 +15,8 @@ use super::schema::{
 };
 use super::txn::unsynced;
 use redb::{
-    Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
-    TableHandle, WriteTransaction,
+    Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle,
+    WriteTransaction,
 };
 use ron_core::ids::Slot;
 use ron_core::time::Millis;

@@ -238,7 +238,9 @@ mod tests {
     fn room_is_counted_in_pages_and_large_entries_have_none() {
         let stretch = Stretch { bytes: 1 << 20, ..stretch() };
         let mut journal = Journal::begin(stretch, &KEY, 1);
-        assert!(journal.has_room(ENTRY_BYTES_MAX - HEADER) && !journal.has_room(ENTRY_BYTES_MAX - HEADER + 1));
+        assert!(
+            journal.has_room(ENTRY_BYTES_MAX - HEADER) && !journal.has_room(ENTRY_BYTES_MAX - HEADER + 1)
+        );
         journal.at = (1 << 20) - PAGE as u64;
         assert!(journal.has_room(PAGE - HEADER) && !journal.has_room(PAGE - HEADER + 1));
     }

@@ -9,11 +9,7 @@ use ron_core::ids::{ShardId, Slot};
 use ron_core::message::{DeadLetter, StateOp};
 
 /// The rows beside the delta: last errors and dead letters. Those of messages in memory alone are there too.
-pub(super) fn write_letters(
-    txn: &Txn,
-    shard: ShardId,
-    ops: &[StateOp],
-) -> Result<(), StoreError> {
+pub(super) fn write_letters(txn: &Txn, shard: ShardId, ops: &[StateOp]) -> Result<(), StoreError> {
     for op in ops.iter().filter(|op| !op.slot().is_ram()) {
         match op {
             StateOp::Set { slot, note: Some(note), .. } => {

@@ -147,7 +147,7 @@ fn replayed(volume: &Volume, txn: &WriteTransaction) -> Result<Option<Journal>, 
     Ok(volume.journal.clone().map(|stretch| Journal::begin(stretch, &key, epoch)))
 }
 
-fn create_tables(txn: &WriteTransaction, opening: Opening) -> Result<Identity, StoreError> {
+pub(super) fn create_tables(txn: &WriteTransaction, opening: Opening) -> Result<Identity, StoreError> {
     txn.open_table(HEAD)?;
     txn.open_table(BODY)?;
     txn.open_table(DELTA)?;

@@ -176,7 +176,8 @@ impl<'a> Change<'a> {
         let (key, rest) = rest.split_at_checked(usize::from(*key_len))?;
         let (len, rest) = rest.split_first_chunk()?;
         let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
-        let what = [Do::Insert, Do::Remove, Do::RemoveRange].into_iter().find(|known| *known as u8 == *what)?;
+        let what =
+            [Do::Insert, Do::Remove, Do::RemoveRange].into_iter().find(|known| *known as u8 == *what)?;
         Some((Change { table: *table, what, key, value }, rest))
     }
 
@@ -203,5 +204,93 @@ impl<'a> Change<'a> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::recover::create_tables;
+    use crate::store::schema::{DEDUP, DELTA, LIST};
+    use crate::store::{Opening, RamBackend};
+    use redb::{Database, ReadableTable};
+
+    fn database() -> Database {
+        Database::builder().create_with_backend(RamBackend::default()).unwrap()
+    }
+
+    /// All rows of the tables that the test writes.
+    fn rows(txn: &WriteTransaction) -> Vec<(String, Vec<u8>)> {
+        fn of<K: Key>(
+            txn: &WriteTransaction,
+            table: TableDefinition<'static, K, &'static [u8]>,
+        ) -> Vec<(String, Vec<u8>)> {
+            let table = txn.open_table(table).unwrap();
+            let rows = table.iter().unwrap().map(Result::unwrap);
+            rows.map(|(key, value)| (format!("{:?}", key.value()), value.value().to_vec())).collect()
+        }
+        [of(txn, META), of(txn, DELTA), of(txn, DEDUP), of(txn, LIST)].concat()
+    }
+
+    #[test]
+    fn what_is_listed_does_the_same_once_more_and_once_again() {
+        let (ours, theirs) = (database(), database());
+        let mut lists = Vec::new();
+        for round in 0..3_u64 {
+            let txn = Txn::listing(ours.begin_write().unwrap());
+            txn.mark("node_time", &round).unwrap();
+            {
+                let mut deltas = txn.open_table(DELTA).unwrap();
+                (0..10).for_each(|n| deltas.insert(round * 10 + n, &[n as u8; 300]).unwrap());
+                deltas.remove(round * 10 + 3).unwrap();
+                deltas.remove_range(0, round * 10).unwrap();
+                let mut keys = txn.open_table(DEDUP).unwrap();
+                keys.insert((round, 7), b"").unwrap();
+                keys.insert((round, 8), b"x").unwrap();
+                keys.remove_range((0, 0), (round, 8)).unwrap();
+                let mut absent = txn.open_table(LIST).unwrap();
+                let before = txn.listed();
+                absent.remove(5).unwrap();
+                assert_eq!(txn.listed(), before, "nothing was there, so nothing is listed");
+                absent.insert(6, &[round as u8]).unwrap();
+            }
+            let (txn, entry) = txn.into_parts();
+            lists.push(entry[HEADER..].to_vec());
+            txn.commit().unwrap();
+        }
+        let theirs = theirs.begin_write().unwrap();
+        lists.iter().for_each(|list| redo(&theirs, list).unwrap());
+        let expected = rows(&ours.begin_write().unwrap());
+        assert_eq!(expected.len(), 1 + 9 + 1 + 1);
+        assert_eq!(rows(&theirs), expected);
+        lists.iter().for_each(|list| redo(&theirs, list).unwrap());
+        assert_eq!(rows(&theirs), expected, "the second time does no harm");
+    }
+
+    #[test]
+    fn a_list_that_is_none_of_ours_is_damage() {
+        let db = database();
+        let txn = db.begin_write().unwrap();
+        let insert = |table: u8, key: &[u8], value: &[u8]| {
+            let mut changes = Changes(Vec::new());
+            changes.push(table, Do::Insert, key, value);
+            changes.0
+        };
+        let good = insert(schema::number("delta"), &[0; 8], b"x");
+        assert!(redo(&txn, &good).is_ok());
+        for cut in 1..good.len() {
+            assert!(redo(&txn, &good[..cut]).is_err(), "{cut}");
+        }
+        assert!(redo(&txn, &insert(99, &[0; 8], b"x")).is_err(), "no such table");
+        assert!(redo(&txn, &insert(schema::number("delta"), &[0; 7], b"x")).is_err(), "no such key");
+    }
+
+    #[test]
+    fn every_table_of_a_store_has_a_number() {
+        let db = database();
+        let txn = db.begin_write().unwrap();
+        create_tables(&txn, Opening::Boot { entropy: [1; 40] }).unwrap();
+        let numbers: Vec<u8> = txn.list_tables().unwrap().map(|table| schema::number(table.name())).collect();
+        assert!(numbers.len() > 13 && !numbers.contains(&u8::MAX), "{numbers:?}");
     }
 }

@@ -200,3 +200,47 @@ impl StorageBackend for Body {
         self.file.query_lock_range(start, end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::RamBackend;
+
+    fn open(file: &RamBackend) -> Result<Volume, StoreError> {
+        Volume::open(file.clone(), &Database::builder(), 8_000)
+    }
+
+    #[test]
+    fn a_file_keeps_the_layout_it_was_made_with() {
+        let file = RamBackend::default();
+        assert_eq!(open(&file).unwrap().overhead(), 3 * PAGE as u64);
+        let again = Volume::open(file.clone(), &Database::builder(), 1 << 20).unwrap();
+        assert_eq!(again.journal.map(|journal| journal.bytes), Some(2 * PAGE as u64));
+        let none = RamBackend::default();
+        let volume = Volume::open(none, &Database::builder(), 0).unwrap();
+        assert!(volume.journal.is_none());
+    }
+
+    #[test]
+    fn what_is_no_stores_file_is_redbs_own_as_it_is() {
+        let file = RamBackend::default();
+        drop(Volume::bare(file.clone(), &Database::builder()).unwrap());
+        assert!(open(&file).unwrap().journal.is_none());
+    }
+
+    #[test]
+    fn a_damaged_first_page_and_a_file_cut_short_are_no_new_store() {
+        for at in 8..28 {
+            let file = RamBackend::default();
+            drop(open(&file).unwrap());
+            let mut byte = [0];
+            file.read(at, &mut byte).unwrap();
+            file.write(at, &[byte[0] ^ 1]).unwrap();
+            assert!(matches!(open(&file), Err(StoreError::Damaged { .. })), "{at}");
+        }
+        let file = RamBackend::default();
+        drop(open(&file).unwrap());
+        file.set_len(3 * PAGE as u64).unwrap();
+        assert!(matches!(open(&file), Err(StoreError::Damaged { .. })));
+    }
+}
