@@ -71,7 +71,8 @@ impl Engine {
     }
 
     /// Saves what is otherwise proven only by rows that may vanish.
-    pub(crate) fn save_marks(&self, txn: &Txn, alive: Millis) -> Result<(), StoreError> {
+    pub(crate) fn save_marks(&mut self, txn: &Txn, alive: Millis) -> Result<(), StoreError> {
+        self.last_saved = self.last_saved.max(alive);
         txn.mark("next_chunk", &self.next_chunk.max(self.reserved))?;
         txn.mark("node_time", &alive)
     }
@@ -88,7 +89,7 @@ impl Engine {
         let fold = self.fold_is_due(now);
         let rewrite = !fold && !self.stragglers.is_empty() && !self.reader.rewrites_are_held();
         let sweep = now.since(self.dedup_swept) >= DEDUP_BUCKET_MS;
-        let heartbeat = now < self.latest_deadline && now.since(self.last_commit) >= HEARTBEAT_MS;
+        let heartbeat = now < self.latest_deadline && now.since(self.last_saved) >= HEARTBEAT_MS;
         let release = self.reader.fans().lock().has_released();
         if !(fold || rewrite || sweep || heartbeat || release) {
             return Ok(false);

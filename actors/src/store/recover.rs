@@ -121,6 +121,7 @@ pub(crate) fn open(
         volatile: Volatile::default(),
         next_delta: found.next_delta,
         last_commit: now,
+        last_saved: now,
         last_alive,
         delta_bytes: 0,
         dirty_len: found.dirty.values().map(Dirty::len).sum(),

@@ -31,6 +31,25 @@ fn payloads(reader: &Reader, found: &[Recovered]) -> Vec<Bytes> {
 }
 
 #[test]
+fn their_commits_do_not_put_off_saving_the_time_while_durable_leases_are_out() {
+    let bench = Bench::new();
+    let (mut engine, _) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let slot = slots(&commit(&mut engine, epoch, vec![message("leased")], Vec::new()))[0];
+    let lease = StateOp::Set { slot, state: state(Phase::Leased, 1_060_000), note: None };
+    commit(&mut engine, epoch, Vec::new(), vec![lease]);
+    for _ in 0..20 {
+        bench.clock.advance(1_000);
+        put_ram(&mut engine, epoch, vec![message("in memory")]);
+        while engine.idle_work().unwrap() {}
+    }
+    drop(engine); // as if killed
+    let (engine, _) = bench.open();
+    let late = Millis(1_020_000).since(engine.last_alive);
+    assert!(late <= 5_000, "{late} ms");
+}
+
+#[test]
 fn they_stand_between_the_others_and_end_with_the_process() {
     let bench = Bench::new();
     let (mut engine, reader) = bench.open();
