@@ -20,7 +20,7 @@ const MAGIC: [u8; 8] = *b"ronentry";
 /// Magic, epoch, number, length of the content, and the MAC of all that and the content.
 pub(crate) const HEADER: usize = 8 + 8 + 8 + 8 + 32;
 /// A larger entry is not worth its second copy: so much is committed to redb at once as fast.
-const ENTRY_BYTES_MAX: usize = 256 << 10;
+const ENTRY_BYTES_MAX: usize = 512 << 10;
 
 /// Where in a file a journal is.
 #[derive(Debug, Clone)]

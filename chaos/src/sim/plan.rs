@@ -181,7 +181,7 @@ impl Plan {
             restores: rng.chance(20),
             retention_min_ms,
             replay_ms: rng.pick(&[0, 600, 60_000, 600_000]),
-            twice: rng.pick(&[0, 0, 10, 30]),
+            twice: rng.pick(&[0, 10, 30, 60]),
             ram,
             fifo,
             policy: InForce::default(),
