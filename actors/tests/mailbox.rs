@@ -41,10 +41,18 @@ async fn start(medium: Arc<RamMedium>) -> Tree {
 }
 
 async fn start_on(medium: Arc<dyn Medium>, store_observer: Arc<dyn StoreObserver>) -> Tree {
+    start_with(medium, store_observer, MailboxConfig::default()).await
+}
+
+async fn start_with(
+    medium: Arc<dyn Medium>,
+    store_observer: Arc<dyn StoreObserver>,
+    mailbox: MailboxConfig,
+) -> Tree {
     let args = TreeArgs {
         medium,
         store: StoreConfig::default(),
-        mailbox: MailboxConfig::default(),
+        mailbox,
         entropy: [7; 40],
         seed: 1,
         restarts: RestartPolicy::default(),
@@ -249,5 +257,32 @@ async fn figures_do_not_show_what_a_commit_under_way_then_loses() {
     assert!(stat.is_err_and(|refusal| lost(refusal.reason)), "the figures rested on the ack");
     assert!(vis.is_err_and(|refusal| lost(refusal.reason)), "and so did the page");
     assert_eq!(mailbox.stat(&orders).await.unwrap().stats.vis, 1, "the ack did not land");
+    tree.stop().await;
+}
+
+/// The same with threads, where a message may come at any point of an actor's end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn queues_that_end_all_the_time_lose_nothing_and_refuse_nothing() {
+    const TOPICS: usize = 8;
+    const SENDS: usize = 400;
+    let config = MailboxConfig { park_after_ms: 1, ..MailboxConfig::default() };
+    let tree = start_with(Arc::new(RamMedium::default()), Arc::new(Nobody), config).await;
+    let senders = (0..2 * TOPICS).map(|n| {
+        let (mailbox, topic) = (tree.mailbox.clone(), queue(&format!("t{}", n % TOPICS)));
+        tokio::spawn(async move {
+            for i in 0..SENDS {
+                mailbox.enqueue(&topic, vec![message("m")]).await.unwrap()[0].as_ref().unwrap();
+                // about as long as it takes until the queue may end
+                tokio::time::sleep(Duration::from_micros(((i * 37 + n * 101) % 2_500) as u64)).await;
+            }
+        })
+    });
+    for sender in senders.collect::<Vec<_>>() {
+        sender.await.unwrap();
+    }
+    for n in 0..TOPICS {
+        let stats = tree.mailbox.stat(&queue(&format!("t{n}"))).await.unwrap().stats;
+        assert_eq!(stats.ready, 2 * SENDS as u64);
+    }
     tree.stop().await;
 }
