@@ -215,8 +215,8 @@ async fn what_landed_although_it_failed_moves_no_lease_twice() {
     let deadline = delivery.messages[0].deadline.rfc3339();
     delivery.written();
     let begun = tokio::time::Instant::now();
-    // the second sync of a commit: all of it is written by then
-    medium.failing_sync.store(2, Ordering::SeqCst);
+    // the sync of its entry in the journal: all of it is written by then
+    medium.failing_sync.store(1, Ordering::SeqCst);
     let lost = mailbox.configure(&queue(), TopicChange::Pause { what: ALL, paused: false }).await;
     assert_eq!(lost.unwrap_err().reason, Reason::Storage);
     for _ in 0..6 {
@@ -228,7 +228,7 @@ async fn what_landed_although_it_failed_moves_no_lease_twice() {
             }
         };
         tokio::time::timeout(SOON, again).await.expect("the store is opened again");
-        medium.failing_sync.store(2, Ordering::SeqCst);
+        medium.failing_sync.store(1, Ordering::SeqCst);
     }
     medium.failing_sync.store(0, Ordering::SeqCst);
     let seen = async {
@@ -254,7 +254,7 @@ async fn a_topic_whose_first_send_is_in_doubt_is_not_said_to_be_missing() {
     let tree = start(Arc::new(medium.clone()), Duration::from_millis(1_000)).await;
     let mailbox = tree.mailbox.clone();
     assert_eq!(mailbox.stat(&queue()).await.unwrap_err().reason, Reason::NotFound, "before");
-    medium.failing_sync.store(2, Ordering::SeqCst); // all of it is written by then
+    medium.failing_sync.store(1, Ordering::SeqCst); // all of it is written by then
     assert_eq!(mailbox.enqueue(&queue(), vec![message()]).await.unwrap_err().reason, Reason::Storage);
     let ready = async {
         loop {

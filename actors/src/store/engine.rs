@@ -18,7 +18,7 @@ use super::recover::{BootCounts, ClockFrom, Opening};
 use super::refs::References;
 use super::schema::{BODY, DEDUP, DELTA, HEAD, META, STATE, TASK, TOPIC, body_key};
 use super::still::Still;
-use super::txn::{Txn, unsynced};
+use super::txn::Txn;
 use super::volatile::Volatile;
 use super::{ShardEpoch, StoreConfig};
 use redb::{Database, WriteTransaction};
@@ -164,9 +164,6 @@ pub struct Engine {
     pub(crate) commits: u64,
     pub(crate) poisoned: bool,
 }
-
-/// The row of `META` that names the epoch of the journal whose entries are not in the tables yet.
-pub(crate) const EPOCH: &str = "journal_epoch";
 
 /// What one commit did, for the metrics and the caller.
 #[derive(Debug)]
@@ -336,19 +333,7 @@ impl Engine {
         if self.fold_is_due_now() {
             self.fold_slice(&txn)?;
         }
-        if ron_core::planted!(SettlesNotSynced) && batch.chunks.is_empty() {
-            let (mut txn, _) = txn.into_parts();
-            unsynced(&mut txn)?;
-            return Ok(txn.commit()?);
-        }
-        match self.finish(txn) {
-            Err(_) if ron_core::planted!(CommitErrorIgnored) => {}
-            done => done?,
-        }
-        if !(batch.chunks.is_empty() && batch.delta.runs.is_empty()) {
-            self.last_saved = batch.now; // heads and deltas say their time
-        }
-        Ok(())
+        self.finish_batch(txn, batch)
     }
 
     /// Removes what is left of a topic beside its messages.
@@ -366,36 +351,6 @@ impl Engine {
         self.dedup.remove_shard(shard);
         self.still.forget(shard);
         self.deleted.insert(shard);
-        Ok(())
-    }
-
-    /// A write transaction, for [`Engine::finish`] or [`Engine::checkpoint`].
-    pub(crate) fn begin(&self) -> Result<Txn, StoreError> {
-        let txn = self.db.begin_write()?;
-        Ok(if self.journal.is_some() { Txn::listing(txn) } else { Txn::unlisted(txn) })
-    }
-
-    /// Commits with the store's durability: to the journal, if there is one and it has room.
-    pub(crate) fn finish(&mut self, txn: Txn) -> Result<(), StoreError> {
-        let Some(journal) = self.journal.as_mut().filter(|journal| journal.has_room(txn.listed())) else {
-            return self.checkpoint(txn);
-        };
-        let (mut txn, mut entry) = txn.into_parts();
-        // After the journal: readers see nothing that a crash could take back.
-        journal.append(&mut entry).map_err(redb::Error::Io)?;
-        unsynced(&mut txn)?;
-        Ok(txn.commit()?)
-    }
-
-    /// Commits to the tables, and with this transaction all that is in the journal, which begins anew.
-    pub(crate) fn checkpoint(&mut self, txn: Txn) -> Result<(), StoreError> {
-        let (mut txn, _) = txn.into_parts();
-        txn.set_two_phase_commit(self.durable && self.config.two_phase_commit);
-        if let Some(journal) = &self.journal {
-            write_meta(&txn, EPOCH, &journal.next_epoch())?;
-        }
-        txn.commit()?;
-        self.journal.iter_mut().for_each(Journal::restart);
         Ok(())
     }
 

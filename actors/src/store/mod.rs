@@ -17,6 +17,7 @@ mod error;
 pub mod fanout;
 mod faults;
 mod findings;
+mod finish;
 mod fold;
 mod identity;
 mod inventory;

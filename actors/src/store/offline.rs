@@ -3,9 +3,10 @@
 
 use super::check::Checker;
 use super::codec::Head;
-use super::engine::{EPOCH, write_meta};
+use super::engine::write_meta;
 use super::error::StoreError;
 use super::findings::Findings;
+use super::finish::EPOCH;
 use super::inventory::Inventory;
 use super::schema::{BODY, DEDUP, DELTA, DLQ, FAN, HEAD, LIST, META, NOTE, STATE, STILL, SUBS, TASK, TOPIC};
 use super::untouched;

@@ -76,12 +76,7 @@ pub(crate) fn open(
     opening: Opening,
     reader: &Reader,
 ) -> Result<(Engine, HashMap<ShardId, BootCounts>), StoreError> {
-    let mut builder = Database::builder();
-    builder.set_cache_size(config.cache_bytes);
-    // redb may panic on a file that something else has damaged.
-    let open = || medium.open(&mut builder, config.journal_bytes);
-    let volume = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open))
-        .unwrap_or_else(|_| Err(StoreError::damaged("file", "-", "the engine panicked while opening it")))?;
+    let volume = open_volume(medium, config)?;
     let txn = volume.db.begin_write()?;
     let identity = create_tables(&txn, opening)?;
     let journal = replayed(&volume, &txn)?;
@@ -140,6 +135,15 @@ pub(crate) fn open(
     };
     engine.tidy_up(Txn::unlisted(txn), now, found.fans)?;
     Ok((engine, found.counts))
+}
+
+fn open_volume(medium: &dyn Medium, config: &StoreConfig) -> Result<Volume, StoreError> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(config.cache_bytes);
+    // redb may panic on a file that something else has damaged.
+    let open = || medium.open(&mut builder, config.journal_bytes);
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(open))
+        .unwrap_or_else(|_| Err(StoreError::damaged("file", "-", "the engine panicked while opening it")))
 }
 
 /// The store's journal, after all that it holds has been done in the tables.

@@ -67,7 +67,7 @@ macro_rules! journaled {
         pub(crate) fn redo(txn: &WriteTransaction, change: Change<'_>) -> Result<(), StoreError> {
             match change.table {
                 $($number => change.redo(txn, $table),)*
-                _ => Err(StoreError::damaged("journal", "-", "an entry names a table that this build does not know")),
+                _ => Err(StoreError::damaged("journal", "-", "a table that this build does not know")),
             }
         }
     };

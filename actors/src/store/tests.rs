@@ -5,8 +5,9 @@ mod ram;
 
 use super::backend::{Medium, RamBackend};
 use super::codec::seal;
-use super::engine::{EPOCH, Engine, TopicRow, Work, write_meta};
+use super::engine::{Engine, TopicRow, Work, write_meta};
 use super::error::{StoreError, UnitFailure};
+use super::finish::EPOCH;
 use super::read::{ReadFailure, Reader};
 use super::recover::{BootCounts, Opening};
 use super::schema::{BODY, DELTA, HEAD, STATE};

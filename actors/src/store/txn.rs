@@ -133,7 +133,7 @@ impl<K: Key + 'static> Listed<'_, K> {
         to: K::SelfType<'k>,
     ) -> Result<(), StorageError> {
         self.list(Do::RemoveRange, K::as_bytes(&from).as_ref(), K::as_bytes(&to).as_ref());
-        Ok(self.table.retain_in::<K::SelfType<'k>, _>(from..to, |_, _| false)?)
+        self.table.retain_in::<K::SelfType<'k>, _>(from..to, |_, _| false)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The store's file: a page that says what it is, the journal, and behind it redb's own bytes. One file, so that it is
 //! copied, replaced and locked as one.
 
-use super::engine::EPOCH;
 use super::error::StoreError;
+use super::finish::EPOCH;
 use super::identity::{RECEIPT_KEY, mark};
 use super::journal::{self, PAGE, Stretch};
 use super::schema::META;
