@@ -73,5 +73,7 @@ macro_rules! journaled {
     };
 }
 // Numbers stay what they are: journals hold them.
-journaled!(0 => META, 1 => TOPIC, 2 => HEAD, 3 => BODY, 4 => DELTA, 5 => STATE, 6 => NOTE, 7 => DLQ, 8 => TASK,
-    9 => DEDUP, 10 => LIST, 11 => SUBS, 12 => FAN, 13 => STILL);
+journaled!(
+    0 => META, 1 => TOPIC, 2 => HEAD, 3 => BODY, 4 => DELTA, 5 => STATE, 6 => NOTE,
+    7 => DLQ, 8 => TASK, 9 => DEDUP, 10 => LIST, 11 => SUBS, 12 => FAN, 13 => STILL
+);
