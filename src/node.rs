@@ -454,6 +454,7 @@ fn lay(
             cache_bytes: cache,
             body_cache_bytes: cache,
             two_phase_commit: config.store.two_phase_commit,
+            journal_bytes: config.store.journal.0,
             dedup_keys_max: usize::try_from(config.store.max_dedup_keys).unwrap_or(usize::MAX),
             dedup_keys_topic_max: usize::try_from(mailbox.settings.max_dedup_keys).unwrap_or(usize::MAX),
             compact_free_bytes: config.store.compact_free.0,

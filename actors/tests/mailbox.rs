@@ -41,10 +41,19 @@ async fn start(medium: Arc<RamMedium>) -> Tree {
 }
 
 async fn start_on(medium: Arc<dyn Medium>, store_observer: Arc<dyn StoreObserver>) -> Tree {
+    start_with(medium, store_observer, StoreConfig::default(), MailboxConfig::default()).await
+}
+
+async fn start_with(
+    medium: Arc<dyn Medium>,
+    store_observer: Arc<dyn StoreObserver>,
+    store: StoreConfig,
+    mailbox: MailboxConfig,
+) -> Tree {
     let args = TreeArgs {
         medium,
-        store: StoreConfig::default(),
-        mailbox: MailboxConfig::default(),
+        store,
+        mailbox,
         entropy: [7; 40],
         seed: 1,
         restarts: RestartPolicy::default(),
@@ -220,7 +229,10 @@ async fn figures_do_not_show_what_a_commit_under_way_then_loses() {
     let dir = tempfile::tempdir().unwrap();
     let medium = Arc::new(FileMedium::new(dir.path().join("store.redb"), 0));
     let faults = medium.faults().unwrap();
-    let tree = start_on(medium, Arc::new(UntilFailed(faults.clone()))).await;
+    // Without a journal what is not synced is lost for sure.
+    let store = StoreConfig { journal_bytes: 0, ..StoreConfig::default() };
+    let observer = Arc::new(UntilFailed(faults.clone()));
+    let tree = start_with(medium, observer, store, MailboxConfig::default()).await;
     let (mailbox, orders) = (&tree.mailbox.clone(), queue("orders"));
     mailbox.enqueue(&orders, vec![message("one")]).await.unwrap().remove(0).unwrap();
     let receipts: Vec<String> =
@@ -249,5 +261,33 @@ async fn figures_do_not_show_what_a_commit_under_way_then_loses() {
     assert!(stat.is_err_and(|refusal| lost(refusal.reason)), "the figures rested on the ack");
     assert!(vis.is_err_and(|refusal| lost(refusal.reason)), "and so did the page");
     assert_eq!(mailbox.stat(&orders).await.unwrap().stats.vis, 1, "the ack did not land");
+    tree.stop().await;
+}
+
+/// The same with threads, where a message may come at any point of an actor's end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn queues_that_end_all_the_time_lose_nothing_and_refuse_nothing() {
+    const TOPICS: usize = 8;
+    const SENDS: usize = 400;
+    let config = MailboxConfig { park_after_ms: 1, ..MailboxConfig::default() };
+    let tree =
+        start_with(Arc::new(RamMedium::default()), Arc::new(Nobody), StoreConfig::default(), config).await;
+    let senders = (0..2 * TOPICS).map(|n| {
+        let (mailbox, topic) = (tree.mailbox.clone(), queue(&format!("t{}", n % TOPICS)));
+        tokio::spawn(async move {
+            for i in 0..SENDS {
+                mailbox.enqueue(&topic, vec![message("m")]).await.unwrap()[0].as_ref().unwrap();
+                // about as long as it takes until the queue may end
+                tokio::time::sleep(Duration::from_micros(((i * 37 + n * 101) % 2_500) as u64)).await;
+            }
+        })
+    });
+    for sender in senders.collect::<Vec<_>>() {
+        sender.await.unwrap();
+    }
+    for n in 0..TOPICS {
+        let stats = tree.mailbox.stat(&queue(&format!("t{n}"))).await.unwrap().stats;
+        assert_eq!(stats.ready, 2 * SENDS as u64);
+    }
     tree.stop().await;
 }

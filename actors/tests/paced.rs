@@ -8,13 +8,13 @@ use ron_actors::kernel::bus::BusLimits;
 use ron_actors::kernel::child::NoObserver;
 use ron_actors::kernel::clock::TokioClock;
 use ron_actors::mailbox::{Mailbox, MailboxConfig, MailboxObserver};
-use ron_actors::store::{Medium, RamBackend, RamMedium, StoreConfig, StoreError, StoreObserver};
+use ron_actors::store::{Medium, RamBackend, RamMedium, StoreConfig, StoreError, StoreObserver, Volume};
 use ron_actors::tree::{Foundation, Tree, TreeArgs};
 use ron_core::ids::{ContentHash, QueueKey, Tenant, Topic};
 use ron_core::message::{MessageMeta, NewMessage};
 use ron_core::reason::Reason;
 use ron_core::restart::RestartPolicy;
-use ron_core::shard::{Paused, PeekState, TopicChange, Want};
+use ron_core::shard::{Paused, PeekState, SettingsPatch, TopicChange, Want};
 use ron_core::time::Millis;
 use std::io;
 use std::sync::Arc;
@@ -58,11 +58,11 @@ struct Fallible {
 }
 
 impl Medium for Fallible {
-    fn open(&self, builder: &mut redb::Builder) -> Result<redb::Database, StoreError> {
+    fn open(&self, builder: &mut redb::Builder, journal_bytes: u64) -> Result<Volume, StoreError> {
         self.broken.store(false, Ordering::SeqCst);
-        let db = builder.create_with_backend(self.clone())?;
+        let volume = Volume::open(self.clone(), builder, journal_bytes)?;
         self.opened.fetch_add(1, Ordering::SeqCst);
-        Ok(db)
+        Ok(volume)
     }
 
     fn durable(&self) -> bool {
@@ -153,6 +153,24 @@ fn a_commit_that_outlasts_the_parking_time_leaves_the_queue_asleep() {
     assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(Duration::from_secs(20)));
 }
 
+/// The end of an empty topic owes its actor nothing, so that it looked idle, and fired its parking timer over and over
+/// while that commit was under way.
+#[test]
+fn the_end_of_an_empty_topic_outlasts_the_parking_time() {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let ended = runtime.unwrap().block_on(async {
+            let tree = start(Arc::new(RamMedium::default()), Duration::from_secs(10)).await;
+            let change = TopicChange::Settings(SettingsPatch::default());
+            tree.mailbox.configure(&queue(), change).await.unwrap();
+            tree.mailbox.delete(&queue()).await.unwrap()
+        });
+        tell.send(ended).unwrap();
+    });
+    assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(0));
+}
+
 /// The lease of a queue that was killed failed to commit, and its drop once released the delivery of the same
 /// number that the queue's next actor had given to somebody else.
 #[tokio::test(start_paused = true)]
@@ -197,8 +215,8 @@ async fn what_landed_although_it_failed_moves_no_lease_twice() {
     let deadline = delivery.messages[0].deadline.rfc3339();
     delivery.written();
     let begun = tokio::time::Instant::now();
-    // the second sync of a commit: all of it is written by then
-    medium.failing_sync.store(2, Ordering::SeqCst);
+    // the sync of its entry in the journal: all of it is written by then
+    medium.failing_sync.store(1, Ordering::SeqCst);
     let lost = mailbox.configure(&queue(), TopicChange::Pause { what: ALL, paused: false }).await;
     assert_eq!(lost.unwrap_err().reason, Reason::Storage);
     for _ in 0..6 {
@@ -210,7 +228,7 @@ async fn what_landed_although_it_failed_moves_no_lease_twice() {
             }
         };
         tokio::time::timeout(SOON, again).await.expect("the store is opened again");
-        medium.failing_sync.store(2, Ordering::SeqCst);
+        medium.failing_sync.store(1, Ordering::SeqCst);
     }
     medium.failing_sync.store(0, Ordering::SeqCst);
     let seen = async {
@@ -236,7 +254,7 @@ async fn a_topic_whose_first_send_is_in_doubt_is_not_said_to_be_missing() {
     let tree = start(Arc::new(medium.clone()), Duration::from_millis(1_000)).await;
     let mailbox = tree.mailbox.clone();
     assert_eq!(mailbox.stat(&queue()).await.unwrap_err().reason, Reason::NotFound, "before");
-    medium.failing_sync.store(2, Ordering::SeqCst); // all of it is written by then
+    medium.failing_sync.store(1, Ordering::SeqCst); // all of it is written by then
     assert_eq!(mailbox.enqueue(&queue(), vec![message()]).await.unwrap_err().reason, Reason::Storage);
     let ready = async {
         loop {
@@ -249,4 +267,31 @@ async fn a_topic_whose_first_send_is_in_doubt_is_not_said_to_be_missing() {
     };
     let ready = tokio::time::timeout(Duration::from_secs(60), ready).await.expect("the queue is loaded");
     assert_eq!(ready, 1, "it had landed");
+}
+
+/// An actor that ends because nobody uses it must not take with it what comes at that very moment.
+#[tokio::test(start_paused = true)]
+async fn an_idle_queue_has_no_actor_and_what_comes_as_it_ends_is_not_lost() {
+    const SENDS: usize = 210;
+    let tree = start(Arc::new(RamMedium::default()), Duration::from_millis(1)).await;
+    let directory = tree.mailbox.directory().clone();
+    let mailbox = tree.mailbox.clone();
+    let sender = tokio::spawn(async move {
+        // around the 100 ms after which it parks, and two at a time
+        for gap in (90..=119).cycle().take(SENDS / 2) {
+            tokio::join!(send_one(&mailbox), send_one(&mailbox));
+            tokio::time::sleep(Duration::from_millis(gap)).await;
+        }
+    });
+    let mut asleep = 0;
+    while !sender.is_finished() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        asleep += usize::from(directory.awake() == 0);
+    }
+    sender.await.unwrap();
+    assert!(asleep > SENDS, "it ended again and again: {asleep} ms in all");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(directory.awake(), 0, "nobody uses it");
+    assert_eq!(tree.mailbox.stat(&queue()).await.unwrap().stats.ready, SENDS as u64);
+    tree.stop().await;
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 pub struct StoreConfig {
     /// Of the database's pages.
     pub cache: ByteSize,
-    /// Two fsyncs a commit.
+    /// Bytes of the journal of a store that is made; 0 = none.
+    pub journal: ByteSize,
+    /// Two fsyncs a commit to the tables.
     pub two_phase_commit: bool,
     /// Free space below which sends are refused.
     pub reserve: ByteSize,
@@ -41,6 +43,7 @@ impl StoreConfig {
         }
         StoreConfig {
             cache: s.size("cache", 1 << 20..=1 << 40),
+            journal: s.size("journal", 0..=1 << 30),
             two_phase_commit: s.boolean("two_phase_commit"),
             reserve: s.size("reserve", 0..=1 << 50),
             compact_free: s.size("compact_free", 0..=1 << 50),

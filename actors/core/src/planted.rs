@@ -48,6 +48,10 @@ bugs! {
     ExtendNotWritten,
     /// What a stream has extended no longer counts against its `max_inflight` (recv/stream: credit).
     StreamForgetsExtended,
+    /// An entry of the journal is not synced: what was answered is lost with the power (§4.1).
+    JournalNotSynced,
+    /// After a crash the newest entry of the journal is passed over: what was answered is lost (§4.1).
+    JournalEndsEarly,
     /// A purge of neighbours is written for the first of them: after a restart the others are back (§4.1, purge).
     PurgeWritesFirstOfRun,
     /// Sends at the same time do not see each other's room: more than `max_depth` messages (§4.10: no race).

@@ -26,6 +26,9 @@ use tokio::sync::oneshot;
 /// How long a caller waits for an actor that is being started or restarted.
 const UP_WITHIN: Duration = Duration::from_secs(2);
 
+/// How often a message has its queue's actor started, which may have ended again for want of use.
+const STARTS_MAX: usize = 5;
+
 /// How often a receive tries anew when all that it was given ended on the way to it.
 const OVERTAKEN_MAX: usize = 4;
 
@@ -385,26 +388,27 @@ impl Mailbox {
 
     /// Brings a message to the queue's actor, starting it if need be.
     pub(super) async fn send(&self, entry: &Arc<Entry>, message: ShardMsg) -> Result<(), Refusal> {
-        let message = match entry.handle.cast(message) {
-            Ok(()) => return Ok(()),
-            Err(CastError::Quarantined(_)) => return Err(quarantined()),
-            Err(CastError::Down(message)) => message,
-        };
-        if entry.is_gone() {
-            return Err(deleted());
+        let mut message = message;
+        for _ in 0..STARTS_MAX {
+            // Through the handle each time: what is sent to it is never left behind by an actor that ends.
+            message = match entry.handle.cast(message) {
+                Ok(()) => return Ok(()),
+                Err(CastError::Quarantined(_)) => return Err(quarantined()),
+                Err(CastError::Down(message)) => message,
+            };
+            if entry.is_gone() {
+                return Err(deleted());
+            }
+            // It was never started, was idle, or is being restarted: the router finds out which.
+            let (reply, up) = oneshot::channel();
+            let router = self.inner.router.wait_up(UP_WITHIN).await.map_err(|_| restarting())?;
+            router.cast(RouterMsg::Wake(entry.clone(), reply)).map_err(|_| restarting())?;
+            // An error says that the router died: then the queue's actor is not up, which is seen next.
+            let _ = up.await;
+            let down = |_| if entry.is_quarantined() { quarantined() } else { restarting() };
+            entry.handle.wait_up(UP_WITHIN).await.map_err(down)?;
         }
-        // It was never started, or is being restarted: the router finds out which.
-        let (reply, up) = oneshot::channel();
-        let router = self.inner.router.wait_up(UP_WITHIN).await.map_err(|_| restarting())?;
-        router.cast(RouterMsg::Wake(entry.clone(), reply)).map_err(|_| restarting())?;
-        // An error says that the router died: then the queue's actor is not up, which is seen next.
-        let _ = up.await;
-        let actor = entry
-            .handle
-            .wait_up(UP_WITHIN)
-            .await
-            .map_err(|_| if entry.is_quarantined() { quarantined() } else { restarting() })?;
-        actor.cast(message).map_err(|_| restarting())
+        Err(restarting())
     }
 }
 

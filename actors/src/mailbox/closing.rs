@@ -92,6 +92,7 @@ impl ShardState {
             Err(failure) => {
                 let _ = closing.reply.send(Err(refusal(failure)));
                 closing.held.into_iter().for_each(|message| self.command(myself, message));
+                self.arm(myself);
             }
         }
     }

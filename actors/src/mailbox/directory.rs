@@ -15,7 +15,7 @@ use ron_core::shard::Stats;
 use ron_core::time::Millis;
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// One queue.
@@ -190,6 +190,15 @@ impl Tenants {
     }
 }
 
+/// One queue whose actor runs; it is counted as long as this lives.
+pub(super) struct Awake(Arc<AtomicUsize>);
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// All queues of a node.
 #[derive(Debug)]
 pub struct Directory {
@@ -198,6 +207,7 @@ pub struct Directory {
     tenants: Mutex<Tenants>,
     next_shard: AtomicU64,
     history: Arc<History>,
+    awake: Arc<AtomicUsize>,
     config: MailboxConfig,
 }
 
@@ -234,7 +244,20 @@ impl Directory {
             entries.insert(key, Arc::new(entry));
         }
         let (entries, tenants) = (RwLock::new(entries), Mutex::new(tenants));
-        Directory { entries, tenants, next_shard: AtomicU64::new(next_shard), history, config }
+        let (next_shard, awake) = (AtomicU64::new(next_shard), Arc::default());
+        Directory { entries, tenants, next_shard, history, awake, config }
+    }
+
+    /// Queues whose actors run.
+    #[must_use]
+    pub fn awake(&self) -> usize {
+        self.awake.load(Ordering::Relaxed)
+    }
+
+    /// One more of them.
+    pub(super) fn one_awake(&self) -> Awake {
+        self.awake.fetch_add(1, Ordering::Relaxed);
+        Awake(self.awake.clone())
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<QueueKey, Arc<Entry>>> {

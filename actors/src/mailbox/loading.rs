@@ -143,7 +143,7 @@ impl ShardState {
 /// Takes a snapshot at its place in the store's queue and scans it on the blocking pool.
 async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
     let job = args.store.load(args.entry.shard).await?;
-    let now = args.clock.now();
+    let (now, empty) = (args.clock.now(), job.is_empty());
     let (configured, store, entry) = (args.config.settings, args.store.clone(), args.entry.clone());
     let blocking = args.store.blocking().clone();
     let scan = move || {
@@ -173,5 +173,8 @@ async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
         let (edit, copies, owed) = (None, None, VecDeque::new());
         Ok(Loaded { shard, epoch, topic, deletes, deleted, edit, copies, tasks, stillness, owed })
     };
+    if empty {
+        return scan(); // reads nothing
+    }
     blocking.run(Job::Load, scan).await.unwrap_or(Err(StoreError::Reopening))
 }

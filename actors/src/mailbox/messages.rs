@@ -111,6 +111,10 @@ pub enum ShardMsg {
     Reload(u64),
     /// Time for the state machine; stale unless of this generation.
     Tick(u64),
+    /// End, if nobody has used it for so many milliseconds: too many queues are awake.
+    LeaveIfIdle(u64),
+    /// Its own last message: everything that was sent to its address lies before it.
+    Leave,
     /// Long polls end now, empty: the node drains.
     EndWaits,
     /// Check the invariants of the state machine, if it is in memory.
@@ -149,6 +153,8 @@ pub(super) fn refuse(message: ShardMsg, refusal: &Refusal) {
         | ShardMsg::Loaded(..)
         | ShardMsg::Reload(_)
         | ShardMsg::Tick(_)
+        | ShardMsg::LeaveIfIdle(_)
+        | ShardMsg::Leave
         | ShardMsg::Wake
         | ShardMsg::EndWaits
         | ShardMsg::Crash => {}

@@ -18,6 +18,7 @@ mod listing;
 mod loading;
 mod lookup;
 pub mod messages;
+mod parking;
 mod reprocessor;
 pub mod router;
 pub mod shard;

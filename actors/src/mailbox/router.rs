@@ -9,6 +9,7 @@ use crate::kernel::child::{ChildKind, ChildSpec, ChildStatus, ServiceLabel};
 use crate::kernel::supervisor::{StartError, SupervisorRef};
 use crate::store::Store;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ron_core::shard::park_after;
 use ron_core::time::Clock;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,8 @@ pub enum RouterMsg {
     WakeAllWithTimers,
     /// Bring the queues to memory that time has something to do to.
     Sweep,
+    /// Look whether too many queues are awake.
+    Crowd,
     /// The node drains: long polls end, empty.
     EndWaits,
 }
@@ -49,9 +52,12 @@ pub struct RouterArgs {
 
 /// How often queues that are not in memory are looked at for what TTLs and retention end.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked whether too many queues are awake.
+const CROWD_EVERY: Duration = Duration::from_secs(1);
 /// Queues brought to memory by one look.
 const SWEPT_MAX: usize = 256;
-/// How often, and how soon, to look again whether the actor of a deleted topic has ended.
+/// How often, and how soon, to look again whether an actor has ended: that of a deleted topic of the same name, or the
+/// queue's own, which was idle.
 const NAMESAKE_LOOKS: u32 = 20;
 const NAMESAKE_ENDS: Duration = Duration::from_millis(10);
 /// Longer than a supervisor takes to start its other children.
@@ -74,6 +80,7 @@ impl Actor for Router {
         let args = args.ok_or("the router's supervisor is not known yet")?;
         myself.cast(RouterMsg::WakeAllWithTimers)?;
         myself.send_after(SWEEP_EVERY, || RouterMsg::Sweep);
+        myself.send_after(CROWD_EVERY, || RouterMsg::Crowd);
         Ok(args)
     }
 
@@ -115,6 +122,17 @@ impl Actor for Router {
                 }
                 myself.send_after(SWEEP_EVERY, || RouterMsg::Sweep);
             }
+            RouterMsg::Crowd => {
+                let configured = state.config.park_after_ms;
+                let idle_ms = park_after(configured, state.directory.awake());
+                if idle_ms < configured {
+                    for entry in state.directory.all() {
+                        // Without an actor there is nobody to end.
+                        let _ = entry.handle.cast(ShardMsg::LeaveIfIdle(idle_ms));
+                    }
+                }
+                myself.send_after(CROWD_EVERY, || RouterMsg::Crowd);
+            }
             RouterMsg::EndWaits => {
                 for entry in state.directory.all() {
                     // A queue without an actor has nobody waiting.
@@ -133,8 +151,8 @@ impl RouterArgs {
         }
         for _ in 0..NAMESAKE_LOOKS {
             match self.shards.start_child(self.spec(entry)).await {
-                // Another caller was faster, or it is being restarted; or the actor of a topic of this name that was
-                // deleted is still ending.
+                // Another caller was faster, or it is being restarted; or an idle actor, or that of a topic of this
+                // name that was deleted, is still ending.
                 Err(StartError::Exists) if !entry.handle.is_up() => tokio::time::sleep(NAMESAKE_ENDS).await,
                 Ok(()) | Err(StartError::Exists) => return,
                 Err(error) => {

@@ -1,9 +1,8 @@
 //! The actor of one queue: carries commands to the state machine and what comes out of it to the store and to
-//! the callers. Loads itself through the store, drops everything when a commit fails, and gives its memory back
-//! when idle.
+//! the callers. Loads itself through the store, drops everything when a commit fails, and ends when it is idle.
 
 use super::closing::{Closing, deleted};
-use super::directory::{Directory, Entry};
+use super::directory::{Awake, Directory, Entry};
 use super::loading::{Phase, RELOAD_AFTER_MS};
 use super::messages::{EnqueueReply, SettleReply, ShardMsg, refusal, refuse};
 use super::waiting::{GrantedBox, RecvReply, Waiting};
@@ -18,13 +17,9 @@ use ron_core::time::{Clock, Millis};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 /// The address of a shard's actor.
 pub type ShardRef = ActorRef<ShardMsg>;
-
-/// How often a shard whose receives wait for room in its tenant's `max_inflight` looks for some, ms.
-const STARVING_LOOKS_EVERY_MS: u64 = 50;
 
 /// What the actor needs.
 #[derive(Debug, Clone)]
@@ -56,6 +51,8 @@ pub struct ShardState {
     pub(super) tick_at: Option<Millis>,
     pub(super) used: Millis,
     pub(super) entropy: u64,
+    /// Counts it among those that are awake.
+    _awake: Awake,
 }
 
 /// See the module.
@@ -92,6 +89,7 @@ impl Actor for ShardActor {
         let now = args.clock.now();
         // Deterministic, and different for every shard and start: it only spreads retries.
         let entropy = now.0 ^ (u64::from(args.entry.shard.0) << 32);
+        let awake = args.directory.one_awake();
         let mut state = ShardState {
             args,
             phase: Phase::Parked,
@@ -104,12 +102,14 @@ impl Actor for ShardActor {
             tick_at: None,
             used: now,
             entropy,
+            _awake: awake,
         };
         // Leases, delays and ends need their timers even if nobody calls.
         let (entry, figures) = (&state.args.entry, &state.args.entry.figures);
         if entry.must_run() || figures.is_due(now) || figures.is_in_memory() {
             state.load_behind(&myself, VecDeque::new());
         }
+        state.arm_for_leaving(&myself);
         Ok(state)
     }
 
@@ -131,6 +131,8 @@ impl Actor for ShardActor {
                 state.on_tick(&myself);
             }
             ShardMsg::Tick(_) => {}
+            ShardMsg::LeaveIfIdle(idle_ms) => state.leave_if_idle(&myself, idle_ms),
+            ShardMsg::Leave => state.leave_or_stay(&myself),
             ShardMsg::Closed(result) => state.closed(&myself, result),
             // Of the shard before this load, which has seen that commit: its ticket is another's by now.
             ShardMsg::Committed(..) if !matches!(state.phase, Phase::Ready(_)) => {}
@@ -228,6 +230,8 @@ impl ShardState {
             | ShardMsg::Loaded(..)
             | ShardMsg::Reload(_)
             | ShardMsg::Tick(_)
+            | ShardMsg::LeaveIfIdle(_)
+            | ShardMsg::Leave
             | ShardMsg::Closed(_)
             | ShardMsg::Crash => {}
             // In memory it knows by itself what is due, unless that was held until now.
@@ -266,7 +270,7 @@ impl ShardState {
     }
 
     /// Applies a command whose caller wants no answer.
-    fn apply_and_carry(&mut self, myself: &ShardRef, command: Command) {
+    pub(super) fn apply_and_carry(&mut self, myself: &ShardRef, command: Command) {
         if let Some(step) = self.apply(command) {
             self.carry(myself, step, Vec::new(), None);
         }
@@ -422,53 +426,6 @@ impl ShardState {
         if counts.requeued_visibility > 0 {
             self.args.observer.requeued(&entry.key, counts.requeued_visibility);
         }
-    }
-
-    // --- time ---
-
-    /// Sets the timer for the next moment the state machine asks for.
-    fn arm(&mut self, myself: &ShardRef) {
-        let Phase::Ready(loaded) = &self.phase else { return };
-        let starving = self.args.entry.is_starving(&loaded.shard);
-        let wake_at = match (self.park_at(), loaded.shard.wake_at()) {
-            // The topic that makes room is another one: nobody tells this one.
-            (_, Some(due)) if starving => due.min(self.args.clock.now().plus(STARVING_LOOKS_EVERY_MS)),
-            (Some(park_at), _) => park_at,
-            (None, Some(due)) => due,
-            // A commit is owed, and sets the timer when it is done: until then there is nothing to wake up for.
-            (None, None) => return,
-        };
-        // A timer that fires early finds nothing to do and is set again: cheaper than one for every command.
-        if self.tick_at.is_some_and(|at| at <= wake_at) {
-            return;
-        }
-        self.tick += 1;
-        self.tick_at = Some(wake_at);
-        let tick = self.tick;
-        let after = Duration::from_millis(wake_at.since(self.args.clock.now()));
-        myself.send_after(after, move || ShardMsg::Tick(tick));
-    }
-
-    /// When the shard gives its memory back, unless it is used before. What is due soon is waited for instead;
-    /// what is due later is seen to by whoever looks after the queues.
-    fn park_at(&self) -> Option<Millis> {
-        let Phase::Ready(loaded) = &self.phase else { return None };
-        let park_after = self.args.config.park_after_ms.max(1);
-        let park_at = self.used.plus(park_after);
-        let far = |due: Millis| due.since(park_at) > park_after;
-        let idle = loaded.shard.idle() && loaded.tasks.running().is_none();
-        (idle && loaded.shard.wake_at().is_none_or(far)).then_some(park_at)
-    }
-
-    fn on_tick(&mut self, myself: &ShardRef) {
-        let now = self.now();
-        let Phase::Ready(loaded) = &self.phase else { return };
-        if self.park_at().is_some_and(|at| at <= now) {
-            self.args.entry.figures.set_due(loaded.shard.wake_at());
-            self.phase = Phase::Parked;
-            return;
-        }
-        self.apply_and_carry(myself, Command::Tick);
     }
 }
 

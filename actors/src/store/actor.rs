@@ -244,8 +244,11 @@ impl Store {
         let (reply, answer) = oneshot::channel();
         // A restart takes a moment: who loads can wait for it, and its callers with it.
         self.handle.wait_up(LOAD_WAITS).await.map_err(|_| StoreError::Reopening)?;
+        // Before the snapshot is taken: one that waits keeps pages from being used again.
+        let turn = self.cell.load_turn().await?;
         self.hand_in(Item::Load(LoadRequest { shard, reply }));
-        answer.await.unwrap_or(Err(StoreError::Reopening))
+        let job = answer.await.unwrap_or(Err(StoreError::Reopening))?;
+        Ok(job.within(turn))
     }
 
     /// Reads bodies.

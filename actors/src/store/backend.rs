@@ -5,7 +5,8 @@ use super::ballast::{Ballast, Ballasted};
 use super::error::StoreError;
 use super::faults::DeviceFaults;
 use super::renew::{Place, Renewing};
-use redb::{Builder, Database, StorageBackend};
+use super::volume::Volume;
+use redb::{Builder, StorageBackend};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,11 +15,11 @@ use zeroize::Zeroize;
 
 /// Opens the bytes of a store, at start and again after every failure.
 pub trait Medium: Send + Sync + fmt::Debug {
-    /// Opens or creates the database.
+    /// Opens or creates the database, with a journal of `journal_bytes` if it is to be created and has one.
     ///
     /// # Errors
     /// What the device or the engine says.
-    fn open(&self, builder: &mut Builder) -> Result<Database, StoreError>;
+    fn open(&self, builder: &mut Builder, journal_bytes: u64) -> Result<Volume, StoreError>;
 
     /// Whether a commit survives the end of the process.
     fn durable(&self) -> bool;
@@ -144,16 +145,9 @@ pub struct RamMedium {
     blocks: RamBackend,
 }
 
-#[cfg(test)]
-impl RamMedium {
-    pub(crate) fn backend(&self) -> RamBackend {
-        self.blocks.clone()
-    }
-}
-
 impl Medium for RamMedium {
-    fn open(&self, builder: &mut Builder) -> Result<Database, StoreError> {
-        Ok(builder.create_with_backend(self.blocks.clone())?)
+    fn open(&self, builder: &mut Builder, _journal_bytes: u64) -> Result<Volume, StoreError> {
+        Volume::bare(self.blocks.clone(), builder)
     }
 
     fn durable(&self) -> bool {

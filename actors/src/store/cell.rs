@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// A store that holds more than this is not compacted while the node stops: whoever waits for that would not wait for
 /// it. The operators' command does it.
@@ -91,9 +91,15 @@ pub struct EngineCell {
     observer: Arc<dyn StoreObserver>,
     healthy: AtomicBool,
     pace: Pace,
+    /// Loads that may go on at a time.
+    loads: Arc<Semaphore>,
     /// Lease clocks that have stopped since the last commit.
     stilled: Mutex<BTreeMap<ShardId, Millis>>,
 }
+
+/// Loads at a time. Each holds a thread and a snapshot: thousands of queues that wake at once would have a thread each,
+/// with caches of its own, and nothing would be read sooner.
+const LOADS_MAX: usize = 8;
 
 impl std::fmt::Debug for EngineCell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -117,6 +123,12 @@ pub struct Opened {
 }
 
 impl EngineCell {
+    /// Waits until another load may begin.
+    pub(super) async fn load_turn(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+        // It is never closed.
+        self.loads.clone().acquire_owned().await.map_err(|_| StoreError::Reopening)
+    }
+
     /// Opens the store for the first time. Blocks.
     ///
     /// # Errors
@@ -155,6 +167,7 @@ impl EngineCell {
             observer,
             healthy: AtomicBool::new(true),
             pace: Pace::default(),
+            loads: Arc::new(Semaphore::new(LOADS_MAX)),
             stilled: Mutex::default(),
         };
         Ok(Opened { cell: Arc::new(cell), topics, next_shard, last_alive, clock })

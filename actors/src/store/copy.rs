@@ -13,9 +13,10 @@ use super::identity::{SnapshotMark, mark_snapshot};
 use super::schema::{
     BODY, DEDUP, DELTA, DLQ, FAN, HEAD, LIST, META, NOTE, STATE, STILL, SUBS, TASK, TOPIC, body_key,
 };
+use super::txn::unsynced;
 use redb::{
-    Database, Durability, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
-    TableHandle, WriteTransaction,
+    Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle,
+    WriteTransaction,
 };
 use ron_core::ids::Slot;
 use ron_core::time::Millis;
@@ -247,11 +248,6 @@ impl Copying {
         write.commit()?;
         Ok(more)
     }
-}
-
-/// Lets a later commit make this one durable, too.
-fn unsynced(write: &mut WriteTransaction) -> Result<(), StoreError> {
-    write.set_durability(Durability::None).map_err(|error| StoreError::Db(Box::new(error.into())))
 }
 
 struct Room {

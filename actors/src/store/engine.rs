@@ -10,6 +10,7 @@ use super::cut::{CutChunk, part_count, parts};
 use super::error::{StoreError, UnitFailure};
 use super::fanout::{Copies, ListEdit};
 use super::identity::Identity;
+use super::journal::Journal;
 use super::letters::write_letters;
 use super::prepare::Batch;
 use super::read::{ChunkImage, Reader};
@@ -17,6 +18,7 @@ use super::recover::{BootCounts, ClockFrom, Opening};
 use super::refs::References;
 use super::schema::{BODY, DEDUP, DELTA, HEAD, META, STATE, TASK, TOPIC, body_key};
 use super::still::Still;
+use super::txn::Txn;
 use super::volatile::Volatile;
 use super::{ShardEpoch, StoreConfig};
 use redb::{Database, WriteTransaction};
@@ -117,6 +119,8 @@ impl StoreFigures {
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) db: Arc<Database>,
+    /// What has been changed since the last checkpoint; `None` = every commit is one.
+    pub(crate) journal: Option<Journal>,
     pub(crate) reader: Reader,
     pub(crate) config: StoreConfig,
     pub(crate) clock: Arc<dyn Clock>,
@@ -140,6 +144,8 @@ pub struct Engine {
     pub(crate) next_delta: u64,
     /// Node time of the newest commit; enqueue times never fall below it.
     pub(crate) last_commit: Millis,
+    /// The newest of which a row is proof: commits of what is in memory alone leave none.
+    pub(crate) last_saved: Millis,
     /// Node time the store was last alive before this opening.
     pub(crate) last_alive: Millis,
     pub(crate) delta_bytes: usize,
@@ -276,14 +282,11 @@ impl Engine {
         work: &[(ShardId, Work)],
         results: &[Result<Vec<PutOutcome>, UnitFailure>],
     ) -> Result<(), StoreError> {
-        let mut txn = self.begin()?;
-        if ron_core::planted!(SettlesNotSynced) && batch.chunks.is_empty() {
-            let _ = txn.set_durability(redb::Durability::None);
-        }
+        let txn = self.begin()?;
         let accepted = || work.iter().zip(results).filter(|(_, result)| result.is_ok()).map(|(item, _)| item);
         for (shard, work) in accepted() {
             if let Some(row) = work.topic.as_ref().filter(|row| self.topics.get(shard) != Some(row)) {
-                txn.open_table(TOPIC)?.insert(shard.0, seal_value(row).as_slice())?;
+                txn.open_table(TOPIC)?.insert(shard.0, &seal_value(row))?;
                 self.topics.insert(*shard, row.clone());
             }
             if work.delete {
@@ -291,7 +294,7 @@ impl Engine {
             }
             if let Some(task) = &work.task {
                 let mut table = txn.open_table(TASK)?;
-                table.insert((shard.0, task.number), seal_value(task.as_ref()).as_slice())?;
+                table.insert((shard.0, task.number), &seal_value(task.as_ref()))?;
                 let tasks = self.tasks.entry(*shard).or_default();
                 tasks.insert(task.number, task.as_ref().clone());
                 // the oldest is over: only the newest can run
@@ -306,19 +309,19 @@ impl Engine {
         self.still.save(&txn)?;
         if batch.reserve_to > self.reserved {
             self.reserved = batch.reserve_to;
-            write_meta(&txn, "next_chunk", &self.reserved)?;
+            txn.mark("next_chunk", &self.reserved)?;
         }
         write_chunks(&txn, &batch.chunks)?;
         if !batch.keys.is_empty() {
             let mut table = txn.open_table(DEDUP)?;
             for (key, rows) in &batch.keys {
-                table.insert(*key, seal_value(rows).as_slice())?;
+                table.insert(*key, &seal_value(rows))?;
             }
         }
         if !batch.delta.runs.is_empty() {
             let row = seal_value(&batch.delta);
             self.delta_bytes += row.len();
-            txn.open_table(DELTA)?.insert(self.next_delta, row.as_slice())?;
+            txn.open_table(DELTA)?.insert(self.next_delta, &row)?;
             self.next_delta += 1;
             self.oldest_unfolded.get_or_insert(batch.now);
             for (shard, work) in accepted() {
@@ -330,20 +333,17 @@ impl Engine {
         if self.fold_is_due_now() {
             self.fold_slice(&txn)?;
         }
-        match txn.commit() {
-            Err(_) if ron_core::planted!(CommitErrorIgnored) => Ok(()),
-            done => Ok(done?),
-        }
+        self.finish_batch(txn, batch)
     }
 
     /// Removes what is left of a topic beside its messages.
-    fn forget_topic(&mut self, txn: &WriteTransaction, shard: ShardId) -> Result<(), StoreError> {
+    fn forget_topic(&mut self, txn: &Txn, shard: ShardId) -> Result<(), StoreError> {
         if !ron_core::planted!(DeletedTopicReturns) {
             txn.open_table(TOPIC)?.remove(shard.0)?;
         }
-        txn.open_table(TASK)?.retain_in((shard.0, 0)..=(shard.0, u64::MAX), |_, _| false)?;
+        txn.open_table(TASK)?.remove_range((shard.0, 0), (shard.0.saturating_add(1), 0))?;
         self.next_shard = self.next_shard.max(shard.0.saturating_add(1));
-        write_meta(txn, "next_shard", &self.next_shard)?;
+        txn.mark("next_shard", &self.next_shard)?;
         self.topics.remove(&shard);
         self.tasks.remove(&shard);
         self.by_shard.remove(&shard);
@@ -352,13 +352,6 @@ impl Engine {
         self.still.forget(shard);
         self.deleted.insert(shard);
         Ok(())
-    }
-
-    /// A write transaction with the store's durability.
-    pub(crate) fn begin(&self) -> Result<WriteTransaction, StoreError> {
-        let mut txn = self.db.begin_write()?;
-        txn.set_two_phase_commit(self.durable && self.config.two_phase_commit);
-        Ok(txn)
     }
 
     /// Brings the state changes into RAM.
@@ -386,7 +379,7 @@ impl Engine {
 
     /// Removes the chunks that nobody needs any more: nothing in them lives, no copy stands for a record of them,
     /// nobody waits for one. Notes those that few messages keep.
-    pub(crate) fn let_go(&mut self, txn: &WriteTransaction) -> Result<(), StoreError> {
+    pub(crate) fn let_go(&mut self, txn: &Txn) -> Result<(), StoreError> {
         let mut dead = Vec::new();
         {
             let mut fans = self.reader.fans().lock();
@@ -406,7 +399,7 @@ impl Engine {
     }
 
     /// Removes chunks from the tables and from RAM.
-    fn remove_chunks(&mut self, txn: &WriteTransaction, dead: &[u64]) -> Result<(), StoreError> {
+    fn remove_chunks(&mut self, txn: &Txn, dead: &[u64]) -> Result<(), StoreError> {
         if dead.is_empty() {
             return Ok(());
         }
@@ -445,14 +438,14 @@ impl Engine {
     }
 }
 
-fn write_chunks(txn: &WriteTransaction, chunks: &[CutChunk]) -> Result<(), StoreError> {
+fn write_chunks(txn: &Txn, chunks: &[CutChunk]) -> Result<(), StoreError> {
     if chunks.is_empty() {
         return Ok(());
     }
     let mut heads = txn.open_table(HEAD)?;
     let mut bodies = txn.open_table(BODY)?;
     for cut in chunks {
-        heads.insert(cut.chunk, cut.head.encode().as_slice())?;
+        heads.insert(cut.chunk, &cut.head.encode())?;
         for (part, bytes) in parts(&cut.body) {
             bodies.insert(body_key(cut.chunk, part), bytes)?;
         }

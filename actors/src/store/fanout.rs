@@ -5,6 +5,7 @@ use super::codec::{Head, open_value, seal_value};
 use super::engine::Engine;
 use super::error::StoreError;
 use super::schema::{FAN, HEAD, LIST, SUBS};
+use super::txn::Txn;
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 use ron_core::fanout::{Advance, Edit, Fan, Fans, ListInForce, PAGE_PLACES, Subscription, Touched};
 use ron_core::ids::{QueueKey, ShardId, Slot, Topic};
@@ -135,7 +136,7 @@ impl FanBook {
 
 impl Engine {
     /// Writes what has changed of lists and cursors.
-    pub(crate) fn write_fans(&self, txn: &WriteTransaction, touched: &Touched) -> Result<(), StoreError> {
+    pub(crate) fn write_fans(&self, txn: &Txn, touched: &Touched) -> Result<(), StoreError> {
         if touched.is_empty() {
             return Ok(());
         }
@@ -145,9 +146,9 @@ impl Engine {
             match fans.list(*shard) {
                 Some(fan) => {
                     let row = ListRow { source: fan.source().clone(), version: fan.version() };
-                    lists.insert(shard.0, seal_value(&row).as_slice())?;
+                    lists.insert(shard.0, &seal_value(&row))?;
                 }
-                None => drop(lists.remove(shard.0)?),
+                None => lists.remove(shard.0)?,
             }
         }
         let mut places = txn.open_table(SUBS)?;
@@ -156,10 +157,10 @@ impl Engine {
                 // A cursor that moves leaves its subscription as it is.
                 Some(subscription) => {
                     if places.get((shard.0, *number))?.is_none() || touched.lists.contains(shard) {
-                        places.insert((shard.0, *number), seal_value(subscription.as_ref()).as_slice())?;
+                        places.insert((shard.0, *number), &seal_value(subscription.as_ref()))?;
                     }
                 }
-                None => drop(places.remove((shard.0, *number))?),
+                None => places.remove((shard.0, *number))?,
             }
         }
         let mut pages = txn.open_table(FAN)?;
@@ -168,7 +169,7 @@ impl Engine {
             if runs.is_empty() {
                 pages.remove((shard.0, *page))?;
             } else {
-                pages.insert((shard.0, *page), seal_value(&runs).as_slice())?;
+                pages.insert((shard.0, *page), &seal_value(&runs))?;
             }
         }
         Ok(())

@@ -2,10 +2,11 @@
 //! keep alive, dropping expired idempotency keys. Small slices, so that a send never waits for long.
 
 use super::codec::{ChunkStates, Head, HeadEntry, seal_value};
-use super::engine::{Dirty, Engine, chunk_states, write_meta};
+use super::engine::{Dirty, Engine, chunk_states};
 use super::error::StoreError;
 use super::schema::{BODY, DEDUP, DEDUP_BUCKET_MS, DELTA, HEAD, STATE, body_key};
-use redb::{ReadableTable, WriteTransaction};
+use super::txn::Txn;
+use redb::ReadableTable;
 use ron_core::ids::Slot;
 use ron_core::time::Millis;
 
@@ -39,7 +40,7 @@ impl Engine {
 
     /// Folds the states of up to [`FOLD_ROWS_MAX`] chunks. When all that a fold began with is done, the delta
     /// rows it covers go.
-    pub(crate) fn fold_slice(&mut self, txn: &WriteTransaction) -> Result<(), StoreError> {
+    pub(crate) fn fold_slice(&mut self, txn: &Txn) -> Result<(), StoreError> {
         if self.folding.is_empty() {
             self.folding = std::mem::take(&mut self.dirty);
             self.folding_upto = self.next_delta;
@@ -59,20 +60,21 @@ impl Engine {
                     None => ChunkStates::default(),
                 };
                 let folded = merge(&before, &changes);
-                table.insert(chunk, seal_value(&folded).as_slice())?;
+                table.insert(chunk, &seal_value(&folded))?;
             }
         }
         if self.folding.is_empty() {
-            txn.open_table(DELTA)?.retain_in(..self.folding_upto, |_, _| false)?;
+            txn.open_table(DELTA)?.remove_range(0, self.folding_upto)?;
             self.save_marks(txn, self.last_commit)?;
         }
         Ok(())
     }
 
     /// Saves what is otherwise proven only by rows that may vanish.
-    pub(crate) fn save_marks(&self, txn: &WriteTransaction, alive: Millis) -> Result<(), StoreError> {
-        write_meta(txn, "next_chunk", &self.next_chunk.max(self.reserved))?;
-        write_meta(txn, "node_time", &alive)
+    pub(crate) fn save_marks(&mut self, txn: &Txn, alive: Millis) -> Result<(), StoreError> {
+        self.last_saved = self.last_saved.max(alive);
+        txn.mark("next_chunk", &self.next_chunk.max(self.reserved))?;
+        txn.mark("node_time", &alive)
     }
 
     /// One commit of background work, if any is due. Returns whether there was some: then ask again.
@@ -87,7 +89,7 @@ impl Engine {
         let fold = self.fold_is_due(now);
         let rewrite = !fold && !self.stragglers.is_empty() && !self.reader.rewrites_are_held();
         let sweep = now.since(self.dedup_swept) >= DEDUP_BUCKET_MS;
-        let heartbeat = now < self.latest_deadline && now.since(self.last_commit) >= HEARTBEAT_MS;
+        let heartbeat = now < self.latest_deadline && now.since(self.last_saved) >= HEARTBEAT_MS;
         let release = self.reader.fans().lock().has_released();
         if !(fold || rewrite || sweep || heartbeat || release) {
             return Ok(false);
@@ -109,7 +111,7 @@ impl Engine {
         }
         self.still.save(&txn)?;
         self.save_marks(&txn, self.last_commit)?;
-        txn.commit()?;
+        self.finish(txn)?;
         self.reader.forget(rewritten);
         self.poisoned = false;
         Ok(true)
@@ -127,7 +129,7 @@ impl Engine {
         self.last_commit = self.clock.now().max(self.last_commit);
         let txn = self.begin()?;
         self.save_marks(&txn, self.last_commit)?;
-        txn.commit()?;
+        self.finish(txn)?;
         self.poisoned = false;
         Ok(())
     }
@@ -145,23 +147,23 @@ impl Engine {
         }
         self.still.save(&txn)?;
         self.save_marks(&txn, self.last_commit)?;
-        txn.commit()?;
+        self.checkpoint(txn)?;
         self.poisoned = false;
         Ok(())
     }
 
     /// Drops the keys of expiry buckets that have passed.
-    pub(crate) fn sweep_dedup(&mut self, txn: &WriteTransaction, now: Millis) -> Result<(), StoreError> {
+    pub(crate) fn sweep_dedup(&mut self, txn: &Txn, now: Millis) -> Result<(), StoreError> {
         self.dedup_swept = now;
         let ends = self.clock.ends_by(now);
         self.dedup.forget_before(ends);
         let bucket = ends.0 / DEDUP_BUCKET_MS + u64::from(ron_core::planted!(DedupSweptTooFar));
-        txn.open_table(DEDUP)?.retain_in(..(bucket, 0), |_, _| false)?;
+        txn.open_table(DEDUP)?.remove_range((0, 0), (bucket, 0))?;
         Ok(())
     }
 
     /// Rewrites up to [`REWRITE_CHUNKS_MAX`] chunks in place, survivors only: a message keeps its place for ever.
-    fn rewrite_slice(&mut self, txn: &WriteTransaction) -> Result<Vec<u64>, StoreError> {
+    fn rewrite_slice(&mut self, txn: &Txn) -> Result<Vec<u64>, StoreError> {
         let mut heads = txn.open_table(HEAD)?;
         let mut bodies = txn.open_table(BODY)?;
         let states = txn.open_table(STATE)?;
@@ -187,11 +189,11 @@ impl Engine {
             let folded = merge(&folded, &self.unfolded(chunk));
             let refs = &self.refs;
             let (head, body) = survivors(&head, &body, &folded, |idx| refs.needs(Slot::new(chunk, idx)));
-            heads.insert(chunk, head.encode().as_slice())?;
+            heads.insert(chunk, &head.encode())?;
             if body.is_empty() {
                 bodies.remove(key)?; // copies alone are left: what has no parts leaves no row behind
             } else {
-                bodies.insert(key, body.as_slice())?;
+                bodies.insert(key, &body)?;
             }
             if let Some(info) = self.chunks.get_mut(&chunk) {
                 info.kept = head.entries.iter().filter(|entry| entry.len > 0).count() as u16;

@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
+/// The row of `META` with the secret that receipts are tagged with.
+pub(crate) const RECEIPT_KEY: &str = "receipt_key";
 /// The row of `META` that marks a snapshot.
 const SNAPSHOT: &str = "snapshot";
 /// The row of `META` with the lives before.
@@ -69,7 +71,7 @@ impl Identity {
     ) -> Result<Identity, StoreError> {
         let missing = |name: &'static str| move || StoreError::damaged("meta", name, "missing");
         let incarnation: u64 = mark(meta, "incarnation")?.ok_or_else(missing("incarnation"))?;
-        let receipt_key: [u8; 32] = mark(meta, "receipt_key")?.ok_or_else(missing("receipt_key"))?;
+        let receipt_key: [u8; 32] = mark(meta, RECEIPT_KEY)?.ok_or_else(missing(RECEIPT_KEY))?;
         let past: Vec<PastLife> = mark(meta, PAST)?.unwrap_or_default();
         Ok(Identity {
             incarnation: Incarnation(incarnation),
@@ -135,7 +137,7 @@ pub(crate) fn begin_new_life(
     let past: Vec<PastLife> = old.past.iter().copied().chain([life]).collect();
     write_meta(txn, PAST, &past)?;
     write_meta(txn, "incarnation", &incarnation)?;
-    write_meta(txn, "receipt_key", &receipt_key)?;
+    write_meta(txn, RECEIPT_KEY, &receipt_key)?;
     txn.open_table(META)?.remove(SNAPSHOT)?;
     Ok(())
 }

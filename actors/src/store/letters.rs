@@ -3,20 +3,17 @@
 use super::codec::{open, open_value, seal, seal_value};
 use super::error::StoreError;
 use super::schema::{DLQ, NOTE};
-use redb::{ReadableTable, WriteTransaction};
+use super::txn::Txn;
+use redb::ReadableTable;
 use ron_core::ids::{ShardId, Slot};
 use ron_core::message::{DeadLetter, StateOp};
 
 /// The rows beside the delta: last errors and dead letters. Those of messages in memory alone are there too.
-pub(super) fn write_letters(
-    txn: &WriteTransaction,
-    shard: ShardId,
-    ops: &[StateOp],
-) -> Result<(), StoreError> {
+pub(super) fn write_letters(txn: &Txn, shard: ShardId, ops: &[StateOp]) -> Result<(), StoreError> {
     for op in ops.iter().filter(|op| !op.slot().is_ram()) {
         match op {
             StateOp::Set { slot, note: Some(note), .. } => {
-                txn.open_table(NOTE)?.insert(slot.0, seal(note.as_bytes()).as_slice())?;
+                txn.open_table(NOTE)?.insert(slot.0, &seal(note.as_bytes()))?;
             }
             StateOp::Set { note: None, .. }
             | StateOp::Gone { noted: false, .. }
@@ -26,7 +23,7 @@ pub(super) fn write_letters(
                 if letter.last_error.is_none() && state.noted {
                     letter.last_error = read_note(txn, *slot)?;
                 }
-                txn.open_table(DLQ)?.insert((shard.0, slot.0), seal_value(&letter).as_slice())?;
+                txn.open_table(DLQ)?.insert((shard.0, slot.0), &seal_value(&letter))?;
             }
             StateOp::Gone { slot, noted: true } => {
                 txn.open_table(NOTE)?.remove(slot.0)?;
@@ -40,7 +37,7 @@ pub(super) fn write_letters(
     Ok(())
 }
 
-fn read_note(txn: &WriteTransaction, slot: Slot) -> Result<Option<String>, StoreError> {
+fn read_note(txn: &Txn, slot: Slot) -> Result<Option<String>, StoreError> {
     let notes = txn.open_table(NOTE)?;
     let Some(row) = notes.get(slot.0)? else { return Ok(None) };
     // A rotted note is no reason to keep a message out of the DLQ.

@@ -15,6 +15,7 @@ use ron_core::message::{MsgState, Recovered};
 use ron_core::reprocess::Task;
 use ron_core::shard::TopicState;
 use std::collections::BTreeMap;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// A snapshot to load one shard from.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct LoadJob {
     pub deleted: bool,
     /// Its tasks, by number.
     pub tasks: BTreeMap<u64, Task>,
+    /// One of the loads that may go on at a time.
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Engine {
@@ -56,11 +59,22 @@ impl Engine {
         let topic = self.topics.get(&shard).map(|row| row.state);
         let deleted = self.is_deleted(shard);
         let tasks = self.tasks.get(&shard).cloned().unwrap_or_default();
-        Ok(LoadJob { txn, shard, epoch, chunks, ram, dedup_keys, topic, deleted, tasks })
+        Ok(LoadJob { txn, shard, epoch, chunks, ram, dedup_keys, topic, deleted, tasks, _turn: None })
     }
 }
 
 impl LoadJob {
+    /// The same, holding its turn for as long as it lives.
+    pub(super) fn within(self, turn: OwnedSemaphorePermit) -> LoadJob {
+        LoadJob { _turn: Some(turn), ..self }
+    }
+
+    /// Whether there is nothing to read: the topic is new, or holds no message.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty() && self.ram.is_empty()
+    }
+
     /// The state of one message, if it is there and was ever handed out. Blocks.
     ///
     /// # Errors

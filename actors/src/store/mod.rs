@@ -1,4 +1,5 @@
-//! The durable store: one redb file, group commit, chunks and delta rows (ARCHITECTURE.md, "The store").
+//! The durable store: one file with a journal and redb's tables, group commit, chunks and delta rows (ARCHITECTURE.md,
+//! "The store").
 //!
 //! The only place that names redb. Memory elsewhere is a cache of what is in here, never the truth.
 
@@ -16,9 +17,11 @@ mod error;
 pub mod fanout;
 mod faults;
 mod findings;
+mod finish;
 mod fold;
 mod identity;
 mod inventory;
+mod journal;
 mod letters;
 mod load;
 pub mod offline;
@@ -40,9 +43,11 @@ mod tests;
 mod tests_keep;
 #[cfg(test)]
 mod tests_lost;
+mod txn;
 pub mod unit;
 mod untouched;
 mod volatile;
+mod volume;
 
 pub use actor::{Store, StoreActor, StoreArgs};
 pub use backend::{FileMedium, FilePlace, Medium, RamBackend, RamMedium};
@@ -65,9 +70,13 @@ pub use restore::{Plan, Replaced, RestoreError, Restored, TopicRestored};
 pub use scrub::Scrub;
 pub use snapshots::{SnapshotConfig, SnapshotError, SnapshotFile, Snapshots, list_snapshots};
 pub use unit::{OnDone, ShardSink, Unit, UnitResult};
+pub use volume::Volume;
 
 use crate::blocking::Blocking;
 use std::fmt;
+
+/// Bytes of a journal, unless told otherwise: a checkpoint of so much takes a few milliseconds.
+pub const JOURNAL_BYTES: u64 = 4 << 20;
 
 /// How a store is run.
 #[derive(Debug, Clone)]
@@ -77,8 +86,10 @@ pub struct StoreConfig {
     /// The cache of the newest bodies, bytes.
     pub body_cache_bytes: usize,
     /// Two fsyncs a commit: protects against torn commits whose checksum an attacker could craft, since bodies
-    /// are attacker data. Ignored in RAM.
+    /// are attacker data. Ignored in RAM. With a journal only its checkpoints are such commits.
     pub two_phase_commit: bool,
+    /// Bytes of the journal of a store that is made; 0 = none. One that exists keeps what it was made with.
+    pub journal_bytes: u64,
     /// Live idempotency keys of the whole node.
     pub dedup_keys_max: usize,
     /// Live idempotency keys of one topic.
@@ -98,6 +109,7 @@ impl Default for StoreConfig {
             cache_bytes: 16 << 20,
             body_cache_bytes: 16 << 20,
             two_phase_commit: true,
+            journal_bytes: JOURNAL_BYTES,
             dedup_keys_max: 8_000_000,
             dedup_keys_topic_max: 1_000_000,
             compact_free_bytes: 0,

@@ -3,11 +3,14 @@
 
 use super::check::Checker;
 use super::codec::Head;
+use super::engine::write_meta;
 use super::error::StoreError;
 use super::findings::Findings;
+use super::finish::EPOCH;
 use super::inventory::Inventory;
 use super::schema::{BODY, DEDUP, DELTA, DLQ, FAN, HEAD, LIST, META, NOTE, STATE, STILL, SUBS, TASK, TOPIC};
 use super::untouched;
+use super::volume::Volume;
 use redb::{
     Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
 };
@@ -51,7 +54,7 @@ pub struct TableStats {
 pub struct StoreStats {
     /// Bytes of the file.
     pub file_bytes: u64,
-    /// Bytes of pages in use.
+    /// Bytes of pages in use, those of the journal included.
     pub used_bytes: u64,
     /// Table by table.
     pub tables: Vec<TableStats>,
@@ -80,7 +83,9 @@ impl StoreStats {
 /// # Errors
 /// It is in use or cannot be read; a damaged row is named.
 pub fn stats(path: &Path) -> Result<StoreStats, StoreError> {
-    let db = untouched::open(path, true)?;
+    let volume = untouched::volume(path, true)?;
+    let overhead = volume.overhead();
+    let db = volume.into_tables()?;
     let io = |error| StoreError::Io { path: path.display().to_string(), error };
     let file_bytes = std::fs::metadata(path).map_err(io)?.len();
     let txn = db.begin_read()?;
@@ -116,7 +121,7 @@ pub fn stats(path: &Path) -> Result<StoreStats, StoreError> {
     write.abort()?;
     Ok(StoreStats {
         file_bytes,
-        used_bytes: pages.allocated_pages() * pages.page_size() as u64,
+        used_bytes: overhead + pages.allocated_pages() * pages.page_size() as u64,
         tables,
         topics: held.topics.len() as u64,
         messages: held.topics.values().map(super::inventory::Live::len).sum(),
@@ -155,7 +160,14 @@ pub fn compact(path: &Path) -> Result<(u64, u64), StoreError> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
     let backend = redb::backends::FileBackend::new(file)?;
-    let mut db = builder.create_with_backend(backend)?;
+    let volume = Volume::open(backend, &builder, 0)?;
+    let mut txn = volume.db.begin_write()?;
+    txn.set_two_phase_commit(true);
+    if let Some((epoch, _)) = volume.replay(&txn)? {
+        write_meta(&txn, EPOCH, &(epoch + 1))?;
+    }
+    txn.commit()?;
+    let mut db = volume.db;
     db.compact().map_err(|error| StoreError::Db(Box::new(error.into())))?;
     drop(db);
     Ok((before, after.metadata().map_err(io)?.len()))

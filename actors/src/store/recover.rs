@@ -10,13 +10,16 @@ use super::error::StoreError;
 use super::fanout::read_fans;
 use super::fold::by_place;
 use super::identity::{self, Identity};
+use super::journal::Journal;
 use super::read::Reader;
 use super::refs::References;
 use super::schema::{
     BODY, DEDUP, DELTA, DLQ, FAN, FORMAT, HEAD, LIST, META, NOTE, STATE, STILL, SUBS, TASK, TOPIC,
 };
 use super::still::Still;
+use super::txn::Txn;
 use super::volatile::Volatile;
+use super::volume::Volume;
 use redb::{Database, ReadableTable, WriteTransaction};
 use ron_core::dedup::{Dedup, DedupRow};
 use ron_core::fanout::{Fans, Touched};
@@ -73,14 +76,10 @@ pub(crate) fn open(
     opening: Opening,
     reader: &Reader,
 ) -> Result<(Engine, HashMap<ShardId, BootCounts>), StoreError> {
-    let mut builder = Database::builder();
-    builder.set_cache_size(config.cache_bytes);
-    // redb may panic on a file that something else has damaged.
-    let db = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| medium.open(&mut builder)))
-        .unwrap_or_else(|_| Err(StoreError::damaged("file", "-", "the engine panicked while opening it")))?;
-    let mut txn = db.begin_write()?;
-    txn.set_two_phase_commit(medium.durable() && config.two_phase_commit);
+    let volume = open_volume(medium, config)?;
+    let txn = volume.db.begin_write()?;
     let identity = create_tables(&txn, opening)?;
+    let journal = replayed(&volume, &txn)?;
     let topics = read_topics(&txn)?;
     let fans = read_fans(&txn, |shard| topics.contains_key(&shard))?;
     let mut found = Found { fans, ..Found::default() };
@@ -96,7 +95,8 @@ pub(crate) fn open(
     let now = clock.now().max(last_alive);
     let freed = found.chunks.iter().filter(|(_, info)| info.live == 0).map(|(chunk, _)| *chunk).collect();
     let mut engine = Engine {
-        db: Arc::new(db),
+        db: Arc::new(volume.db),
+        journal,
         reader: reader.clone(),
         config: config.clone(),
         clock,
@@ -116,6 +116,7 @@ pub(crate) fn open(
         volatile: Volatile::default(),
         next_delta: found.next_delta,
         last_commit: now,
+        last_saved: now,
         last_alive,
         delta_bytes: 0,
         dirty_len: found.dirty.values().map(Dirty::len).sum(),
@@ -132,11 +133,26 @@ pub(crate) fn open(
         commits: 0,
         poisoned: false,
     };
-    engine.tidy_up(txn, now, found.fans)?;
+    engine.tidy_up(Txn::unlisted(txn), now, found.fans)?;
     Ok((engine, found.counts))
 }
 
-fn create_tables(txn: &WriteTransaction, opening: Opening) -> Result<Identity, StoreError> {
+fn open_volume(medium: &dyn Medium, config: &StoreConfig) -> Result<Volume, StoreError> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(config.cache_bytes);
+    // redb may panic on a file that something else has damaged.
+    let open = || medium.open(&mut builder, config.journal_bytes);
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(open))
+        .unwrap_or_else(|_| Err(StoreError::damaged("file", "-", "the engine panicked while opening it")))
+}
+
+/// The store's journal, after all that it holds has been done in the tables.
+fn replayed(volume: &Volume, txn: &WriteTransaction) -> Result<Option<Journal>, StoreError> {
+    let Some((epoch, key)) = volume.replay(txn)? else { return Ok(None) };
+    Ok(volume.journal.clone().map(|stretch| Journal::begin(stretch, &key, epoch)))
+}
+
+pub(super) fn create_tables(txn: &WriteTransaction, opening: Opening) -> Result<Identity, StoreError> {
     txn.open_table(HEAD)?;
     txn.open_table(BODY)?;
     txn.open_table(DELTA)?;
@@ -161,7 +177,7 @@ fn create_tables(txn: &WriteTransaction, opening: Opening) -> Result<Identity, S
             let key: [u8; 32] = key.try_into().unwrap_or_default();
             write_meta(txn, "format", &FORMAT)?;
             write_meta(txn, "incarnation", &u64::from_le_bytes(incarnation))?;
-            write_meta(txn, "receipt_key", &key)?;
+            write_meta(txn, identity::RECEIPT_KEY, &key)?;
         }
         Some(found) if found > FORMAT => return Err(StoreError::NewerFormat { found, known: FORMAT }),
         Some(found) if found < FORMAT => return Err(StoreError::OlderFormat { found, known: FORMAT }),
@@ -207,14 +223,14 @@ fn read_tasks(txn: &WriteTransaction) -> Result<BTreeMap<ShardId, BTreeMap<u64, 
 
 impl Engine {
     /// The first commit: what has expired is dropped, and everything folded, so that a shard's load replays nothing.
-    fn tidy_up(&mut self, txn: WriteTransaction, now: Millis, mut fans: Fans) -> Result<(), StoreError> {
+    fn tidy_up(&mut self, txn: Txn, now: Millis, mut fans: Fans) -> Result<(), StoreError> {
         let mut touched = Touched::default();
         fans.settle(&mut touched);
         self.reader.fans().replace(fans);
         self.write_fans(&txn, &touched)?;
         self.let_go(&txn)?;
         self.sweep_dedup(&txn, now)?;
-        self.read_dedup(&txn, now)?;
+        self.read_dedup(txn.inner(), now)?;
         // Everything folded: each shard's load then replays nothing.
         while !(self.dirty.is_empty() && self.folding.is_empty()) {
             self.fold_slice(&txn)?;
@@ -222,7 +238,7 @@ impl Engine {
         self.still.save(&txn)?;
         // What is proven, not what time it is: nothing has been answered by the new life yet.
         self.save_marks(&txn, self.last_alive)?;
-        txn.commit()?;
+        self.checkpoint(txn)?;
         self.reader.clear();
         self.reader.attach(Some(self.db.clone()));
         Ok(())

@@ -5,7 +5,8 @@
 use super::backend::Medium;
 use super::error::StoreError;
 use super::faults::DeviceFaults;
-use redb::{BackendError, Builder, Database, StorageBackend};
+use super::volume::Volume;
+use redb::{BackendError, Builder, StorageBackend};
 use std::fmt;
 use std::io;
 use std::ops::Bound;
@@ -83,21 +84,21 @@ impl<P: Place> Renewing<P> {
 }
 
 impl<P: Place> Medium for Renewing<P> {
-    fn open(&self, builder: &mut Builder) -> Result<Database, StoreError> {
+    fn open(&self, builder: &mut Builder, journal_bytes: u64) -> Result<Volume, StoreError> {
         self.refused.store(false, Ordering::SeqCst);
         let Some(current) = self.place.current()? else {
             let fresh = self.place.fresh()?;
             // No store yet: what its syncs say is told by this opening alone.
             self.distrusted.store(false, Ordering::SeqCst);
-            let db = builder.create_with_backend(self.watched(fresh))?;
+            let volume = Volume::open(self.watched(fresh), builder, journal_bytes)?;
             self.place.switch(false)?;
-            return Ok(db);
+            return Ok(volume);
         };
         let file = match self.distrusted.load(Ordering::SeqCst) {
             true => self.renew(&current)?,
             false => current,
         };
-        Ok(builder.create_with_backend(self.watched(file))?)
+        Volume::open(self.watched(file), builder, journal_bytes)
     }
 
     fn durable(&self) -> bool {

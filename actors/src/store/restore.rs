@@ -13,7 +13,8 @@ use super::fold::merge;
 use super::identity::{Identity, PastLife, SnapshotMark, begin_new_life, snapshot_mark};
 use super::inventory::{Inventory, unfolded};
 use super::schema::{DELTA, HEAD, META, STATE, STILL};
-use super::untouched;
+use super::volume::{Volume, lay_out};
+use super::{JOURNAL_BYTES, untouched};
 use redb::backends::FileBackend;
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 use ron_core::ids::Incarnation;
@@ -21,7 +22,7 @@ use ron_core::message::{MsgState, Phase};
 use ron_core::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -232,12 +233,15 @@ impl Plan {
         let file = file.read(true).write(true).create_new(true).mode(0o600).open(new).map_err(io)?;
         let mut from = File::open(&self.snapshot)
             .map_err(|error| RestoreError::Io { path: self.snapshot.clone(), error })?;
+        let backend = || FileBackend::new(file.try_clone()?).map_err(io::Error::other);
+        lay_out(&backend().map_err(io)?, JOURNAL_BYTES).map_err(io)?;
+        (&file).seek(io::SeekFrom::End(0)).map_err(io)?;
         io::copy(&mut from, &mut &file).map_err(io)?;
         let next_chunk = self.next_chunk + CHUNKS_LEFT_OUT;
         let written = || -> Result<(), StoreError> {
-            let backend = FileBackend::new(file.try_clone().map_err(redb::Error::Io)?)?;
-            let db = Database::builder().create_with_backend(backend)?;
-            let mut txn = db.begin_write()?;
+            let volume =
+                Volume::open(backend().map_err(redb::Error::Io)?, &Database::builder(), JOURNAL_BYTES)?;
+            let mut txn = volume.db.begin_write()?;
             txn.set_two_phase_commit(true);
             self.write(&txn, next_chunk, entropy, now)?;
             txn.commit()?;

@@ -1,7 +1,9 @@
 //! The tables of the store, and nothing else. STORE's schema; every value starts with the XXH3-64 of the rest,
 //! since redb does not verify what it reads.
 
-use redb::TableDefinition;
+use super::error::StoreError;
+use super::txn::Change;
+use redb::{TableDefinition, TableHandle, WriteTransaction};
 
 /// name → value: format, incarnation, receipt key, next chunk, node time.
 pub(crate) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -43,10 +45,35 @@ pub(crate) const DEDUP_BUCKET_MS: u64 = 600_000;
 
 /// The format of this schema; a store with another one is refused. 2: topics have settings. 3: either states know
 /// of reprocessing, or a chunk's number is even and settings name a durability. 4: both. 5: a head's message may be
-/// a copy.
-pub(crate) const FORMAT: u32 = 5;
+/// a copy. 6: a journal stands before the tables.
+pub(crate) const FORMAT: u32 = 6;
 
 /// The key of a body part.
 pub(crate) const fn body_key(chunk: u64, part: usize) -> u64 {
     (chunk << 8) | part as u64
 }
+
+macro_rules! journaled {
+    ($($number:literal => $table:ident),*) => {
+        /// The number of a table in the journal.
+        pub(crate) fn number(name: &str) -> u8 {
+            $(if name == $table.name() {
+                return $number;
+            })*
+            u8::MAX
+        }
+
+        /// Does a change of the journal in its table.
+        pub(crate) fn redo(txn: &WriteTransaction, change: Change<'_>) -> Result<(), StoreError> {
+            match change.table {
+                $($number => change.redo(txn, $table),)*
+                _ => Err(StoreError::damaged("journal", "-", "a table that this build does not know")),
+            }
+        }
+    };
+}
+// Numbers stay what they are: journals hold them.
+journaled!(
+    0 => META, 1 => TOPIC, 2 => HEAD, 3 => BODY, 4 => DELTA, 5 => STATE, 6 => NOTE,
+    7 => DLQ, 8 => TASK, 9 => DEDUP, 10 => LIST, 11 => SUBS, 12 => FAN, 13 => STILL
+);

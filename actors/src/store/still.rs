@@ -4,6 +4,7 @@
 use super::codec::{open_value, seal_value};
 use super::error::StoreError;
 use super::schema::STILL;
+use super::txn::Txn;
 use redb::{ReadableTable, WriteTransaction};
 use ron_core::ids::ShardId;
 use ron_core::time::Millis;
@@ -88,14 +89,14 @@ impl Still {
     }
 
     /// Writes what has changed. If the transaction is not committed, this must be read anew.
-    pub(crate) fn save(&mut self, txn: &WriteTransaction) -> Result<(), StoreError> {
+    pub(crate) fn save(&mut self, txn: &Txn) -> Result<(), StoreError> {
         if self.changed.is_empty() {
             return Ok(());
         }
         let mut table = txn.open_table(STILL)?;
         for shard in std::mem::take(&mut self.changed) {
             match self.since.get(&shard) {
-                Some(since) => table.insert(shard.0, seal_value(since).as_slice())?,
+                Some(since) => table.insert(shard.0, &seal_value(since))?,
                 None => table.remove(shard.0)?,
             };
         }

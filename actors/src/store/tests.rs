@@ -3,13 +3,15 @@
 mod fanout;
 mod ram;
 
-use super::backend::{Medium, RamMedium};
+use super::backend::{Medium, RamBackend};
 use super::codec::seal;
-use super::engine::{Engine, TopicRow, Work};
+use super::engine::{Engine, TopicRow, Work, write_meta};
 use super::error::{StoreError, UnitFailure};
+use super::finish::EPOCH;
 use super::read::{ReadFailure, Reader};
 use super::recover::{BootCounts, Opening};
 use super::schema::{BODY, DELTA, HEAD, STATE};
+use super::volume::Volume;
 use super::{ShardEpoch, StoreConfig};
 use crate::kernel::clock::ManualClock;
 use bytes::Bytes;
@@ -27,9 +29,23 @@ type Table = TableDefinition<'static, u64, &'static [u8]>;
 
 const SHARD: ShardId = ShardId(7);
 
+/// RAM that passes for a disk.
+#[derive(Debug, Default)]
+pub(super) struct Disk(pub(super) RamBackend);
+
+impl Medium for Disk {
+    fn open(&self, builder: &mut redb::Builder, journal_bytes: u64) -> Result<Volume, StoreError> {
+        Volume::open(self.0.clone(), builder, journal_bytes)
+    }
+
+    fn durable(&self) -> bool {
+        true
+    }
+}
+
 /// A store in RAM blocks that outlive each engine.
 pub(super) struct Bench {
-    pub(super) medium: RamMedium,
+    pub(super) medium: Disk,
     pub(super) clock: ManualClock,
     pub(super) config: StoreConfig,
 }
@@ -37,7 +53,7 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn new() -> Bench {
         let clock = ManualClock::new(Millis(1_000_000));
-        Bench { medium: RamMedium::default(), clock, config: StoreConfig::default() }
+        Bench { medium: Disk::default(), clock, config: StoreConfig::default() }
     }
 
     fn boot(&self) -> Result<(Engine, BootCounts, Reader), StoreError> {
@@ -66,7 +82,13 @@ impl Bench {
     }
 
     pub(super) fn raw(&self) -> Database {
-        self.medium.open(&mut Database::builder()).unwrap()
+        let volume = self.medium.open(&mut Database::builder(), 0).unwrap();
+        let txn = volume.db.begin_write().unwrap();
+        if let Some((epoch, _)) = volume.replay(&txn).unwrap() {
+            write_meta(&txn, EPOCH, &(epoch + 1)).unwrap();
+        }
+        txn.commit().unwrap();
+        volume.db
     }
 }
 

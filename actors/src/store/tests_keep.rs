@@ -8,8 +8,8 @@ use super::findings::{Damage, Findings};
 use super::inventory::Inventory;
 use super::read::ReadFailure;
 use super::schema::{BODY, DELTA, DLQ, HEAD, META, NOTE, STATE};
-use super::tests::{Bench, commit, gone, keyed, load, message, slots, state};
-use super::{Medium, RamMedium, StoreError};
+use super::tests::{Bench, Disk, commit, gone, keyed, load, message, slots, state};
+use super::{Medium, RamBackend, StoreError};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use ron_core::ids::{QueueKey, ShardId, Tenant, Topic};
 use ron_core::message::{DeadLetter, MsgState, Phase, StateOp};
@@ -48,8 +48,8 @@ fn a_copy_is_the_store_at_its_cut_whatever_is_written_meanwhile() {
 
     let held = reader.hold_rewrites();
     let source = Source::of(&engine);
-    let target = RamMedium::default();
-    let mut copying = Copying::new(target.backend(), engine.next_chunk).unwrap();
+    let target = Disk::default();
+    let mut copying = Copying::new(target.0.clone(), engine.next_chunk).unwrap();
     let mut slices = 0;
     loop {
         let more = copying.slice(&source).unwrap();
@@ -85,7 +85,7 @@ fn a_copy_is_the_store_at_its_cut_whatever_is_written_meanwhile() {
     while copying.drop_gone().unwrap() {}
     drop(held);
 
-    let copy = target.open(&mut Database::builder()).unwrap();
+    let copy = target.open(&mut Database::builder(), 0).unwrap().db;
     assert!(check(&copy).is_clean(), "{:?}", check(&copy).named);
     assert_eq!(check(&copy).messages, at_the_cut.1.live);
     for (table, before) in tables.into_iter().zip(&before) {
@@ -100,7 +100,7 @@ fn a_copy_is_the_store_at_its_cut_whatever_is_written_meanwhile() {
 }
 
 /// It rewrites what was held; and nobody goes on from a snapshot as if it was the store.
-fn the_store_goes_on(bench: Bench, mut engine: Engine, snapshot: RamMedium) {
+fn the_store_goes_on(bench: Bench, mut engine: Engine, snapshot: Disk) {
     bench.clock.advance(10_000);
     while engine.idle_work().unwrap() {}
     assert_eq!(engine.figures().stragglers, 0);
@@ -117,7 +117,7 @@ fn a_copy_of_a_store_that_was_reopened_fails() {
     let (epoch, _) = load(&mut engine);
     commit(&mut engine, epoch, vec![message("a")], Vec::new());
     let source = Source::of(&engine);
-    let mut copying = Copying::new(RamMedium::default().backend(), engine.next_chunk).unwrap();
+    let mut copying = Copying::new(RamBackend::default(), engine.next_chunk).unwrap();
     copying.slice(&source).unwrap();
     drop(engine);
     let _reopened = bench.open();

@@ -2,6 +2,7 @@
 //! closed stays in RAM. For checks, for snapshots, and for what a restore has to know of the store it replaces.
 
 use super::error::StoreError;
+use super::volume::Volume;
 use redb::{Database, StorageBackend};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,6 +21,14 @@ const CACHE_BYTES: usize = 16 << 20;
 /// # Errors
 /// The system's; the file is in use, or is no store.
 pub(crate) fn open(path: &Path, shared: bool) -> Result<Database, StoreError> {
+    volume(path, shared)?.into_tables()
+}
+
+/// The same, before what is in its journal alone is in the tables.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn volume(path: &Path, shared: bool) -> Result<Volume, StoreError> {
     let io_error = |error| StoreError::Io { path: path.display().to_string(), error };
     let file = File::open(path).map_err(io_error)?;
     if shared {
@@ -37,7 +46,7 @@ pub(crate) fn open(path: &Path, shared: bool) -> Result<Database, StoreError> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
     // redb may panic on a file that something else has damaged, and creates where it finds no magic number
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Ok(builder.create_with_backend(backend)?)))
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Volume::open(backend, &builder, 0)))
         .unwrap_or_else(|_| Err(StoreError::damaged("file", "-", "the engine panicked while opening it")))
 }
 

@@ -163,8 +163,13 @@ impl World {
         let clock_from = move |_| -> Arc<dyn Clock> { Arc::new(given.clone()) };
         let mut entropy = [0; 40];
         entropy.iter_mut().for_each(|byte| *byte = rng.bits() as u8);
-        let config =
-            StoreConfig { cache_bytes: 1 << 20, body_cache_bytes: 256 << 10, ..StoreConfig::default() };
+        let config = StoreConfig {
+            cache_bytes: 1 << 20,
+            body_cache_bytes: 256 << 10,
+            // A pick of its own: small, so that checkpoints are among what the power fails at.
+            journal_bytes: [0, 16 << 10, 64 << 10, 256 << 10][Rng::new(seed, 3).index(4)],
+            ..StoreConfig::default()
+        };
         let opened = EngineCell::open(Arc::new(disk.medium()), config, &clock_from, entropy, Arc::new(Quiet))
             .map_err(|error| Violation::refused(format!("the store does not open: {error}")))?;
         let Opened { cell, topics, last_alive, .. } = opened;

@@ -1,8 +1,8 @@
 //! A store on a real file whose syncs can be held up: what a request is waiting for while its actor is killed.
 
 use redb::backends::FileBackend;
-use redb::{Builder, Database, StorageBackend};
-use ron_actors::store::{Medium, StoreError};
+use redb::{Builder, StorageBackend};
+use ron_actors::store::{Medium, StoreError, Volume};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -76,7 +76,7 @@ impl GatedFile {
 }
 
 impl Medium for GatedFile {
-    fn open(&self, builder: &mut Builder) -> Result<Database, StoreError> {
+    fn open(&self, builder: &mut Builder, journal_bytes: u64) -> Result<Volume, StoreError> {
         let at = |error| StoreError::Io { path: self.path.display().to_string(), error };
         if let Some(dir) = self.path.parent() {
             std::fs::create_dir_all(dir).map_err(at)?;
@@ -88,7 +88,8 @@ impl Medium for GatedFile {
             .truncate(false)
             .open(&self.path)
             .map_err(at)?;
-        Ok(builder.create_with_backend(Gated { file: FileBackend::new(file)?, gate: self.gate.clone() })?)
+        let file = Gated { file: FileBackend::new(file)?, gate: self.gate.clone() };
+        Volume::open(file, builder, journal_bytes)
     }
 
     fn durable(&self) -> bool {

@@ -4,6 +4,7 @@ use super::cache::{BEHIND, SECTOR};
 use super::*;
 use crate::disk::put;
 use redb::{Builder, ReadableDatabase, TableDefinition};
+use ron_actors::store::FileMedium;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const SECTOR_BYTES: usize = SECTOR as usize;
@@ -190,7 +191,7 @@ fn omitted_syncs_leave_the_file_behind_but_in_order() {
 const TABLE: TableDefinition<'_, u32, u32> = TableDefinition::new("numbers");
 
 fn commit(medium: &dyn Medium, number: u32) {
-    let db = medium.open(&mut Builder::new()).unwrap();
+    let db = medium.open(&mut Builder::new(), 0).unwrap().db;
     let write = db.begin_write().unwrap();
     write.open_table(TABLE).unwrap().insert(0, number).unwrap();
     write.commit().unwrap();
@@ -201,7 +202,7 @@ fn commit(medium: &dyn Medium, number: u32) {
 fn committed(path: &std::path::Path) -> Option<u32> {
     let copy = path.with_extension("copy");
     std::fs::copy(path, &copy).unwrap();
-    let db = Builder::new().create(&copy).unwrap();
+    let db = FileMedium::new(copy, 0).open(&mut Builder::new(), 0).unwrap().db;
     let read = db.begin_read().unwrap();
     let table = read.open_table(TABLE).ok()?;
     table.get(0).unwrap().map(|value| value.value())
@@ -224,16 +225,16 @@ fn the_cache_outlives_a_reopening_and_the_lock_is_the_products() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let ours = medium(path.clone(), manner(Syncs::Omitted, 1));
-    let db = ours.open(&mut Builder::new()).unwrap();
+    let db = ours.open(&mut Builder::new(), 0).unwrap().db;
     assert!(matches!(
-        medium(path, manner(Syncs::Kept, 1)).open(&mut Builder::new()),
+        medium(path, manner(Syncs::Kept, 1)).open(&mut Builder::new(), 0),
         Err(StoreError::Locked)
     ));
     let write = db.begin_write().unwrap();
     write.open_table(TABLE).unwrap().insert(0, 9).unwrap();
     write.commit().unwrap();
     drop(db);
-    let db = ours.open(&mut Builder::new()).unwrap();
+    let db = ours.open(&mut Builder::new(), 0).unwrap().db;
     let read = db.begin_read().unwrap();
     assert_eq!(read.open_table(TABLE).unwrap().get(0).unwrap().unwrap().value(), 9);
 }

@@ -93,6 +93,7 @@ impl Born {
             store: StoreConfig {
                 cache_bytes: 1 << 20,
                 body_cache_bytes: plan.body_cache_bytes,
+                journal_bytes: plan.journal_bytes,
                 blocking: Blocking::Paced(Arc::new(WorldPace(self.world.clone()))),
                 ..StoreConfig::default()
             },

@@ -82,7 +82,7 @@ impl Trouble {
                 self.event("kill-router", &hit.to_string());
             }
             3 => self.fail(On::Sync, 4),
-            4 => self.fail(On::Write, 40),
+            4 => self.fail(On::Write, 8),
             5 => self.fail(On::Read, 60),
             6 => {
                 let slow_ms = self.rng.pick(&[20, 200, 1_500]);

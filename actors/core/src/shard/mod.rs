@@ -20,6 +20,7 @@ mod groups;
 mod invariants;
 mod kept;
 mod look;
+mod park;
 mod recover;
 mod recv;
 mod revive;
@@ -34,6 +35,7 @@ mod tests;
 
 pub use event::{Event, What};
 pub use invariants::Violation;
+pub use park::park_after;
 pub use recover::Recovery;
 pub use revive::no_such_letter;
 pub use settings::{Paused, Settings, SettingsPatch, TopicChange, TopicState};

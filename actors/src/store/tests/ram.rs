@@ -31,6 +31,25 @@ fn payloads(reader: &Reader, found: &[Recovered]) -> Vec<Bytes> {
 }
 
 #[test]
+fn their_commits_do_not_put_off_saving_the_time_while_durable_leases_are_out() {
+    let bench = Bench::new();
+    let (mut engine, _) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let slot = slots(&commit(&mut engine, epoch, vec![message("leased")], Vec::new()))[0];
+    let lease = StateOp::Set { slot, state: state(Phase::Leased, 1_060_000), note: None };
+    commit(&mut engine, epoch, Vec::new(), vec![lease]);
+    for _ in 0..20 {
+        bench.clock.advance(1_000);
+        put_ram(&mut engine, epoch, vec![message("in memory")]);
+        while engine.idle_work().unwrap() {}
+    }
+    drop(engine); // as if killed
+    let (engine, _) = bench.open();
+    let late = Millis(1_020_000).since(engine.last_alive);
+    assert!(late <= 5_000, "{late} ms");
+}
+
+#[test]
 fn they_stand_between_the_others_and_end_with_the_process() {
     let bench = Bench::new();
     let (mut engine, reader) = bench.open();
@@ -59,7 +78,7 @@ fn they_cost_no_transaction_once_their_numbers_are_put_aside() {
     let (mut engine, _) = bench.open();
     let (epoch, _) = load(&mut engine);
     put_ram(&mut engine, epoch, vec![message("a")]);
-    engine.db = Arc::new(RamMedium::default().open(&mut Database::builder()).unwrap());
+    engine.db = Arc::new(Disk::default().open(&mut Database::builder(), 0).unwrap().db);
     // a database without tables: whatever touched it would fail, or leave some
     let slots = slots(&put_ram(&mut engine, epoch, vec![message("b")]));
     let work = Work { epoch, ops: vec![gone(slots[0])], ..Work::default() };
@@ -146,8 +165,8 @@ fn a_snapshot_leaves_them_out_says_how_many_and_their_numbers_are_known_to_be_gi
     let (epoch, _) = load(&mut engine);
     let kept = commit(&mut engine, epoch, vec![keyed("kept", "a", 60_000)], Vec::new());
     let ram = slots(&put_ram(&mut engine, epoch, vec![keyed("ram", "b", 60_000), message("ram too")]));
-    let target = RamMedium::default();
-    let mut copying = Copying::new(target.backend(), engine.next_chunk).unwrap();
+    let target = Disk::default();
+    let mut copying = Copying::new(target.0.clone(), engine.next_chunk).unwrap();
     while copying.slice(&Source::of(&engine)).unwrap() {}
     let more = slots(&put_ram(&mut engine, epoch, vec![message("since")]));
     commit(&mut engine, epoch, vec![message("kept too")], vec![gone(ram[1])]);
@@ -158,7 +177,7 @@ fn a_snapshot_leaves_them_out_says_how_many_and_their_numbers_are_known_to_be_gi
     assert_eq!((figures.live, figures.ram_messages, figures.ram_keys), (4, 2, 1));
     assert!(figures.ram_bytes > 0 && figures.live_bytes() < figures.body_bytes * 2 + 3 * 64);
 
-    let copy = target.open(&mut Database::builder()).unwrap();
+    let copy = target.open(&mut Database::builder(), 0).unwrap().db;
     let findings = check(&copy);
     assert!(findings.is_clean() && findings.messages == 2, "{findings:?}");
     let inventory = Inventory::take(&copy.begin_read().unwrap()).unwrap();
