@@ -222,7 +222,9 @@ fn address_of(url: &str, proto: Proto) -> Result<String, Failure> {
         return Err(bad());
     }
     let default = if proto == Proto::Oap { 9411 } else { 80 };
-    Ok(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(default)))
+    // Without a port the authority is the host; one that is no number is none, too.
+    let port = if authority.host() == authority.as_str() { Some(default) } else { authority.port_u16() };
+    Ok(format!("{}:{}", authority.host(), port.ok_or_else(bad)?))
 }
 
 #[cfg(test)]
@@ -235,7 +237,7 @@ mod tests {
         assert_eq!(of("http://127.0.0.1:9410"), Ok("127.0.0.1:9410".to_owned()));
         assert_eq!(of("http://localhost/"), Ok("localhost:80".to_owned()));
         assert_eq!(of("http://[::1]:9410"), Ok("[::1]:9410".to_owned()));
-        for bad in ["https://a", "http://a/v1", "http://u:p@a", "http://a?x", "", "http://"] {
+        for bad in ["https://a", "http://a:http", "http://a:", "http://a/v1", "http://u:p@a", "http://a?x", "", "http://"] {
             assert_eq!(of(bad), Err(2), "{bad}");
         }
         let oap = |url| address_of(url, Proto::Oap).map_err(|err| err.code());
