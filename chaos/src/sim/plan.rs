@@ -193,6 +193,7 @@ impl Plan {
     pub(super) fn script(seed: u64, steps: u64) -> Plan {
         let mut plan = Plan::of(seed, steps);
         plan.faults.every_ms = 0;
+        plan.journal_bytes = 64 << 10; // full a few times on the way
         (plan.clients, plan.queues, plan.lives) = (2, 2, 1);
         (plan.wall_steps, plan.restores, plan.retention_min_ms, plan.ram) = (false, false, 0, false);
         plan.settings.ram = false;
