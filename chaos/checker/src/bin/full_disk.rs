@@ -204,8 +204,9 @@ fn drill(args: &Args, mounted: &Mounted) -> Result<()> {
     };
     setup.write()?;
     let config = fs::read_to_string(setup.config())?;
-    let store = if args.unprepared { "[store]\nreserve = 0\nballast = 0\n" } else { "" };
-    let mailbox = format!("{store}[mailbox]\nmax_inflight = 20000\n");
+    // The journal takes no room once it is there; a small one has to be emptied again and again, and that does.
+    let unprepared = if args.unprepared { "reserve = 0\nballast = 0\n" } else { "" };
+    let mailbox = format!("[store]\njournal = \"64KiB\"\n{unprepared}[mailbox]\nmax_inflight = 20000\n");
     fs::write(setup.config(), config.replacen("[mailbox]\n", &mailbox, 1))?;
     let log = fs::canonicalize(&args.dir)?.join("node.log"); // a full disk must not cost us the log
     let clock = Clock::start();
