@@ -237,7 +237,16 @@ mod tests {
         assert_eq!(of("http://127.0.0.1:9410"), Ok("127.0.0.1:9410".to_owned()));
         assert_eq!(of("http://localhost/"), Ok("localhost:80".to_owned()));
         assert_eq!(of("http://[::1]:9410"), Ok("[::1]:9410".to_owned()));
-        for bad in ["https://a", "http://a:http", "http://a:", "http://a/v1", "http://u:p@a", "http://a?x", "", "http://"] {
+        for bad in [
+            "https://a",
+            "http://a:http",
+            "http://a:",
+            "http://a/v1",
+            "http://u:p@a",
+            "http://a?x",
+            "",
+            "http://",
+        ] {
             assert_eq!(of(bad), Err(2), "{bad}");
         }
         let oap = |url| address_of(url, Proto::Oap).map_err(|err| err.code());
