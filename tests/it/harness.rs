@@ -266,6 +266,20 @@ impl TestNode {
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
+        if signal == Signal::STOP {
+            // Until one of its threads has noticed, on a busy machine, the others still answer.
+            poll("each thread stands still", || {
+                self.thread_states().iter().all(|state| *state == "T").then_some(())
+            });
+        }
+    }
+
+    fn thread_states(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok());
+        // behind the name, which may contain anything
+        let state = |stat: String| Some(stat.rsplit_once(") ")?.1.split(' ').next()?.to_owned());
+        stats.filter_map(state).collect()
     }
 
     pub(crate) fn pid(&self) -> u32 {
