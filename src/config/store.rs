@@ -10,7 +10,7 @@ use std::time::Duration;
 pub struct StoreConfig {
     /// Of the database's pages.
     pub cache: ByteSize,
-    /// Bytes of the journal of a store that is made; 0 = none.
+    /// Bytes of the journal of a store that is made; 0 = none. A start reads it whole.
     pub journal: ByteSize,
     /// Two fsyncs a commit to the tables.
     pub two_phase_commit: bool,
@@ -43,7 +43,7 @@ impl StoreConfig {
         }
         StoreConfig {
             cache: s.size("cache", 1 << 20..=1 << 40),
-            journal: s.size("journal", 0..=1 << 30),
+            journal: s.size("journal", 0..=64 << 20),
             two_phase_commit: s.boolean("two_phase_commit"),
             reserve: s.size("reserve", 0..=1 << 50),
             compact_free: s.size("compact_free", 0..=1 << 50),

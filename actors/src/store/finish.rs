@@ -18,9 +18,8 @@ impl Engine {
 
     /// Commits with the store's durability: to the journal, if there is one and it has room.
     pub(crate) fn finish(&mut self, txn: Txn) -> Result<(), StoreError> {
-        let Some(journal) = self.journal.as_mut().filter(|journal| journal.has_room(txn.listed())) else {
-            return self.checkpoint(txn);
-        };
+        let fits = |journal: &&mut Journal| txn.listed().is_some_and(|bytes| journal.has_room(bytes));
+        let Some(journal) = self.journal.as_mut().filter(fits) else { return self.checkpoint(txn) };
         let (mut txn, mut entry) = txn.into_parts();
         // After the journal: readers see nothing that a crash could take back.
         journal.append(&mut entry).map_err(redb::Error::Io)?;

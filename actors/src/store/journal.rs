@@ -11,6 +11,7 @@ use super::error::StoreError;
 use redb::StorageBackend;
 use std::io;
 use std::sync::Arc;
+use zeroize::Zeroize;
 
 /// Entries begin at multiples of this: a page that holds one that was answered is not written again until it is in
 /// redb, so a torn write cannot take it along.
@@ -20,7 +21,7 @@ const MAGIC: [u8; 8] = *b"ronentry";
 /// Magic, epoch, number, length of the content, and the MAC of all that and the content.
 pub(crate) const HEADER: usize = 8 + 8 + 8 + 8 + 32;
 /// A larger entry is not worth its second copy: so much is committed to redb at once as fast.
-const ENTRY_BYTES_MAX: usize = 512 << 10;
+pub(crate) const ENTRY_BYTES_MAX: usize = 512 << 10;
 
 /// Where in a file a journal is.
 #[derive(Debug, Clone)]
@@ -43,8 +44,13 @@ pub(crate) struct Journal {
 }
 
 /// What entries are authenticated with: a secret of the store.
-#[derive(Clone)]
 struct MacKey([u8; 32]);
+
+impl Drop for MacKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 impl std::fmt::Debug for MacKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -24,6 +24,7 @@ mod inventory;
 mod journal;
 mod letters;
 mod load;
+mod locks;
 pub mod offline;
 mod pace;
 mod prepare;

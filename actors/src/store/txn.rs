@@ -3,7 +3,7 @@
 
 use super::codec::seal_value;
 use super::error::StoreError;
-use super::journal::HEADER;
+use super::journal::{ENTRY_BYTES_MAX, HEADER};
 use super::schema::{self, META};
 use redb::{Durability, Key, StorageError, Table, TableDefinition, TableHandle, WriteTransaction};
 use serde::Serialize;
@@ -20,12 +20,17 @@ enum Do {
     RemoveRange = 2,
 }
 
-/// The list, behind the room for an entry's header.
+/// The list, behind the room for an entry's header. Empty once it is too long for any journal: then the tables are
+/// committed at once, and the rest need not be copied.
 #[derive(Debug)]
 struct Changes(Vec<u8>);
 
 impl Changes {
     fn push(&mut self, table: u8, what: Do, key: &[u8], value: &[u8]) {
+        if self.0.is_empty() || self.0.len() + value.len() > ENTRY_BYTES_MAX {
+            self.0 = Vec::new();
+            return;
+        }
         self.0.extend_from_slice(&[table, what as u8, key.len() as u8]);
         self.0.extend_from_slice(key);
         self.0.extend_from_slice(&(value.len() as u32).to_le_bytes());
@@ -75,9 +80,9 @@ impl Txn {
         Ok(self.open_table(META)?.insert(name, &seal_value(value))?)
     }
 
-    /// Bytes of the list.
-    pub(crate) fn listed(&self) -> usize {
-        self.changes.as_ref().map_or(0, |changes| changes.borrow().0.len() - HEADER)
+    /// Bytes of the list; `None` = it is kept no more, or never was.
+    pub(crate) fn listed(&self) -> Option<usize> {
+        self.changes.as_ref()?.borrow().0.len().checked_sub(HEADER)
     }
 
     /// The list as an entry of the journal without its header, and the transaction.
@@ -268,13 +273,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_long_for_a_journal_is_listed_no_further() {
+        let db = database();
+        let txn = Txn::listing(db.begin_write().unwrap());
+        {
+            let mut deltas = txn.open_table(DELTA).unwrap();
+            deltas.insert(1, &[1; 1_000]).unwrap();
+            assert!(txn.listed().is_some_and(|bytes| (1_000..1_100).contains(&bytes)));
+            deltas.insert(2, &vec![2; ENTRY_BYTES_MAX]).unwrap();
+            deltas.insert(3, &[3]).unwrap();
+        }
+        assert_eq!(txn.listed(), None);
+        assert_eq!(txn.inner().open_table(DELTA).unwrap().iter().unwrap().count(), 3, "all of it is written");
+    }
+
+    #[test]
     fn a_list_that_is_none_of_ours_is_damage() {
         let db = database();
         let txn = db.begin_write().unwrap();
         let insert = |table: u8, key: &[u8], value: &[u8]| {
-            let mut changes = Changes(Vec::new());
+            let mut changes = Changes(vec![0; HEADER]);
             changes.push(table, Do::Insert, key, value);
-            changes.0
+            changes.0.split_off(HEADER)
         };
         let good = insert(schema::number("delta"), &[0; 8], b"x");
         assert!(redo(&txn, &good).is_ok());

@@ -7,9 +7,8 @@ use super::identity::{RECEIPT_KEY, mark};
 use super::journal::{self, PAGE, Stretch};
 use super::schema::META;
 use super::txn::{redo, unsynced};
-use redb::{BackendError, Builder, Database, StorageBackend, WriteTransaction};
+use redb::{Builder, Database, StorageBackend, WriteTransaction};
 use std::io;
-use std::ops::Bound;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -176,29 +175,7 @@ impl StorageBackend for Body {
         self.file.close()
     }
 
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.file.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.file.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.file.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.file.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.file.unlock_range(start, end)
-    }
-
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.file.query_lock_range(start, end)
-    }
+    super::locks::locks_of!(file);
 }
 
 #[cfg(test)]
