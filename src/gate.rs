@@ -75,7 +75,8 @@ impl Gate {
         let wall = self.clock.wall();
         let headers = header_list(call.headers);
         let method = call.method.as_str().to_owned();
-        match served.verifier.judge(method, headers, call.body.clone(), wall).await? {
+        let query = call.uri.query().unwrap_or_default().to_owned();
+        match served.verifier.judge(method, query, headers, call.body.clone(), wall).await? {
             Judged::Refused(rejection) => {
                 tracing::info!(
                     provider = call.provider,
@@ -86,8 +87,14 @@ impl Gate {
                 );
                 Err(rejection.refusal)
             }
+            Judged::Handshake(Handshake { confirm: Some(_), .. }) => {
+                let text = "this node does not visit the provider's confirmation URL; confirm the subscription there";
+                Err(Refusal::new(Reason::DownstreamUnavailable, text).without_effect())
+            }
             Judged::Handshake(handshake) => {
-                served.metrics.secret_matched(handshake.kid.as_str());
+                if let Some(kid) = &handshake.kid {
+                    served.metrics.secret_matched(kid.as_str());
+                }
                 served.metrics.verified(WebhookResult::Handshake);
                 Ok(WebhookAnswer::Handshake(handshake_answer(handshake)))
             }

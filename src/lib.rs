@@ -24,6 +24,7 @@ pub mod run;
 pub mod sandbox;
 pub mod schemes;
 pub mod seal;
+pub mod self_test;
 pub mod sentinel;
 pub mod socket;
 pub mod telemetry;

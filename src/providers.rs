@@ -5,6 +5,7 @@ use crate::gate::Served;
 use crate::metrics::Metrics;
 use crate::node::BootError;
 use crate::schemes::Catalogue;
+use crate::self_test;
 use ron_actors::interop::{Verifier, VerifierArgs, VerifierHandle};
 use ron_actors::kernel::child::{ChildKind, ChildSpec, ServiceLabel};
 use ron_actors::passport::Passport;
@@ -16,6 +17,7 @@ pub(crate) fn serve_providers(
     config: &Config,
     metrics: &Metrics,
 ) -> Result<HashMap<String, Served>, BootError> {
+    prove_schemes(config)?;
     let mut served = HashMap::new();
     let limits = &config.interop.limits;
     for (name, provider) in config.interop.providers.iter().filter(|(_, provider)| provider.enabled) {
@@ -39,6 +41,26 @@ pub(crate) fn serve_providers(
         );
     }
     Ok(served)
+}
+
+/// Runs the test vectors of the shipped schemes that are used.
+fn prove_schemes(config: &Config) -> Result<(), BootError> {
+    let own = &config.interop.schemes;
+    let used = config.interop.providers.values().filter(|provider| provider.enabled);
+    let mut names: Vec<&str> = used.map(|provider| provider.scheme.as_str()).collect();
+    names.retain(|name| !own.contains_key(*name));
+    names.sort_unstable();
+    names.dedup();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let run = self_test::prove(&names).map_err(BootError::Config)?;
+    tracing::info!(
+        schemes = names.len(),
+        vectors = run,
+        "the schemes in use judge their test vectors rightly"
+    );
+    Ok(())
 }
 
 pub(crate) fn verifier_specs(providers: &HashMap<String, Served>, passport: &Passport) -> Vec<ChildSpec> {

@@ -296,10 +296,9 @@ fn signed_curl(node: &Node, secrets: &[DevSecret]) -> Option<String> {
     let request = ToSign {
         id: Some("72d3162e-cc78-11e3-81ab-4c9367dc0958"),
         event_type: Some("pull_request"),
-        at: node.clock.wall(),
-        body: body.as_bytes(),
+        ..ToSign::new(node.clock.wall(), body.as_bytes())
     };
-    let headers = scheme.sign(&key, &request).ok()?;
+    let headers = scheme.sign(&key, &request).ok()?.headers;
     let at = node.addresses().get("interop")?;
     let mut curl = format!("curl -sS {}://{at}/webhooks/github", url_scheme(node, "interop"));
     for (name, value) in headers {

@@ -2,7 +2,7 @@
 
 use crate::config::{Provider, SchemeCheck};
 use ron_core::ids::ProviderName;
-use ron_core::scheme::{ProviderRules, ProviderSpec, Scheme, SchemeSpec};
+use ron_core::scheme::{Known, ProviderRules, ProviderSpec, Scheme, SchemeSpec};
 use ron_core::time::Millis;
 use secrecy::ExposeSecret;
 
@@ -14,14 +14,72 @@ macro_rules! shipped {
 
 /// Every scheme that ships, by name, as TOML.
 pub const SHIPPED: &[(&str, &str)] = shipped![
+    "adyen_banking",
+    "adyen_payments",
+    "auth0",
+    "aws_sns",
+    "bitbucket",
+    "box",
+    "calendly",
+    "clerk",
+    "coinbase_cdp",
+    "coinbase_commerce",
+    "convoy",
+    "convoy_simple_sha256_b64",
+    "convoy_simple_sha256_hex",
+    "convoy_simple_sha512_b64",
+    "convoy_simple_sha512_hex",
     "discord",
+    "docusign",
+    "dropbox",
+    "elevenlabs",
+    "fusionauth",
+    "generic_sha512",
     "github",
     "github_sha1_legacy",
+    "gitlab",
+    "gitlab_token",
+    "gocardless",
+    "google_pubsub",
+    "hook0",
+    "hookdeck",
+    "hubspot",
+    "hubspot_v1",
+    "hubspot_v2",
+    "intercom",
+    "jira",
+    "line",
+    "linear",
+    "mailgun",
+    "messagebird",
+    "messagebird_legacy",
+    "meta",
+    "okta",
+    "openai",
+    "paddle",
+    "pagerduty",
+    "paypal",
+    "plivo",
+    "razorpay",
+    "resend",
+    "sendgrid",
+    "sentry",
     "shopify",
     "slack",
+    "square",
     "standard_webhooks",
     "stripe",
     "svix",
+    "telegram",
+    "telnyx",
+    "twilio",
+    "typeform",
+    "vercel",
+    "webflow",
+    "woocommerce",
+    "x_twitter",
+    "zendesk",
+    "zoom",
 ];
 
 /// Compiles schemes, for the configuration's check and for boot alike.
@@ -34,14 +92,28 @@ impl Catalogue {
     /// # Errors
     /// What is wrong with it.
     pub fn scheme(name: &str, own: &toml::Table) -> Result<Scheme, String> {
-        match (own.get(name), SHIPPED.iter().find(|(shipped, _)| *shipped == name)) {
-            (Some(value), _) => compile(name, value.clone()),
-            (None, Some((_, text))) => {
-                let table: toml::Table = toml::from_str(text).map_err(|error| error.message().to_owned())?;
-                compile(name, toml::Value::Table(table))
-            }
-            (None, None) => Err("no such scheme".to_owned()),
+        match own.get(name) {
+            Some(value) => compile(name, value.clone()),
+            None => compiled(name, &Catalogue::spec(name)?),
         }
+    }
+
+    /// A scheme that ships, as written.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn spec(name: &str) -> Result<SchemeSpec, String> {
+        let text = SHIPPED.iter().find(|(shipped, _)| *shipped == name).map(|(_, text)| *text);
+        let text = text.ok_or_else(|| "no such scheme".to_owned())?;
+        toml::from_str(text).map_err(|error| error.message().to_owned())
+    }
+
+    /// Every scheme that ships.
+    ///
+    /// # Errors
+    /// One of them does not parse: a bug, which a test finds.
+    pub fn specs() -> Result<Vec<(String, SchemeSpec)>, String> {
+        SHIPPED.iter().map(|(name, _)| Ok(((*name).to_owned(), Catalogue::spec(name)?))).collect()
     }
 
     /// The rules of a configured provider.
@@ -63,20 +135,32 @@ impl Catalogue {
                 None => parsed,
             });
         }
+        let url = provider.public_url.as_ref().map(|url| whole_url(url, name));
+        let known = Known {
+            audience: provider.audience.clone().or_else(|| url.clone()),
+            public_url: url,
+            principals: provider.principals.clone(),
+        };
+        let tokens = provider.verify_tokens.iter().map(|token| token.expose_secret().to_owned());
         let ttl = provider.dedup_ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
         let spec = ProviderSpec {
             name: name.clone(),
             scheme,
             secrets,
-            tolerance_s: Some(provider.tolerance_s),
+            tolerance_s: provider.tolerance_s,
             dedup_ttl_ms: ttl,
             signed_only: provider.signed_only,
+            known,
+            verify_tokens: tokens.collect(),
         };
         ProviderRules::new(spec).map_err(|problems| {
             let key = match problems.first().map(|problem| problem.path.as_str()) {
                 Some("tolerance_s") => "tolerance_s",
                 Some("dedup_ttl") => "dedup_ttl",
                 Some("secrets") => "secrets",
+                Some("public_url") => "public_url",
+                Some("principals") => "principals",
+                Some("audience") => "audience",
                 Some(_) | None => "scheme",
             };
             let texts: Vec<&str> = problems.iter().map(|problem| problem.text.as_str()).collect();
@@ -85,8 +169,18 @@ impl Catalogue {
     }
 }
 
+/// The URL that a provider calls: an origin alone stands for our own path on it.
+fn whole_url(url: &str, provider: &ProviderName) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    if rest.contains(['/', '?']) { url.to_owned() } else { format!("{url}/webhooks/{provider}") }
+}
+
 fn compile(name: &str, value: toml::Value) -> Result<Scheme, String> {
     let spec: SchemeSpec = value.try_into().map_err(|error: toml::de::Error| error.message().to_owned())?;
+    compiled(name, &spec)
+}
+
+fn compiled(name: &str, spec: &SchemeSpec) -> Result<Scheme, String> {
     spec.compile(name).map_err(|problems| {
         let lines: Vec<String> =
             problems.iter().map(|problem| format!("{} {}", problem.path, problem.text)).collect();
@@ -120,6 +214,16 @@ impl SchemeCheck for Catalogue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_origin_stands_for_our_own_path() {
+        let name = ProviderName::parse("twilio").unwrap();
+        let whole = |url| whole_url(url, &name);
+        assert_eq!(whole("https://a.example"), "https://a.example/webhooks/twilio");
+        assert_eq!(whole("https://a.example:8443"), "https://a.example:8443/webhooks/twilio");
+        assert_eq!(whole("https://a.example/"), "https://a.example/");
+        assert_eq!(whole("https://a.example/in/x"), "https://a.example/in/x");
+    }
 
     #[test]
     fn every_shipped_scheme_compiles_and_every_file_is_shipped() {

@@ -27,17 +27,16 @@ fn body() -> Vec<u8> {
 fn signed(name: &str, spec: &str) -> Inbound {
     let spec: SchemeSpec = toml::from_str(spec).unwrap();
     let scheme = spec.compile(name).unwrap();
-    let (pair, body) = (scheme.sample_pair(&[7; 32]), body());
+    let (pair, body) = (scheme.sample_pair(&[7; 32]).unwrap(), body());
     let key = scheme.signing_key(&pair.signing).unwrap();
-    let to_sign = ToSign { id: Some("evt_17"), event_type: Some("order.paid"), at: NOW, body: &body };
-    let mut headers: HeaderList = scheme.sign(&key, &to_sign).unwrap().into_iter().collect();
+    let to_sign = ToSign { id: Some("evt_17"), event_type: Some("order.paid"), ..ToSign::new(NOW, &body) };
+    let mut headers: HeaderList = scheme.sign(&key, &to_sign).unwrap().headers.into_iter().collect();
     headers.push("Content-Type", "application/json");
     headers.push("User-Agent", "Provider-Hookshot/1.0");
     let secrets = vec![scheme.parse_secret(Kid::parse("k0").unwrap(), &pair.verifying).unwrap()];
     let name = ProviderName::parse("provider").unwrap();
-    let spec =
-        ProviderSpec { name, scheme, secrets, tolerance_s: None, dedup_ttl_ms: None, signed_only: true };
-    Inbound { rules: ProviderRules::new(spec).unwrap(), headers, body }
+    let rules = ProviderRules::new(ProviderSpec::new(name, scheme, secrets)).unwrap();
+    Inbound { rules, headers, body }
 }
 
 /// A shipped scheme.
@@ -55,7 +54,8 @@ macro_rules! shipped {
 #[bench::github_sha1_legacy(shipped!("github_sha1_legacy"))]
 #[bench::discord_ed25519(shipped!("discord"))]
 fn judge(inbound: Inbound) -> (Inbound, Verdict) {
-    let request = InboundRequest { method: "POST", headers: &inbound.headers, body: &inbound.body };
+    let request =
+        InboundRequest { method: "POST", query: "", headers: &inbound.headers, body: &inbound.body };
     let verdict = inbound.rules.judge(&request, NOW);
     assert!(matches!(verdict, Verdict::Accept(_)));
     (inbound, verdict)

@@ -24,8 +24,8 @@ pub struct Provider {
     /// What it signs with; more than one during a rotation. Empty only if it is not enabled, or has no
     /// secrets.
     pub secrets: Vec<Secret>,
-    /// How far a signed timestamp may be from now, seconds.
-    pub tolerance_s: u64,
+    /// How far a signed timestamp may be from now, seconds; `None` = what the scheme says.
+    pub tolerance_s: Option<u64>,
     /// How long an event's id is remembered; `None` = what the scheme needs.
     pub dedup_ttl: Option<Duration>,
     /// Largest body; never more than `interop.limits.body_limit`, unless it says so itself.
@@ -34,6 +34,10 @@ pub struct Provider {
     pub public_url: Option<String>,
     /// Whose events count, where one signer serves all of a provider's customers.
     pub principals: Vec<String>,
+    /// What the provider's tokens are made out to; `None` = `public_url`.
+    pub audience: Option<String>,
+    /// What the verify token of its challenges may be; without any, a secret is meant.
+    pub verify_tokens: Vec<SecretString>,
     /// Whether only signed bytes decide.
     pub signed_only: bool,
 }
@@ -126,7 +130,7 @@ impl ProviderReader<'_> {
             s.parsed("tenant", "a tenant, [a-z0-9][a-z0-9-]{0,62}", |text| Tenant::parse(text).ok()),
             s.parsed("topic", "a topic, [a-z0-9][a-z0-9._-]{0,127}", |text| Topic::parse(text).ok()),
         );
-        let tolerance_s = s.integer_opt("tolerance_s", &(1..=86_400)).unwrap_or(300);
+        let tolerance_s = s.integer_opt("tolerance_s", &(1..=86_400));
         let dedup_ttl = s.duration_opt("dedup_ttl", &(Duration::from_secs(1)..=30 * day));
         let body_limit = s.size_opt("body_limit", &(1..=BODY_BYTES_MAX));
         let public_url = s.parsed_opt("public_url", "an http(s) URL", |text| {
@@ -134,6 +138,9 @@ impl ProviderReader<'_> {
             (!rest.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())).then(|| text.to_owned())
         });
         let principals = s.parsed_list("principals", "text", |text| Some(text.to_owned()));
+        let audience = s.parsed_opt("audience", "text", |text| (!text.is_empty()).then(|| text.to_owned()));
+        let verify_tokens = s.list("verify_tokens", |s| self.fetched(s, enabled));
+        let verify_tokens = verify_tokens.into_iter().flatten().map(|(_, value)| value).collect();
         let signed_only = s.boolean_or("signed_only", true);
         let (scheme, tenant, topic) = (provider.0?, provider.1?, provider.2?);
         if enabled
@@ -156,6 +163,8 @@ impl ProviderReader<'_> {
             body_limit,
             public_url,
             principals,
+            audience,
+            verify_tokens,
             signed_only,
         };
         if enabled
@@ -183,6 +192,12 @@ impl ProviderReader<'_> {
     fn secret(&self, s: &Section<'_, '_>, enabled: bool) -> Option<Secret> {
         let kid = s.parsed("kid", "a key id, [a-z0-9][a-z0-9._-]{0,62}", |text| Kid::parse(text).ok());
         let not_after = s.parsed_opt("not_after", "a time, as 2026-12-01T00:00:00Z", unix_s);
+        let (_, value) = self.fetched(s, enabled)?;
+        Some(Secret { kid: kid?, value, not_after_unix_s: not_after })
+    }
+
+    /// What the variable or the file holds, and which of the two it is.
+    fn fetched(&self, s: &Section<'_, '_>, enabled: bool) -> Option<(&'static str, SecretString)> {
         let (env, file) = (s.text_opt("env"), s.path_opt("file"));
         let value = match (env, file) {
             (Some(name), None) if enabled => {
@@ -214,7 +229,7 @@ impl ProviderReader<'_> {
             s.problem(key, "holds an empty secret", None);
             return None;
         }
-        Some(Secret { kid: kid?, value, not_after_unix_s: not_after })
+        Some((key, value))
     }
 }
 

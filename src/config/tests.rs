@@ -87,6 +87,8 @@ fn every_key_of_the_contract_is_told_in_the_defaults() {
         "snapshot_dir",
         "public_url",
         "principals",
+        "audience",
+        "verify_tokens",
         "signed_only",
         "dedup_ttl",
         "tolerance_s",

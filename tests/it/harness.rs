@@ -380,7 +380,7 @@ impl Provider {
     }
 
     pub(crate) fn of(name: &'static str, scheme: Scheme) -> Provider {
-        let pair = scheme.sample_pair(&[name.len() as u8; 32]);
+        let pair = scheme.sample_pair(&[name.len() as u8; 32]).unwrap();
         let key = scheme.signing_key(&pair.signing).unwrap();
         Provider { name, key, verifying: pair.verifying.to_string(), scheme }
     }
@@ -403,8 +403,8 @@ impl Provider {
 
     /// Signed headers for a body, at a moment.
     pub(crate) fn sign(&self, id: &str, at: Millis, body: &[u8]) -> Vec<(String, String)> {
-        let request = ToSign { id: Some(id), event_type: Some("thing.done"), at, body };
-        let mut headers = self.scheme.sign(&self.key, &request).unwrap();
+        let request = ToSign { id: Some(id), event_type: Some("thing.done"), ..ToSign::new(at, body) };
+        let mut headers = self.scheme.sign(&self.key, &request).unwrap().headers;
         headers.push(("Content-Type".into(), "application/json".into()));
         headers
     }

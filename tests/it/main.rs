@@ -7,6 +7,7 @@ mod attempts;
 mod bad_input;
 mod bench;
 mod capabilities;
+mod catalogue;
 mod chaos;
 mod client;
 mod client_tls;

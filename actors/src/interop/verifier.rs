@@ -36,8 +36,10 @@ pub enum Judged {
 pub enum VerifierMsg {
     /// Judge this webhook.
     Judge {
-        /// `POST`.
+        /// `POST` or `GET`.
         method: String,
+        /// As sent, without the `?`.
+        query: String,
         /// All headers as sent.
         headers: HeaderList,
         /// The raw bytes.
@@ -88,8 +90,9 @@ impl Actor for Verifier {
         state: &mut VerifierArgs,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            VerifierMsg::Judge { method, headers, body, wall, reply, permit } => {
-                let request = InboundRequest { method: &method, headers: &headers, body: &body };
+            VerifierMsg::Judge { method, query, headers, body, wall, reply, permit } => {
+                let request =
+                    InboundRequest { method: &method, query: &query, headers: &headers, body: &body };
                 // Its sender may have gone: nothing has happened, so nothing is owed.
                 let _ = reply.send(state.judge(&request, wall));
                 drop(permit);
@@ -150,6 +153,7 @@ impl VerifierHandle {
     pub async fn judge(
         &self,
         method: String,
+        query: String,
         headers: HeaderList,
         body: Bytes,
         wall: Millis,
@@ -158,7 +162,7 @@ impl VerifierHandle {
             |_| Refusal::new(Reason::Backpressure, "too many webhooks wait for this provider's verifier");
         let permit = self.admission.try_acquire(body.len()).map_err(full)?;
         let (reply, verdict) = oneshot::channel();
-        let message = VerifierMsg::Judge { method, headers, body, wall, reply, permit };
+        let message = VerifierMsg::Judge { method, query, headers, body, wall, reply, permit };
         match self.handle.cast(message) {
             Ok(()) => {}
             Err(CastError::Quarantined(_)) => {

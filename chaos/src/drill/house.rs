@@ -41,8 +41,8 @@ impl Sender {
         let body =
             format!(r#"{{"id":"{id}","event_id":"{id}","type":"drill","event":{{"type":"drill"}},"n":{n}}}"#);
         let signed =
-            ToSign { id: Some(&id), event_type: Some("drill"), at: clock.wall(), body: body.as_bytes() };
-        let mut headers = self.scheme.sign(&self.key, &signed).map_err(|error| anyhow!("{error}"))?;
+            ToSign { id: Some(&id), event_type: Some("drill"), ..ToSign::new(clock.wall(), body.as_bytes()) };
+        let mut headers = self.scheme.sign(&self.key, &signed).map_err(|error| anyhow!("{error}"))?.headers;
         headers.push(("Content-Type".into(), "application/json".into()));
         Ok((headers, body))
     }
@@ -80,6 +80,7 @@ impl House {
             let (name, kind) = (format!("wh-{n:02}"), SCHEMES[n % SCHEMES.len()]);
             let scheme = Catalogue::scheme(kind, &toml::Table::new()).map_err(|what| anyhow!(what))?;
             let pair = scheme.sample_pair(blake3::hash(name.as_bytes()).as_bytes());
+            let pair = pair.ok_or_else(|| anyhow!("{kind}: no key can be made up"))?;
             let variable = format!("DRILL_SECRET_{n}");
             env.insert(variable.clone(), pair.verifying.to_string());
             let key = scheme.signing_key(&pair.signing).map_err(|error| anyhow!("{kind}: {error}"))?;

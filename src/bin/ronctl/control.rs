@@ -49,6 +49,14 @@ pub(crate) async fn status<T: DeserializeOwned>(node: &mut Client) -> Result<T, 
     node.read(Call::get("/ctl/status")).await
 }
 
+/// The configured providers.
+///
+/// # Errors
+/// No node, or its refusal.
+pub(crate) async fn providers<T: DeserializeOwned>(node: &mut Client) -> Result<T, Failure> {
+    node.read(Call::get("/ctl/providers")).await
+}
+
 /// Has the node revoke capabilities and keys; durable when it answers.
 ///
 /// # Errors

@@ -16,6 +16,7 @@ mod control;
 mod demo;
 mod dlq;
 mod failure;
+mod interop;
 mod key;
 mod locate;
 mod output;
@@ -101,6 +102,9 @@ enum Command {
     /// Look at dead letters, bring them back, send them again, end them
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// List providers and schemes, run test vectors, sign requests
+    #[command(subcommand)]
+    Interop(interop::InteropCommand),
     /// Measure a node: rate and latency of durable sends and of whole cycles
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -161,6 +165,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Snapshot(command) => snapshot::run(command, node, places, out).await,
         Command::Store(command) => store::run(command, node, places, out).await,
         Command::Dlq(command) => dlq::run(command, node()?, out).await,
+        Command::Interop(command) => interop::run(command, node, out).await,
         Command::Bench(command) => bench::run(command, node, out).await,
         Command::Demo(args) => demo::run(args, out).await,
     }

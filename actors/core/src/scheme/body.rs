@@ -2,8 +2,9 @@
 //! names are kept, everything else is skipped without being built, so a large body costs no memory. A body
 //! that does not parse has no values; that is no error.
 
-use super::spec::Literal;
+use super::spec_answers::Literal;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 use std::fmt;
 
 /// A path of object keys.
@@ -11,7 +12,7 @@ use std::fmt;
 pub(super) struct Path(Vec<String>);
 
 impl Path {
-    /// Parses `a.b.c`, or `/a/b.c` where a key has a dot.
+    /// Parses `a.b.c`, or `/a/b.c` where a key has a dot. `*` is the only element of an array.
     pub(super) fn parse(text: &str) -> Result<Path, String> {
         let (text, separator) = text.strip_prefix('/').map_or((text, '.'), |rest| (rest, '/'));
         let keys: Vec<String> = text.split(separator).map(str::to_owned).collect();
@@ -22,6 +23,24 @@ impl Path {
             return Err("must have at most 16 keys".to_owned());
         }
         Ok(Path(keys))
+    }
+}
+
+impl Path {
+    /// Puts a value there, making the objects on the way; `None` where something else is in the way.
+    pub(super) fn set(&self, within: &mut Value, value: Value) -> Option<()> {
+        let mut at = within;
+        for key in &self.0 {
+            at = match at {
+                Value::Array(elements) if key == "*" && elements.len() == 1 => elements.first_mut()?,
+                Value::Object(members) => {
+                    members.entry(key.clone()).or_insert_with(|| Value::Object(Map::new()))
+                }
+                _ => return None,
+            };
+        }
+        *at = value;
+        Some(())
     }
 }
 
@@ -149,7 +168,24 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
         self.put(&Found::Other);
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        let into = self.wanted.iter().filter_map(|(place, rest)| {
+            let (first, rest) = rest.split_first()?;
+            (first == "*").then_some((*place, rest))
+        });
+        let into: Vec<_> = into.collect();
+        if into.is_empty() {
+            while seq.next_element::<IgnoredAny>()?.is_some() {}
+            return Ok(());
+        }
+        let places: Vec<usize> = into.iter().map(|(place, _)| *place).collect();
+        let some = seq.next_element_seed(Walk { wanted: into, found: self.found })?.is_some();
+        if some && seq.next_element::<IgnoredAny>()?.is_some() {
+            // One of several: nothing says which is meant.
+            for place in places {
+                self.found[place] = Found::Absent;
+            }
+            while seq.next_element::<IgnoredAny>()?.is_some() {}
+        }
         Ok(())
     }
 
@@ -179,16 +215,29 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
 }
 
 /// The only value of a field of an `application/x-www-form-urlencoded` body, decoded.
-fn form_value(body: &[u8], field: &str) -> Option<Vec<u8>> {
+pub(super) fn form_value(body: &[u8], field: &str) -> Option<Vec<u8>> {
     let mut values = body.split(|&b| b == b'&').filter_map(|pair| {
         let mut sides = pair.splitn(2, |&b| b == b'=');
         let (name, value) = (sides.next()?, sides.next()?);
         (name == field.as_bytes()).then_some(value)
     });
     let value = values.next()?;
-    if values.next().is_some() {
-        return None;
-    }
+    if values.next().is_some() { None } else { decoded(value) }
+}
+
+/// The fields of a form or query, decoded. One that cannot be decoded is taken as it is, as browsers do.
+pub(super) fn form_pairs(text: &[u8]) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+    text.split(|&b| b == b'&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let mut sides = pair.splitn(2, |&b| b == b'=');
+        let mut side = || {
+            let raw = sides.next().unwrap_or_default();
+            decoded(raw).unwrap_or_else(|| raw.to_vec())
+        };
+        (side(), side())
+    })
+}
+
+fn decoded(value: &[u8]) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(value.len());
     let mut bytes = value.iter().copied();
     while let Some(byte) = bytes.next() {
@@ -249,6 +298,16 @@ mod tests {
         assert_eq!(at(&deep, &["id"]), [Found::Absent]);
         let deep = r#"{"id":"#.repeat(100_000);
         assert_eq!(at(&deep, &["id"]), [Found::Absent]);
+    }
+
+    #[test]
+    fn the_only_element_of_an_array_is_read() {
+        let found = at(r#"{"items":[{"id":"a"}]}"#, &["items.*.id", "items", "items.id"]);
+        assert_eq!(found, [text("a"), Found::Other, Found::Absent]);
+        assert_eq!(at(r#"[{"id":"a"}]"#, &["*.id"]), [text("a")]);
+        for body in [r#"[{"id":"a"},{"id":"b"}]"#, r#"[{"id":"a"},1]"#, "[]", r#"[[{"id":"a"}]]"#] {
+            assert_eq!(at(body, &["*.id"]), [Found::Absent], "{body}");
+        }
     }
 
     #[test]

@@ -1,13 +1,11 @@
 //! The verdict on one request to one provider: who signed it, what it is, and how a duplicate is known.
 
-use super::body::{self, Found};
+use super::base::{Known, Request};
+use super::challenge::Answering;
+use super::checked::Checked;
 use super::compile::DEDUP_TTL_S_MAX;
 use super::spec::Coverage;
-use super::verify::Claim;
-use super::{
-    AcceptReply, Answer, Condition, FieldPlace, FieldRule, HeaderList, RejectReason, Rejection, Scheme,
-    SchemeError, Secret, TOLERANCE_S_MAX, Test, TimePlace,
-};
+use super::{AcceptReply, HeaderList, RejectReason, Rejection, Scheme, SchemeError, Secret, TOLERANCE_S_MAX};
 use crate::ids::{ContentHash, Kid, ProviderName};
 use crate::message::{DedupClaim, Origin, OtherBody};
 use crate::time::Millis;
@@ -15,14 +13,14 @@ use crate::time::Millis;
 /// How long a duplicate is remembered where requests carry no signed time, in seconds: it is the only defence
 /// against a replay there.
 pub const DEDUP_TTL_UNTIMED_S: u64 = 86_400;
-/// Longest challenge that is sent back, in bytes.
-pub const CHALLENGE_BYTES_MAX: usize = 512;
 
 /// A request as it came: the body undecoded and whole.
 #[derive(Debug, Clone, Copy)]
 pub struct InboundRequest<'a> {
-    /// `POST`.
+    /// `POST`, or `GET` for a challenge.
     pub method: &'a str,
+    /// The query as sent, without the `?`.
+    pub query: &'a str,
     /// All headers, repeated ones included.
     pub headers: &'a HeaderList,
     /// The raw bytes.
@@ -44,6 +42,27 @@ pub struct ProviderSpec {
     pub dedup_ttl_ms: Option<u64>,
     /// Whether bytes that are not signed may decide nothing. True unless the operator says otherwise.
     pub signed_only: bool,
+    /// What it and this node know of each other.
+    pub known: Known,
+    /// What the verify token of a challenge may be; without any, one of the secrets.
+    pub verify_tokens: Vec<String>,
+}
+
+impl ProviderSpec {
+    /// A provider with the scheme's defaults.
+    #[must_use]
+    pub fn new(name: ProviderName, scheme: Scheme, secrets: Vec<Secret>) -> ProviderSpec {
+        ProviderSpec {
+            name,
+            scheme,
+            secrets,
+            tolerance_s: None,
+            dedup_ttl_ms: None,
+            signed_only: true,
+            known: Known::default(),
+            verify_tokens: Vec::new(),
+        }
+    }
 }
 
 /// A provider's rules, checked and ready.
@@ -55,6 +74,8 @@ pub struct ProviderRules {
     tolerance_s: u64,
     dedup_ttl_ms: u64,
     signed_only: bool,
+    known: Known,
+    verify_tokens: Vec<String>,
 }
 
 /// What to do with a request.
@@ -124,8 +145,8 @@ impl Dedup {
 /// An answer to a challenge or ping.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handshake {
-    /// Which secret made the signature.
-    pub kid: Kid,
+    /// Which secret made the signature, or the answer's; none where nothing is secret.
+    pub kid: Option<Kid>,
     /// 200–299.
     pub status: u16,
     /// None if the body is empty.
@@ -134,77 +155,11 @@ pub struct Handshake {
     pub body: String,
     /// Further headers.
     pub headers: &'static [(&'static str, &'static str)],
+    /// A URL of the provider's that must be visited before the answer is given.
+    pub confirm: Option<String>,
 }
 
 const POST_ONLY: &str = "this provider sends its webhooks with POST";
-
-/// Nothing that a provider had us say is to be taken for a page.
-const HANDSHAKE_HEADERS: &[(&str, &str)] = &[("x-content-type-options", "nosniff")];
-
-/// A request whose signature holds.
-pub(super) struct Checked<'s, 'h> {
-    pub(super) secret: &'s Secret,
-    claim: Claim<'h>,
-    fields: Vec<Found>,
-    skew_ms: Option<i64>,
-}
-
-impl Scheme {
-    /// Verifies a request. Without `now` the time is not looked at (vectors that name none).
-    pub(super) fn check<'s, 'h>(
-        &self,
-        headers: &'h HeaderList,
-        body: &[u8],
-        secrets: &'s [Secret],
-        tolerance_s: u64,
-        now: Option<Millis>,
-    ) -> Result<Checked<'s, 'h>, Rejection> {
-        let claim = self.claim(headers)?;
-        let within = |at_ms: Option<u64>| match (at_ms, now) {
-            (Some(at_ms), Some(now)) => self.in_window(at_ms, now, tolerance_s).map(Some),
-            _ => Ok(None),
-        };
-        let mut skew_ms = within(claim.at_ms)?;
-        let secret = self.signer(&claim, secrets, body, now)?;
-        let fields = body::read(body, &self.paths, self.form_field.as_deref());
-        if let Some((TimePlace::Json(place), unit)) = self.timestamp {
-            let text = fields.get(place).and_then(Found::text).unwrap_or_default();
-            skew_ms = within(Some(self.time(unit, &text)?))?;
-        }
-        Ok(Checked { secret, claim, fields, skew_ms })
-    }
-
-    fn handshake(&self, checked: &Checked<'_, '_>) -> Option<Result<Handshake, Rejection>> {
-        let (_, answer) = self.handshakes.iter().find(|(when, _)| all_hold(when, &checked.fields))?;
-        let reply = |status, content_type, body| Handshake {
-            kid: checked.secret.kid().clone(),
-            status,
-            content_type,
-            body,
-            headers: HANDSHAKE_HEADERS,
-        };
-        Some(match answer {
-            Answer::Fixed(fixed) => {
-                let (content_type, body) = fixed.body.clone().unwrap_or_default();
-                Ok(reply(fixed.status, content_type, body))
-            }
-            Answer::Echo(place) => match checked.fields.get(*place) {
-                Some(Found::Text(text)) if is_challenge(text) => {
-                    Ok(reply(200, Some("text/plain".to_owned()), text.clone()))
-                }
-                _ => Err(Rejection::new(
-                    RejectReason::BadChallenge,
-                    "the challenge must be a text of 1 to 512 printable ASCII bytes",
-                )),
-            },
-        })
-    }
-
-    fn reply(&self, fields: &[Found]) -> AcceptReply {
-        let special = self.accept_when.iter().find(|(when, _)| all_hold(when, fields));
-        special.map_or(&self.accept, |(_, reply)| reply).clone()
-    }
-}
 
 impl ProviderRules {
     /// Checks a provider and makes its rules.
@@ -212,7 +167,16 @@ impl ProviderRules {
     /// # Errors
     /// Every problem found, each by its key relative to the provider.
     pub fn new(spec: ProviderSpec) -> Result<ProviderRules, Vec<SchemeError>> {
-        let ProviderSpec { name, scheme, secrets, tolerance_s, dedup_ttl_ms, signed_only } = spec;
+        let ProviderSpec {
+            name,
+            scheme,
+            secrets,
+            tolerance_s,
+            dedup_ttl_ms,
+            signed_only,
+            known,
+            verify_tokens,
+        } = spec;
         let mut problems = Vec::new();
         let mut wrong = |path: &str, text: String| problems.push(SchemeError::new(path, text));
         if secrets.is_empty() {
@@ -222,6 +186,9 @@ impl ProviderRules {
             if secrets.iter().take(place).any(|other| other.kid() == secret.kid()) {
                 wrong("secrets", format!("has the kid `{}` twice; give each its own", secret.kid()));
             }
+        }
+        for (key, text) in missing(&scheme, &known) {
+            wrong(key, text.to_owned());
         }
         if tolerance_s.is_some_and(|s| !(1..=TOLERANCE_S_MAX).contains(&s)) {
             wrong("tolerance_s", format!("must be 1 to {TOLERANCE_S_MAX}"));
@@ -240,7 +207,20 @@ impl ProviderRules {
             wrong("dedup_ttl", format!("must be {floor_s} s{why} to 30 d"));
         }
         if problems.is_empty() {
-            Ok(ProviderRules { name, scheme, secrets, tolerance_s, dedup_ttl_ms, signed_only })
+            let known = Known {
+                public_url: known.public_url.map(|url| url.split('?').next().unwrap_or_default().to_owned()),
+                ..known
+            };
+            Ok(ProviderRules {
+                name,
+                scheme,
+                secrets,
+                tolerance_s,
+                dedup_ttl_ms,
+                signed_only,
+                known,
+                verify_tokens,
+            })
         } else {
             Err(problems)
         }
@@ -275,8 +255,10 @@ impl ProviderRules {
     /// # Errors
     /// The rejection that [`ProviderRules::judge`] would come to.
     pub fn precheck(&self, method: &str, headers: &HeaderList, now: Millis) -> Result<(), Rejection> {
-        if method != "POST" {
-            return Err(Rejection::new(RejectReason::BadMethod, POST_ONLY));
+        match method {
+            "POST" => {}
+            "GET" if self.scheme.has_challenges() => return Ok(()),
+            _ => return Err(Rejection::new(RejectReason::BadMethod, POST_ONLY)),
         }
         let claim = self.scheme.claim(headers)?;
         match claim.at_ms {
@@ -288,27 +270,46 @@ impl ProviderRules {
     /// The verdict. `now` is the wall clock.
     #[must_use]
     pub fn judge(&self, request: &InboundRequest<'_>, now: Millis) -> Verdict {
-        if request.method != "POST" {
+        let InboundRequest { method, query, headers, body } = *request;
+        if method == "GET" && self.scheme.has_challenges() {
+            return self.challenge(query, headers, now);
+        }
+        if method != "POST" {
             return Verdict::Refuse(Rejection::new(RejectReason::BadMethod, POST_ONLY));
         }
-        let InboundRequest { headers, body, .. } = *request;
-        let checked = match self.scheme.check(headers, body, &self.secrets, self.tolerance_s, Some(now)) {
+        let request = Request { method, query, headers, body, known: &self.known };
+        let checked = match self.scheme.check(&request, &self.secrets, self.tolerance_s, Some(now)) {
             Ok(checked) => checked,
             Err(rejection) => return Verdict::Refuse(rejection),
         };
         match self.scheme.handshake(&checked) {
             Some(Ok(handshake)) => Verdict::Handshake(handshake),
             Some(Err(rejection)) => Verdict::Refuse(rejection),
-            None => Verdict::Accept(Box::new(self.accept(&checked, body))),
+            None => Verdict::Accept(Box::new(self.accept(&checked, &request))),
         }
     }
 
-    fn accept(&self, checked: &Checked<'_, '_>, body: &[u8]) -> Accepted {
+    /// Answers a challenge by GET, the first that the request is one of.
+    fn challenge(&self, query: &str, headers: &HeaderList, now: Millis) -> Verdict {
+        let (secrets, verify_tokens) = (self.secrets.as_slice(), self.verify_tokens.as_slice());
+        let with = Answering { secrets, verify_tokens, now: Some(now) };
+        let mut answers = self.scheme.challenges.iter();
+        match answers.find_map(|challenge| challenge.answer(query, headers, &with)) {
+            Some(Ok(handshake)) => Verdict::Handshake(handshake),
+            Some(Err(rejection)) => Verdict::Refuse(rejection),
+            None => {
+                let text = "a GET here is for the provider's challenge, and this is none";
+                Verdict::Refuse(Rejection::new(RejectReason::BadChallenge, text))
+            }
+        }
+    }
+
+    fn accept(&self, checked: &Checked<'_, '_>, request: &Request<'_>) -> Accepted {
         let scheme = &self.scheme;
-        let claim = &checked.claim;
-        let id = value(scheme.id.as_ref(), claim.id, &checked.fields);
-        let event_type = value(scheme.event_type.as_ref(), claim.event_type, &checked.fields);
-        let (dedup, unsigned_decided) = self.dedup(id.as_ref(), claim, body);
+        let id = checked.value(scheme, scheme.id.as_ref(), checked.claim.id, request.body);
+        let event_type =
+            checked.value(scheme, scheme.event_type.as_ref(), checked.claim.event_type, request.body);
+        let (dedup, unsigned_decided) = self.dedup(id.as_ref(), checked, request);
         let kid = checked.secret.kid().clone();
         let id = id.filter(|field| fits_attr(&field.text));
         let event_type = event_type.filter(|field| fits_attr(&field.text));
@@ -336,8 +337,8 @@ impl ProviderRules {
 
     /// SPEC §7: a signed and unique id; else the body, or what is signed where the body is not. The first
     /// byte keeps the kinds of key apart.
-    fn dedup(&self, id: Option<&Field>, claim: &Claim<'_>, body: &[u8]) -> (Dedup, bool) {
-        let scheme = &self.scheme;
+    fn dedup(&self, id: Option<&Field>, checked: &Checked<'_, '_>, request: &Request<'_>) -> (Dedup, bool) {
+        let (scheme, body) = (&self.scheme, request.body);
         let body_signed = scheme.coverage == Coverage::Full;
         let unique = scheme.id.as_ref().is_some_and(|rule| rule.unique);
         let hashed = |bytes: &[u8]| {
@@ -351,7 +352,7 @@ impl ProviderRules {
                 (key(b'i', field.text.as_bytes()), !field.signed)
             }
             _ if body_signed || scheme.base.is_empty() => (key(b'b', hashed(body).as_bytes()), false),
-            _ => (key(b's', hashed(&scheme.signed_bytes(claim)).as_bytes()), false),
+            _ => (key(b's', hashed(&checked.signed_bytes(scheme, request)).as_bytes()), false),
         };
         let same_key_other_body =
             if body_signed && !unsigned { OtherBody::Duplicate } else { OtherBody::Conflict };
@@ -359,30 +360,24 @@ impl ProviderRules {
     }
 }
 
-fn value(rule: Option<&FieldRule>, header: Option<&str>, fields: &[Found]) -> Option<Field> {
-    let FieldRule { place, signed, .. } = rule?;
-    let text = match place {
-        FieldPlace::Header(_) => header.map(str::to_owned),
-        FieldPlace::Json(places) => places.iter().find_map(|place| fields.get(*place)?.text()),
-    };
-    text.map(|text| Field { text, signed: *signed })
+/// What the scheme needs and is not there: keys of the provider, and what they are for.
+fn missing(scheme: &Scheme, known: &Known) -> Vec<(&'static str, &'static str)> {
+    let mut missing = Vec::new();
+    if scheme.needs_public_url() && known.public_url.is_none() {
+        let text = "is missing; the provider signs our URL: set it to the one that it is configured with";
+        missing.push(("public_url", text));
+    }
+    if scheme.needs_principals() && known.principals.is_empty() {
+        let text = "is empty; one signer serves all of the vendor's customers: list whose events are yours";
+        missing.push(("principals", text));
+    }
+    if scheme.needs_audience() && known.audience.is_none() {
+        let text = "is missing; set it (or `public_url`) to what the provider's tokens are made out to";
+        missing.push(("audience", text));
+    }
+    missing
 }
 
 fn fits_attr(text: &str) -> bool {
     (1..=super::FIELD_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| (0x20..=0x7e).contains(&b))
-}
-
-fn is_challenge(text: &str) -> bool {
-    (1..=CHALLENGE_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| (0x20..=0x7e).contains(&b))
-}
-
-fn all_hold(when: &[Condition], fields: &[Found]) -> bool {
-    when.iter().all(|Condition { path, test }| {
-        let found = fields.get(*path).unwrap_or(&Found::Absent);
-        match test {
-            Test::Present => found.present(),
-            Test::Absent => !found.present(),
-            Test::Equals(literal) => found.is(literal),
-        }
-    })
 }

@@ -8,37 +8,53 @@
 //! taken from the request; comparisons take constant time; a header that is read is printable and sent once;
 //! what the signature does not cover decides nothing. No clock, no I/O, no logging, no secret in any error.
 
+mod base;
 mod body;
+mod challenge;
+mod checked;
 mod compile;
+mod compile_answers;
 mod header;
 mod judge;
+mod jwt;
 mod key;
+mod private;
+mod public;
+mod reject;
 mod sign;
 mod spec;
+mod spec_answers;
 mod template;
 #[cfg(test)]
 mod tests;
 pub mod vectors;
 mod verify;
 
+pub use base::Known;
+pub use challenge::{CHALLENGE_BYTES_MAX, MAC_CHALLENGE_BYTES_MAX};
 pub use header::{ASYMMETRIC_TRIES_MAX, FIELD_BYTES_MAX, HeaderList, LIST_ENTRIES_MAX};
 pub use judge::{
-    Accepted, CHALLENGE_BYTES_MAX, DEDUP_TTL_UNTIMED_S, Dedup, Field, Handshake, InboundRequest,
-    ProviderRules, ProviderSpec, Verdict,
+    Accepted, DEDUP_TTL_UNTIMED_S, Dedup, Field, Handshake, InboundRequest, ProviderRules, ProviderSpec,
+    Verdict,
 };
 pub use key::{SECRET_BYTES_MAX, SamplePair, Secret, SecretError, SigningKey};
-pub use sign::{SignError, ToSign};
+pub use reject::{RejectReason, Rejection};
+pub use sign::{SignError, Signed, ToSign};
 pub use spec::{
-    AcceptWhenSpec, Algorithm, ConditionSpec, Coverage, Encoding, FieldSpec, HandshakeSpec, KeyFormat,
-    ListSpec, Literal, OneOrMany, ReplySpec, SchemeSpec, TimeUnit, TimestampSpec,
+    Algorithm, Coverage, Encoding, FieldSpec, KeyFormat, ListSpec, OneOrMany, SchemeSpec, TimeUnit,
+    TimestampSpec,
+};
+pub use spec_answers::{
+    AcceptWhenSpec, AlgorithmBySpec, ChallengeSpec, ConditionSpec, ConfirmSpec, HandshakeSpec, JwtSpec,
+    KeyUrlSpec, Literal, PlaceSpec, ReplySpec, RequireSpec,
 };
 
 use crate::ids::Kid;
-use crate::reason::{Reason, Refusal};
 use body::Path;
+use challenge::GetChallenge;
 use header::HeaderName;
+use jwt::{JwtAlgorithm, JwtRules};
 use key::Uses;
-use std::borrow::Cow;
 use template::Part;
 
 /// Default tolerance of a signed time, in seconds either way, inclusive.
@@ -62,89 +78,26 @@ impl SchemeError {
     }
 }
 
-/// Why a request was refused, for audit, metrics and the test vectors. Clients see the [`Reason`] only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RejectReason {
-    /// A header that the scheme needs was not sent.
-    MissingHeader,
-    /// The signature does not begin as the scheme says.
-    BadPrefix,
-    /// The signature is not in the scheme's encoding.
-    BadEncoding,
-    /// A header is repeated, unprintable, or not in the scheme's syntax.
-    MalformedHeader,
-    /// The time is not written as the scheme says.
-    BadTimestamp,
-    /// The time is outside the tolerance.
-    Stale,
-    /// No configured secret made this signature.
-    SignatureMismatch,
-    /// A signed challenge that is not safe to send back.
-    BadChallenge,
-    /// Not a method that this provider uses.
-    BadMethod,
-}
-
-impl RejectReason {
-    /// The name as audit records and vector files have it.
-    #[must_use]
-    pub const fn code(self) -> &'static str {
-        match self {
-            RejectReason::MissingHeader => "MISSING_HEADER",
-            RejectReason::BadPrefix => "BAD_PREFIX",
-            RejectReason::BadEncoding => "BAD_ENCODING",
-            RejectReason::MalformedHeader => "MALFORMED_HEADER",
-            RejectReason::BadTimestamp => "BAD_TIMESTAMP",
-            RejectReason::Stale => "STALE",
-            RejectReason::SignatureMismatch => "SIGNATURE_MISMATCH",
-            RejectReason::BadChallenge => "BAD_CHALLENGE",
-            RejectReason::BadMethod => "BAD_METHOD",
-        }
-    }
-
-    /// What the client is told.
-    #[must_use]
-    pub const fn reason(self) -> Reason {
-        match self {
-            RejectReason::Stale => Reason::ReplayWindow,
-            RejectReason::BadChallenge => Reason::Malformed,
-            RejectReason::BadMethod => Reason::MethodNotAllowed,
-            RejectReason::MissingHeader
-            | RejectReason::BadPrefix
-            | RejectReason::BadEncoding
-            | RejectReason::MalformedHeader
-            | RejectReason::BadTimestamp
-            | RejectReason::SignatureMismatch => Reason::SignatureInvalid,
-        }
-    }
-}
-
-/// A refused request: the failing step for audit, and the answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejection {
-    /// The failing step.
-    pub why: RejectReason,
-    /// What the client gets.
-    pub refusal: Refusal,
-}
-
-impl Rejection {
-    pub(super) fn new(why: RejectReason, text: impl Into<Cow<'static, str>>) -> Rejection {
-        Rejection { why, refusal: Refusal::new(why.reason(), text) }
-    }
-}
-
 /// A compiled scheme. Made by [`SchemeSpec::compile`].
 #[derive(Debug, Clone)]
 pub struct Scheme {
     name: String,
-    signature: HeaderName,
+    signature: SignaturePlace,
     shape: Shape,
     algorithm: Algorithm,
+    /// Which kinds of signature count; the scheme's own first.
+    versions: Vec<Version>,
+    algorithm_by: Option<(usize, Vec<(String, Algorithm)>)>,
     encoding: Encoding,
     base: Vec<Part>,
+    url_ports: bool,
+    query_hash: Option<String>,
     timestamp: Option<(TimePlace, TimeUnit)>,
     key_format: KeyFormat,
+    require: Vec<(HeaderName, Vec<String>)>,
+    key_url: Option<KeyUrl>,
+    principal: Option<ValuePlace>,
+    jwt: Option<JwtRules>,
     id: Option<FieldRule>,
     event_type: Option<FieldRule>,
     coverage: Coverage,
@@ -154,9 +107,57 @@ pub struct Scheme {
     accept: AcceptReply,
     accept_when: Vec<(Vec<Condition>, AcceptReply)>,
     handshakes: Vec<(Vec<Condition>, Answer)>,
+    challenges: Vec<GetChallenge>,
     tolerance_s: u64,
     dedup_ttl_s: Option<u64>,
     vectors: Vec<String>,
+}
+
+/// Where the signature is.
+#[derive(Debug, Clone)]
+enum SignaturePlace {
+    /// In one of these headers, or several.
+    Headers(Vec<HeaderName>),
+    /// A place in `Scheme::paths`.
+    Json(usize),
+}
+
+impl SignaturePlace {
+    fn shown(&self) -> String {
+        match self {
+            SignaturePlace::Headers(names) => match names.first() {
+                Some(name) => format!("header `{}`", name.shown),
+                None => "the header".to_owned(),
+            },
+            SignaturePlace::Json(_) => "the body".to_owned(),
+        }
+    }
+}
+
+/// A kind of signature.
+#[derive(Debug, Clone)]
+struct Version {
+    /// Its key in a list.
+    key: String,
+    algorithm: Algorithm,
+    /// What it is over, if not over the scheme's base.
+    base: Option<Vec<Part>>,
+}
+
+/// Where the request says whose certificate signed it, and where such may be.
+#[derive(Debug, Clone)]
+struct KeyUrl {
+    place: ValuePlace,
+    hosts: Vec<String>,
+    suffix: String,
+}
+
+/// Where a value of a request is.
+#[derive(Debug, Clone)]
+enum ValuePlace {
+    Header(HeaderName),
+    /// A place in `Scheme::paths`.
+    Json(usize),
 }
 
 /// How signatures stand in their header.
@@ -164,8 +165,8 @@ pub struct Scheme {
 enum Shape {
     /// One, after a prefix.
     Single { prefix: String },
-    /// Entries of (key, value); `versions` are the keys that hold signatures, the scheme's own first.
-    List { separator: String, assign: String, versions: Vec<(String, Algorithm)> },
+    /// Entries of (key, value); `names` is the key that lists the signed headers.
+    List { separator: String, assign: String, names: Option<String> },
 }
 
 #[derive(Debug, Clone)]
@@ -187,8 +188,15 @@ struct FieldRule {
 #[derive(Debug, Clone)]
 enum FieldPlace {
     Header(HeaderName),
-    /// Places in `Scheme::paths`, the first present one counts.
-    Json(Vec<usize>),
+    /// Places in `Scheme::paths`: the first present one counts, or all with a text between.
+    Json {
+        places: Vec<usize>,
+        join: Option<String>,
+    },
+    /// Fields of a form, the first present one counts.
+    Form(Vec<String>),
+    /// A claim of the token.
+    Claim(String),
 }
 
 #[derive(Debug, Clone)]
@@ -207,8 +215,18 @@ enum Test {
 #[derive(Debug, Clone)]
 enum Answer {
     Fixed(AcceptReply),
-    /// Send back the text at this place in `Scheme::paths`.
-    Echo(usize),
+    /// Answer with the text at this place in `Scheme::paths`.
+    Echo {
+        place: usize,
+        mac: Option<(Algorithm, Encoding)>,
+        reply: AcceptReply,
+    },
+    /// Visit the URL at this place, if it is on one of these hosts.
+    Confirm {
+        place: usize,
+        hosts: Vec<String>,
+        reply: AcceptReply,
+    },
 }
 
 /// An answer with a status of its own.
@@ -239,6 +257,39 @@ impl Scheme {
         self.timestamp.is_some()
     }
 
+    /// Whether our URL is signed, so that a provider needs a `public_url`.
+    #[must_use]
+    pub fn needs_public_url(&self) -> bool {
+        self.parts().any(|part| matches!(part, Part::Url(_)))
+            || self.jwt.as_ref().is_some_and(|jwt| jwt.url_hash.is_some())
+    }
+
+    /// Whether its signer is the same for all of the vendor's customers, so that a provider needs `principals`.
+    #[must_use]
+    pub fn needs_principals(&self) -> bool {
+        self.principal.is_some()
+            || self.jwt.as_ref().is_some_and(|jwt| jwt.principal.is_some())
+            || self.parts().any(|part| *part == Part::Principal)
+    }
+
+    /// Whether its tokens name an audience.
+    #[must_use]
+    pub fn needs_audience(&self) -> bool {
+        self.jwt.as_ref().is_some_and(|jwt| jwt.audience)
+    }
+
+    /// Whether duplicates are known by an id that is signed and unique.
+    #[must_use]
+    pub fn knows_by_id(&self) -> bool {
+        self.id.as_ref().is_some_and(|id| id.signed && id.unique)
+    }
+
+    /// Whether GET requests are answered.
+    #[must_use]
+    pub fn has_challenges(&self) -> bool {
+        !self.challenges.is_empty()
+    }
+
     /// Default tolerance in seconds.
     #[must_use]
     pub fn tolerance_s(&self) -> u64 {
@@ -249,6 +300,15 @@ impl Scheme {
     #[must_use]
     pub fn vector_providers(&self) -> &[String] {
         &self.vectors
+    }
+
+    /// Whether this header may hold its signature (in lower case).
+    #[must_use]
+    pub fn signs_in(&self, header: &str) -> bool {
+        match &self.signature {
+            SignaturePlace::Headers(names) => names.iter().any(|name| name.lower == header),
+            SignaturePlace::Json(_) => false,
+        }
     }
 
     /// Parses one secret in the scheme's `key_format`.
@@ -268,42 +328,54 @@ impl Scheme {
         SigningKey::parse(text, self.key_format, self.uses())
     }
 
-    /// A throw-away secret made of 32 random bytes.
+    /// A throw-away secret made of 32 random bytes; `None` for schemes with RSA or ECDSA keys.
     #[must_use]
-    pub fn sample_pair(&self, entropy: &[u8; 32]) -> SamplePair {
+    pub fn sample_pair(&self, entropy: &[u8; 32]) -> Option<SamplePair> {
         SamplePair::from_entropy(entropy, self.key_format, self.uses())
     }
 
-    /// Whether the scheme looks at the header of this name (lower case). A caller need hand over no others.
-    #[must_use]
-    pub fn reads(&self, header: &str) -> bool {
-        let time = match &self.timestamp {
-            Some((TimePlace::Header(name), _)) => Some(name),
-            _ => None,
-        };
-        let field = |rule: &Option<FieldRule>| match rule {
-            Some(FieldRule { place: FieldPlace::Header(name), .. }) => name.lower == header,
-            _ => false,
-        };
-        self.signature.lower == header
-            || time.is_some_and(|name| name.lower == header)
-            || field(&self.id)
-            || field(&self.event_type)
-            || self.base.iter().any(|part| matches!(part, Part::Header(name) if name.lower == header))
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.versions.iter().filter_map(|version| version.base.as_ref()).flatten().chain(&self.base)
+    }
+
+    /// Whether values of the body are needed before its signature can be checked.
+    fn reads_body_first(&self) -> bool {
+        matches!(self.signature, SignaturePlace::Json(_))
+            || self.algorithm_by.is_some()
+            || self.key_url.as_ref().is_some_and(|url| matches!(url.place, ValuePlace::Json(_)))
+            || self.parts().any(|part| part.places().next().is_some())
+            || (matches!(self.timestamp, Some((TimePlace::Json(_), _)))
+                && self.base.contains(&Part::Timestamp))
+    }
+
+    fn has_mac_challenge(&self) -> bool {
+        self.challenges.iter().any(|challenge| challenge.mac.is_some())
+            || self.handshakes.iter().any(|(_, answer)| matches!(answer, Answer::Echo { mac: Some(_), .. }))
     }
 
     fn algorithms(&self) -> impl Iterator<Item = Algorithm> {
-        let listed = match &self.shape {
-            Shape::Single { .. } => &[][..],
-            Shape::List { versions, .. } => versions,
-        };
-        std::iter::once(self.algorithm).chain(listed.iter().map(|(_, algorithm)| *algorithm))
+        let by = self.algorithm_by.iter().flat_map(|(_, by)| by.iter().map(|(_, algorithm)| *algorithm));
+        self.versions.iter().map(|version| version.algorithm).chain(by)
     }
 
     fn uses(&self) -> Uses {
-        Uses {
-            shared: self.algorithms().any(|algorithm| algorithm != Algorithm::Ed25519),
-            public: self.algorithms().any(|algorithm| algorithm == Algorithm::Ed25519),
+        let mut uses = Uses::default();
+        for algorithm in self.algorithms() {
+            match algorithm {
+                Algorithm::Ed25519 => uses.ed25519 = true,
+                Algorithm::EcdsaP256Sha256 => uses.p256 = true,
+                Algorithm::RsaSha256 | Algorithm::RsaSha1 => uses.rsa = true,
+                Algorithm::Jwt => {}
+                _ => uses.shared = true,
+            }
         }
+        for (_, algorithm) in self.jwt.iter().flat_map(|jwt| &jwt.algorithms) {
+            match algorithm {
+                JwtAlgorithm::Hs(_) => uses.shared = true,
+                JwtAlgorithm::Rs256 => uses.rsa = true,
+                JwtAlgorithm::Es256 => uses.p256 = true,
+            }
+        }
+        uses
     }
 }

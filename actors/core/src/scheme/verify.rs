@@ -1,43 +1,46 @@
-//! From headers to a claim, from a claim and the raw body to a verified request.
+//! From headers and body to a claim, from a claim to a verified request.
 
-use super::header::{self, ASYMMETRIC_TRIES_MAX, HeaderList, malformed};
+use super::base::Request;
+use super::body::Found;
+use super::header::{self, ASYMMETRIC_TRIES_MAX, HeaderList, HeaderName, malformed};
 use super::spec::{Algorithm, TimeUnit};
-use super::template::{self, Part, Values};
-use super::{FieldPlace, FieldRule, RejectReason, Rejection, Scheme, Secret, Shape, TimePlace};
+use super::template::Part;
+use super::{
+    FieldPlace, FieldRule, RejectReason, Rejection, Scheme, Secret, Shape, SignaturePlace, TimePlace, Version,
+};
 use crate::time::Millis;
+use std::borrow::Cow;
 
-/// What the headers say, before anything is verified.
+/// What a request says, before anything is verified.
 #[derive(Debug, Default)]
 pub(super) struct Claim<'h> {
-    /// Readable signatures by algorithm.
-    signatures: Vec<(Algorithm, Vec<Vec<u8>>)>,
-    timestamp: &'h str,
-    /// The time in ms, if it is in the headers.
+    /// Readable signatures by their version's place in the scheme.
+    pub(super) signatures: Vec<(usize, Vec<Vec<u8>>)>,
+    /// How they were made, if the body says so.
+    pub(super) algorithm: Option<Algorithm>,
+    pub(super) timestamp: Cow<'h, str>,
+    /// The time in ms, if it is known before the signature is checked.
     pub(super) at_ms: Option<u64>,
     pub(super) id: Option<&'h str>,
     pub(super) event_type: Option<&'h str>,
-    /// Values of the base's `{header:…}`.
-    extra: Vec<&'h str>,
-}
-
-impl<'h> Claim<'h> {
-    fn values(&self, body: &'h [u8]) -> Values<'h> {
-        Values {
-            timestamp: self.timestamp,
-            id: self.id.unwrap_or_default(),
-            headers: self.extra.clone(),
-            body,
-        }
-    }
+    /// Values of the bases' `{header:…}`.
+    pub(super) extra: Vec<&'h str>,
+    /// The signature's list of signed headers, as sent.
+    pub(super) names: &'h str,
+    /// Those headers: name in lower case, value.
+    pub(super) named: Vec<(String, &'h str)>,
+    /// The token, where that is the signature.
+    pub(super) token: &'h str,
 }
 
 impl Scheme {
     /// Reads every header that the scheme looks at, and nothing else.
     pub(super) fn claim<'h>(&self, headers: &'h HeaderList) -> Result<Claim<'h>, Rejection> {
         let mut claim = Claim::default();
-        let signature = headers.needed(&self.signature)?;
+        let signatures = self.signature_headers(headers)?;
+        self.required(headers)?;
         if let Some((TimePlace::Header(name), _)) = &self.timestamp {
-            claim.timestamp = headers.needed(name)?;
+            claim.timestamp = Cow::Borrowed(headers.needed(name)?);
         }
         claim.id = self.field(headers, self.id.as_ref())?;
         claim.event_type = self.field(headers, self.event_type.as_ref())?;
@@ -46,14 +49,48 @@ impl Scheme {
                 claim.extra.push(headers.signed_id(name)?);
             }
         }
-        match &self.shape {
-            Shape::Single { prefix } => self.single(&mut claim, signature, prefix)?,
-            Shape::List { .. } => self.list(&mut claim, signature)?,
+        for (name, text) in signatures {
+            match &self.shape {
+                Shape::Single { prefix } => self.single(&mut claim, name, text, prefix)?,
+                Shape::List { .. } => self.list(&mut claim, headers, name, text)?,
+            }
         }
         if let Some((TimePlace::Header(_) | TimePlace::List(_), unit)) = &self.timestamp {
-            claim.at_ms = Some(self.time(*unit, claim.timestamp)?);
+            claim.at_ms = Some(self.time(*unit, &claim.timestamp)?);
         }
         Ok(claim)
+    }
+
+    /// The headers that hold signatures: at least one, where they are in headers.
+    fn signature_headers<'s, 'h>(
+        &'s self,
+        headers: &'h HeaderList,
+    ) -> Result<Vec<(&'s HeaderName, &'h str)>, Rejection> {
+        let SignaturePlace::Headers(names) = &self.signature else { return Ok(Vec::new()) };
+        if let [name] = names.as_slice() {
+            return Ok(vec![(name, headers.needed(name)?)]);
+        }
+        let mut sent = Vec::new();
+        for name in names {
+            if let Some(text) = headers.one(name)? {
+                sent.push((name, text));
+            }
+        }
+        if let ([], Some(name)) = (sent.as_slice(), names.first()) {
+            headers.needed(name)?;
+        }
+        Ok(sent)
+    }
+
+    fn required(&self, headers: &HeaderList) -> Result<(), Rejection> {
+        for (name, allowed) in &self.require {
+            let have = headers.needed(name)?;
+            if !allowed.iter().any(|text| text.eq_ignore_ascii_case(have)) {
+                let text = format!("header `{}` names a version or algorithm not allowed here", name.shown);
+                return Err(Rejection::new(RejectReason::UnsupportedAlgorithm, text));
+            }
+        }
+        Ok(())
     }
 
     fn field<'h>(
@@ -65,63 +102,103 @@ impl Scheme {
             Some(FieldRule { place: FieldPlace::Header(name), .. }) => {
                 let is_id = self.id.as_ref().is_some_and(|id| match &id.place {
                     FieldPlace::Header(have) => have == name,
-                    FieldPlace::Json(_) => false,
+                    FieldPlace::Json { .. } | FieldPlace::Form(_) | FieldPlace::Claim(_) => false,
                 });
                 let in_base = (is_id && self.base.contains(&Part::Id))
                     || self.base.iter().any(|part| matches!(part, Part::Header(have) if have == name));
                 if in_base { headers.signed_id(name).map(Some) } else { headers.hint(name) }
             }
-            Some(FieldRule { place: FieldPlace::Json(_), .. }) | None => Ok(None),
+            _ => Ok(None),
         }
     }
 
-    fn single<'h>(&self, claim: &mut Claim<'h>, text: &'h str, prefix: &str) -> Result<(), Rejection> {
+    fn single<'h>(
+        &self,
+        claim: &mut Claim<'h>,
+        name: &HeaderName,
+        text: &'h str,
+        prefix: &str,
+    ) -> Result<(), Rejection> {
         let Some(text) = text.strip_prefix(prefix) else {
-            let text = format!("header `{}` must begin with `{prefix}`", self.signature.shown);
+            let text = format!("header `{}` must begin with `{prefix}`", name.shown);
             return Err(Rejection::new(RejectReason::BadPrefix, text));
         };
         let bytes = match self.algorithm {
+            Algorithm::Jwt => {
+                claim.token = text;
+                return Ok(());
+            }
             Algorithm::Token => text.as_bytes().to_vec(),
             _ => header::decode(self.encoding, text).ok_or_else(|| self.bad_encoding())?,
         };
-        claim.signatures.push((self.algorithm, vec![bytes]));
+        self.add(claim, name, 0, bytes)
+    }
+
+    fn add(
+        &self,
+        claim: &mut Claim<'_>,
+        name: &HeaderName,
+        version: usize,
+        signature: Vec<u8>,
+    ) -> Result<(), Rejection> {
+        let count = match claim.signatures.iter_mut().find(|(have, _)| *have == version) {
+            Some((_, list)) => {
+                list.push(signature);
+                list.len()
+            }
+            None => {
+                claim.signatures.push((version, vec![signature]));
+                1
+            }
+        };
+        let dear = self.versions.get(version).is_some_and(|version| version.algorithm.is_asymmetric());
+        if dear && count > ASYMMETRIC_TRIES_MAX {
+            return Err(malformed(name, "has more than 10 public-key signatures"));
+        }
         Ok(())
     }
 
     /// Splits a list. Keys that the scheme does not know are passed over (rotation to a new version), and so
     /// are unreadable signatures beside a readable one.
-    fn list<'h>(&self, claim: &mut Claim<'h>, text: &'h str) -> Result<(), Rejection> {
-        let Shape::List { separator, assign, versions } = &self.shape else { return Ok(()) };
-        let name = &self.signature;
+    fn list<'h>(
+        &self,
+        claim: &mut Claim<'h>,
+        headers: &'h HeaderList,
+        name: &HeaderName,
+        text: &'h str,
+    ) -> Result<(), Rejection> {
+        let Shape::List { separator, assign, names } = &self.shape else { return Ok(()) };
         let time_key = match &self.timestamp {
             Some((TimePlace::List(key), _)) => Some(key.as_str()),
             _ => None,
         };
-        let mut stamp = None;
+        let (mut stamp, mut listed) = (None, None);
         let mut known = 0;
         for (key, value) in header::list_entries(name, text, separator, assign)? {
-            if Some(key) == time_key {
-                if stamp.replace(value).is_some() {
+            let single = match key {
+                _ if Some(key) == time_key => Some(&mut stamp),
+                _ if Some(key) == names.as_deref() => Some(&mut listed),
+                _ => None,
+            };
+            if let Some(place) = single {
+                if place.replace(value).is_some() {
                     return Err(malformed(name, &format!("has `{key}` twice")));
                 }
                 continue;
             }
-            let Some((_, algorithm)) = versions.iter().find(|(have, _)| have == key) else { continue };
+            let Some(version) = self.versions.iter().position(|version| version.key == key) else { continue };
             known += 1;
-            let Some(bytes) = header::decode(self.encoding, value) else { continue };
-            match claim.signatures.iter_mut().find(|(have, _)| have == algorithm) {
-                Some((_, list)) => list.push(bytes),
-                None => claim.signatures.push((*algorithm, vec![bytes])),
+            if let Some(bytes) = header::decode(self.encoding, value) {
+                self.add(claim, name, version, bytes)?;
             }
         }
-        for (algorithm, list) in &claim.signatures {
-            if *algorithm == Algorithm::Ed25519 && list.len() > ASYMMETRIC_TRIES_MAX {
-                return Err(malformed(name, "has more than 10 public-key signatures"));
-            }
+        if let Some(listed) = listed {
+            claim.names = listed;
+            claim.named = named(headers, name, listed)?;
         }
         if let Some(key) = time_key {
             match stamp {
-                Some(text) if known > 0 => claim.timestamp = text,
+                Some(text) if known > 0 => claim.timestamp = Cow::Borrowed(text),
                 Some(_) => return Err(malformed(name, "has no signature of a known version")),
                 None => return Err(malformed(name, &format!("has no `{key}`"))),
             }
@@ -132,8 +209,38 @@ impl Scheme {
         Ok(())
     }
 
+    /// Reads what the scheme takes from the body before the signature is checked.
+    pub(super) fn claim_body(&self, claim: &mut Claim<'_>, found: &[Found]) -> Result<(), Rejection> {
+        let text = |place: usize| found.get(place).and_then(Found::text);
+        let missing = |what: &str| {
+            let text = format!("the body has no {what} where the provider puts it");
+            Rejection::new(RejectReason::MissingField, text)
+        };
+        if let Some((place, by)) = &self.algorithm_by {
+            let value = text(*place).ok_or_else(|| missing("signature version"))?;
+            let known = by.iter().find(|(have, _)| *have == value);
+            let (_, algorithm) = known.ok_or_else(|| {
+                let text = "the body names a signature version not allowed here";
+                Rejection::new(RejectReason::UnsupportedAlgorithm, text)
+            })?;
+            claim.algorithm = Some(*algorithm);
+        }
+        if let SignaturePlace::Json(place) = &self.signature {
+            let value = text(*place).ok_or_else(|| missing("signature"))?;
+            let bytes = header::decode(self.encoding, &value).ok_or_else(|| self.bad_encoding())?;
+            claim.signatures.push((0, vec![bytes]));
+        }
+        if let Some((TimePlace::Json(place), unit)) = &self.timestamp
+            && self.base.contains(&Part::Timestamp)
+        {
+            claim.timestamp = Cow::Owned(text(*place).ok_or_else(|| missing("timestamp"))?);
+            claim.at_ms = Some(self.time(*unit, &claim.timestamp)?);
+        }
+        Ok(())
+    }
+
     fn bad_encoding(&self) -> Rejection {
-        let text = format!("header `{}` is not a signature in the scheme's encoding", self.signature.shown);
+        let text = format!("{} is not a signature in the scheme's encoding", self.signature.shown());
         Rejection::new(RejectReason::BadEncoding, text)
     }
 
@@ -167,37 +274,70 @@ impl Scheme {
         Ok(i64::try_from(skew).unwrap_or(0))
     }
 
-    /// The first secret in force that made one of the claim's signatures.
+    /// The first secret in force that made one of the claim's signatures, and that signature's version.
     pub(super) fn signer<'s>(
         &self,
         claim: &Claim<'_>,
+        found: &[Found],
+        request: &Request<'_>,
         secrets: &'s [Secret],
-        body: &[u8],
         now: Option<Millis>,
-    ) -> Result<&'s Secret, Rejection> {
-        let values = claim.values(body);
-        let base = template::fill(&self.base, &values);
-        let mut found = None;
-        for secret in secrets.iter().filter(|secret| secret.in_force(now)) {
-            let made =
-                |(algorithm, list): &(Algorithm, Vec<Vec<u8>>)| secret.verifies(*algorithm, &base, list);
-            if claim.signatures.iter().any(made) && found.is_none() {
-                found = Some(secret);
+    ) -> Result<(&'s Secret, usize), Rejection> {
+        let mut signer = None;
+        for (version, signatures) in &claim.signatures {
+            let Some(Version { algorithm, base, .. }) = self.versions.get(*version) else { continue };
+            let algorithm = claim.algorithm.unwrap_or(*algorithm);
+            let parts = base.as_ref().unwrap_or(&self.base);
+            let bases = self.bases(parts, claim, found, request)?;
+            if bases.is_empty() {
+                let text = "this provider's `principals` are part of what is signed, and none is configured";
+                return Err(Rejection::new(RejectReason::CannotVerify, text));
+            }
+            for base in bases {
+                if self.has_mac_challenge() && super::challenge::may_be_challenge(&base) {
+                    // Its MAC can be had for the asking.
+                    continue;
+                }
+                for secret in secrets.iter().filter(|secret| secret.in_force(now)) {
+                    if secret.verifies(algorithm, &base, signatures) && signer.is_none() {
+                        signer = Some((secret, *version));
+                    }
+                }
             }
         }
-        found.ok_or_else(|| {
+        signer.ok_or_else(|| {
             let text = format!(
-                "no configured secret made the signature in `{}`; check the secret, and that nothing on the \
+                "no configured secret made the signature in {}; check the secret, and that nothing on the \
                  way changes the body",
-                self.signature.shown
+                self.signature.shown()
             );
             Rejection::new(RejectReason::SignatureMismatch, text)
         })
     }
 
-    /// The signed bytes that are not the body, to recognise a request whose body is not covered.
-    pub(super) fn signed_bytes<'a>(&'a self, claim: &Claim<'a>) -> Vec<u8> {
-        let values = claim.values(&[]);
-        template::fill(&self.base, &values).concat()
+    /// Whether a header is signed in this request.
+    pub(super) fn signs_header(&self, claim: &Claim<'_>, version: usize, name: &HeaderName) -> bool {
+        let parts =
+            self.versions.get(version).and_then(|version| version.base.as_ref()).unwrap_or(&self.base);
+        parts.contains(&Part::NamedValues) && claim.named.iter().any(|(have, _)| *have == name.lower)
     }
+}
+
+/// The headers that a signature's list names, separated by spaces.
+fn named<'h>(
+    headers: &'h HeaderList,
+    signature: &HeaderName,
+    listed: &str,
+) -> Result<Vec<(String, &'h str)>, Rejection> {
+    let mut named: Vec<(String, &'h str)> = Vec::new();
+    for text in listed.split(' ').filter(|text| !text.is_empty()) {
+        let name =
+            HeaderName::parse(text, "").map_err(|_| malformed(signature, "names a header that is none"))?;
+        if named.len() == 32 || named.iter().any(|(have, _)| *have == name.lower) {
+            return Err(malformed(signature, "names a header twice, or more than 32"));
+        }
+        let value = headers.needed(&name)?;
+        named.push((name.lower, value));
+    }
+    Ok(named)
 }

@@ -1,74 +1,10 @@
 //! Whatever the signature covers cannot change; whatever it does not cover changes nothing.
 
-use super::super::vectors::{Expected, Outcome};
 use super::*;
-
-fn reject(vector: &Vector, scheme: &Scheme, what: &str) -> Outcome {
-    let outcome = vector.run(scheme).unwrap();
-    assert_eq!(outcome.got, Expected::Reject, "{}: {what}", vector.id);
-    outcome
-}
-
-/// Each text that differs from `text` in one bit of one byte and is still text.
-fn flips(text: &str) -> Vec<String> {
-    let mut all = Vec::new();
-    for place in 0..text.len() {
-        for bit in 0..7 {
-            let mut bytes = text.as_bytes().to_vec();
-            bytes[place] ^= 1 << bit;
-            all.extend(String::from_utf8(bytes));
-        }
-    }
-    all
-}
-
-fn read_headers(scheme: &Scheme, vector: &Vector) -> Vec<String> {
-    let signed_id = scheme.id.as_ref().filter(|rule| rule.signed).and_then(|rule| match &rule.place {
-        FieldPlace::Header(name) => Some(name.lower.clone()),
-        FieldPlace::Json(_) => None,
-    });
-    let time = match &scheme.timestamp {
-        Some((TimePlace::Header(name), _)) => Some(name.lower.clone()),
-        _ => None,
-    };
-    let read = [Some(scheme.signature.lower.clone()), signed_id, time];
-    let covered = |name: &&String| read.iter().flatten().any(|have| *have == name.to_ascii_lowercase());
-    vector.headers.keys().filter(covered).cloned().collect()
-}
-
-#[test]
-fn every_bit_of_every_signed_byte_counts() {
-    let (mut flipped, mut lists) = (0, 0);
-    for vector in vectors() {
-        let Some(scheme) = scheme_of(&vector) else { continue };
-        if vector.expected != Expected::Accept {
-            continue;
-        }
-        for body in flips(&vector.body) {
-            reject(&Vector { body, ..vector.clone() }, &scheme, "body");
-            flipped += 1;
-        }
-        for name in read_headers(&scheme, &vector) {
-            let text = &vector.headers[&name];
-            if text.matches("v1").count() > 1 {
-                lists += 1; // a spoilt entry beside the good one is no reason to refuse
-                continue;
-            }
-            for value in flips(text) {
-                let mut headers = vector.headers.clone();
-                headers.insert(name.clone(), value);
-                reject(&Vector { headers, ..vector.clone() }, &scheme, &name);
-                flipped += 1;
-            }
-        }
-    }
-    assert!(flipped > 18_000, "{flipped}");
-    assert_eq!(lists, 2);
-}
 
 #[test]
 fn cut_or_lengthened_bodies_are_refused() {
-    for name in SHIPPED {
+    for name in FAMILIAR {
         let signed = Signed::new(shipped(name), br#"{"id":"evt-1"}"#);
         for body in [&b""[..], br#"{"id":"evt-1""#, br#"{"id":"evt-1"} "#, b"\xef\xbb\xbf{\"id\":\"evt-1\"}"]
         {
@@ -80,7 +16,7 @@ fn cut_or_lengthened_bodies_are_refused() {
 
 #[test]
 fn a_header_that_is_read_comes_once() {
-    for name in SHIPPED {
+    for name in FAMILIAR {
         let signed = Signed::new(shipped(name), b"{}");
         for place in 0..signed.headers.len() {
             let mut repeated = signed.headers.clone();
@@ -93,7 +29,7 @@ fn a_header_that_is_read_comes_once() {
 
             let mut spoilt = list(&signed.headers[..place]);
             spoilt.push(&signed.headers[place].0, &b"\xff\xfe"[..]);
-            let request = InboundRequest { method: "POST", headers: &spoilt, body: b"{}" };
+            let request = InboundRequest { method: "POST", query: "", headers: &spoilt, body: b"{}" };
             assert_eq!(refused(signed.rules.judge(&request, NOW)).refusal.reason.code(), "SIGNATURE_INVALID");
         }
     }
