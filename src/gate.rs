@@ -78,7 +78,7 @@ impl Gate {
         let query = call.uri.query().unwrap_or_default().to_owned();
         match served.verifier.judge(method, query, headers, call.body.clone(), wall).await? {
             Judged::Refused(rejection) => {
-                tracing::info!(
+                tracing::debug!(
                     provider = call.provider,
                     why = rejection.why.code(),
                     reason = rejection.refusal.reason.code(),

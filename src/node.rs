@@ -30,6 +30,7 @@ use ron_actors::policy::InForce;
 use ron_actors::sentinel::SentinelArgs;
 use ron_actors::store::{DeviceFaults, FileMedium, Medium, RamMedium, StoreConfig, StoreError, StoreFigures};
 use ron_actors::tree::{Foundation, Tree, TreeArgs};
+use ron_core::brownout::Thresholds;
 use ron_core::capability::Revoked;
 use ron_core::restart::RestartPolicy;
 use ron_core::time::Clock;
@@ -133,7 +134,10 @@ impl Node {
             metrics: metrics.clone(),
             bus: bus.clone(),
         };
-        let sentinel = (Arc::new(sensors), config.interop.brownout.upstream_p95_ms);
+        let brownout = config.interop.brownout;
+        let limits =
+            Thresholds { p95_max_ms: brownout.upstream_p95_ms, error_rate_max: brownout.error_rate_5m };
+        let sentinel = (Arc::new(sensors), limits);
         let (tree, verifiers) = raise(foundation, watch, &providers, &passport, sentinel).await?;
         let gate = Gate {
             providers: providers.clone(),
@@ -393,18 +397,18 @@ async fn raise(
     watch: Arc<Watch>,
     providers: &Arc<HashMap<String, Served>>,
     passport: &Passport,
-    (sensors, p95_max_ms): (Arc<NodeSensors>, u64),
+    (sensors, limits): (Arc<NodeSensors>, Thresholds),
 ) -> Result<(Tree, SupervisorRef), BootError> {
     let mut interop = None;
     let specs = {
         let (providers, passport, interop) = (providers.clone(), passport.clone(), &mut interop);
         let critical = passport.child_spec();
         move |mailbox: &Mailbox, options: &SupervisorOptions| {
-            let store = mailbox.store().clone();
+            let mailbox = mailbox.clone();
             let children = move || verifier_specs(&providers, &passport);
             let (spec, supervisor) = tree("interop", ServiceLabel::Interop, options.clone(), children);
             *interop = Some(supervisor);
-            vec![critical, spec, SentinelArgs { store, sensors, p95_max_ms }.child_spec()]
+            vec![critical, spec, SentinelArgs { mailbox, sensors, limits }.child_spec()]
         }
     };
     let tree = foundation.raise(watch, specs).await.map_err(|error| BootError::Root(error.to_string()))?;

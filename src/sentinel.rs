@@ -42,6 +42,10 @@ impl Sensors for NodeSensors {
             Switch::Full => {
                 tracing::warn!("mailbox.admission.bytes stays full: new messages are refused for a while");
             }
+            Switch::Failing(permille) => tracing::warn!(
+                permille,
+                "too many requests fail (interop.brownout.error_rate_5m): new messages are refused"
+            ),
             Switch::Clear => tracing::info!("the store keeps up again: new messages are accepted"),
         }
         let active = switch != Switch::Clear;

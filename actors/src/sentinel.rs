@@ -3,9 +3,9 @@
 
 use crate::kernel::child::{ChildKind, ChildSpec, ServiceLabel};
 use crate::kernel::handle::HandlePublisher;
-use crate::store::Store;
+use crate::mailbox::Mailbox;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use ron_core::brownout::{Brownout, Second, Switch};
+use ron_core::brownout::{Brownout, Second, Switch, Thresholds};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,12 +28,12 @@ pub trait Sensors: Send + Sync + fmt::Debug {
 /// What it needs.
 #[derive(Debug, Clone)]
 pub struct SentinelArgs {
-    /// Whose commits it watches.
-    pub store: Store,
+    /// Whose commits and answers it watches.
+    pub mailbox: Mailbox,
     /// The rest.
     pub sensors: Arc<dyn Sensors>,
-    /// The p95 of a commit above which it sheds, ms.
-    pub p95_max_ms: u64,
+    /// When it sheds.
+    pub limits: Thresholds,
 }
 
 impl SentinelArgs {
@@ -60,6 +60,8 @@ pub struct Watching {
     args: SentinelArgs,
     brownout: Brownout,
     probing: Arc<AtomicBool>,
+    /// A probe has failed since the last look.
+    probe_failed: Arc<AtomicBool>,
 }
 
 impl Actor for Sentinel {
@@ -74,8 +76,8 @@ impl Actor for Sentinel {
     ) -> Result<Watching, ActorProcessingErr> {
         args.sensors.began();
         myself.send_after(EVERY, || Look);
-        let brownout = Brownout::new(args.p95_max_ms);
-        Ok(Watching { args, brownout, probing: Arc::default() })
+        let brownout = Brownout::new(args.limits);
+        Ok(Watching { args, brownout, probing: Arc::default(), probe_failed: Arc::default() })
     }
 
     async fn handle(
@@ -85,16 +87,26 @@ impl Actor for Sentinel {
         state: &mut Watching,
     ) -> Result<(), ActorProcessingErr> {
         myself.send_after(EVERY, || Look);
-        let commit_ms = state.args.store.pace();
-        let second = Second { commit_ms, budget_percent: state.args.sensors.budget_percent() };
+        let SentinelArgs { mailbox, sensors, .. } = &state.args;
+        let (answered, failed) = mailbox.outcomes().take();
+        let second = Second {
+            commit_ms: mailbox.store().pace(),
+            budget_percent: sensors.budget_percent(),
+            answered,
+            failed,
+            probe_failed: state.probe_failed.swap(false, Ordering::AcqRel),
+        };
         if let Some(switch) = state.brownout.look(second) {
             state.args.sensors.switched(switch);
         }
         // Nobody sends while new messages are shed: whether the store is well again has to be tried.
         if state.brownout.sheds() && !state.probing.swap(true, Ordering::AcqRel) {
-            let (store, probing) = (state.args.store.clone(), state.probing.clone());
+            let (store, probing) = (state.args.mailbox.store().clone(), state.probing.clone());
+            let probe_failed = state.probe_failed.clone();
             tokio::spawn(async move {
-                store.probe().await;
+                if !store.probe().await {
+                    probe_failed.store(true, Ordering::Release);
+                }
                 probing.store(false, Ordering::Release);
             });
         }

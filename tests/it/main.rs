@@ -6,6 +6,7 @@
 mod attempts;
 mod bad_input;
 mod bench;
+mod brownout;
 mod capabilities;
 mod catalogue;
 mod chaos;

@@ -6,6 +6,7 @@ pub use super::delivery::Delivery;
 use super::delivery::Granted;
 use super::directory::{Directory, Entry};
 use super::messages::ShardMsg;
+use super::outcomes::Outcomes;
 use super::router::RouterMsg;
 use crate::kernel::admission::{Admission, Full, Permit};
 use crate::kernel::handle::{CastError, Handle};
@@ -83,7 +84,7 @@ pub struct TopicStat {
 #[derive(Debug)]
 pub struct Submitted {
     answer: oneshot::Receiver<Result<Vec<PutOutcome>, Refusal>>,
-    store: Store,
+    inner: Arc<Inner>,
 }
 
 impl Submitted {
@@ -92,8 +93,8 @@ impl Submitted {
     /// # Errors
     /// As [`Mailbox::enqueue`].
     pub async fn stored(self) -> Result<Vec<Result<Enqueued, Reason>>, Refusal> {
-        let outcomes = received(self.answer.await)?;
-        let identity = self.store.identity();
+        let outcomes = self.inner.outcomes.note(received(self.answer.await))?;
+        let identity = self.inner.store.identity();
         Ok(outcomes.into_iter().map(|outcome| enqueued(identity, outcome)).collect())
     }
 }
@@ -111,6 +112,7 @@ pub(super) struct Inner {
     pub(super) store: Store,
     pub(super) clock: Arc<dyn Clock>,
     observer: Arc<dyn MailboxObserver>,
+    outcomes: Outcomes,
 }
 
 impl Mailbox {
@@ -122,7 +124,16 @@ impl Mailbox {
         clock: Arc<dyn Clock>,
         observer: Arc<dyn MailboxObserver>,
     ) -> Mailbox {
-        Mailbox { inner: Arc::new(Inner { directory, router, store, clock, observer }) }
+        Mailbox {
+            inner: Arc::new(Inner {
+                directory,
+                router,
+                store,
+                clock,
+                observer,
+                outcomes: Outcomes::default(),
+            }),
+        }
     }
 
     /// All queues.
@@ -135,6 +146,12 @@ impl Mailbox {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// How requests ended here, for the brownout sentinel.
+    #[must_use]
+    pub fn outcomes(&self) -> &Outcomes {
+        &self.inner.outcomes
     }
 
     /// Whether an accepted message survives the end of the process.
@@ -166,7 +183,7 @@ impl Mailbox {
         let permit = admit(&entry.requests, bytes)?;
         let (reply, answer) = oneshot::channel();
         self.send(&entry, ShardMsg::Enqueue(messages, reply, permit)).await?;
-        Ok(Submitted { answer, store: self.inner.store.clone() })
+        Ok(Submitted { answer, inner: self.inner.clone() })
     }
 
     /// Hands out messages, waiting up to `wait` for the first. Empty for a topic that nothing was sent to.
@@ -210,7 +227,7 @@ impl Mailbox {
         let mut guard = CancelOnDrop { entry, waiter: Some(waiter) };
         let granted = received(answer.await);
         guard.waiter = None;
-        match granted? {
+        match self.inner.outcomes.note(granted)? {
             Some(granted) => self.deliver(entry, granted.0).await,
             None => Ok(Delivery::default()),
         }
@@ -331,7 +348,7 @@ impl Mailbox {
         let permit = admit(&entry.settles, 0)?;
         let (reply, answer) = oneshot::channel();
         self.send(entry, ShardMsg::Settle(command, reply, permit)).await?;
-        received(answer.await)
+        self.inner.outcomes.note(received(answer.await))
     }
 
     /// The topic's figures.
