@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod attempts;
+mod audit;
 mod bad_input;
 mod bench;
 mod capabilities;
