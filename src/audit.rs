@@ -56,6 +56,7 @@ pub fn limits_of(config: &Config) -> AuditLimits {
     let usize_of = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     AuditLimits {
         queue: usize_of(config.audit.queue),
+        uses: usize_of(config.audit.uses),
         ring_bytes: config.audit.ring.as_usize(),
         file_bytes: config.audit.file.0,
         keep: usize_of(config.audit.keep),

@@ -5,6 +5,7 @@
 
 mod attempts;
 mod audit;
+mod audit_counts;
 mod bad_input;
 mod bench;
 mod capabilities;

@@ -41,8 +41,6 @@ pub const STRANGERS_PER_S: u32 = 10;
 pub const USAGE_WINDOW_MS: u64 = 60_000;
 /// Parts of the counts, so that connections on different processors seldom meet.
 const PARTS: usize = 8;
-/// Kinds of use that are counted apart, of each part.
-const USAGES_MAX: usize = 2048;
 /// How long an act waits for the actor to be up, and then for its record.
 const UP_WITHIN: Duration = Duration::from_secs(2);
 const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
@@ -64,6 +62,8 @@ pub trait AuditObserver: Send + Sync + fmt::Debug {
 pub struct AuditLimits {
     /// Records that wait to be written.
     pub queue: usize,
+    /// Kinds of use that are counted apart.
+    pub uses: usize,
     /// Bytes of the newest records in memory.
     pub ring_bytes: usize,
     /// Bytes of a file before the next is begun.
@@ -132,7 +132,9 @@ impl Audit {
         let audit = Audit(Arc::new(Inner {
             queue: Mutex::new(Queue::new(limits.queue)),
             folder: Mutex::new(Folder::new(STRANGERS_PER_S)),
-            tallies: std::array::from_fn(|_| Mutex::new(Tally::new(USAGES_MAX, USAGE_WINDOW_MS))),
+            tallies: std::array::from_fn(|_| {
+                Mutex::new(Tally::new(limits.uses.div_ceil(PARTS), USAGE_WINDOW_MS))
+            }),
             head: watch::Sender::new(trail.head()),
             trail: Mutex::new(trail),
             ring: Mutex::new(Ring::new(limits.ring_bytes)),

@@ -14,7 +14,8 @@ use std::sync::Mutex;
 use tokio::sync::oneshot;
 
 /// The node rotates and prunes; here a few lines are added.
-const LIMITS: AuditLimits = AuditLimits { queue: 1, ring_bytes: 0, file_bytes: u64::MAX, keep: usize::MAX };
+const LIMITS: AuditLimits =
+    AuditLimits { queue: 1, uses: 0, ring_bytes: 0, file_bytes: u64::MAX, keep: usize::MAX };
 
 #[derive(Debug)]
 struct Deaf;

@@ -50,7 +50,8 @@ impl Observer for Counts {
     fn crashed(&self, _: ServiceLabel) {}
 }
 
-const LIMITS: AuditLimits = AuditLimits { queue: 64, ring_bytes: 1 << 20, file_bytes: 1 << 20, keep: 3 };
+const LIMITS: AuditLimits =
+    AuditLimits { queue: 64, uses: 64, ring_bytes: 1 << 20, file_bytes: 1 << 20, keep: 3 };
 
 /// A log whose actor is not up yet.
 fn open(dir: Option<&Path>, limits: AuditLimits) -> (Audit, Arc<Counts>, Arc<HandClock>) {

@@ -450,7 +450,7 @@ impl Observer for Deaf {
 /// A log in memory, with its actor, as long as the test runs.
 pub(super) fn running_audit() -> Audit {
     let clock: Arc<dyn Clock> = Arc::new(FixedClock);
-    let limits = AuditLimits { queue: 1_000, ring_bytes: 1 << 20, file_bytes: 1 << 20, keep: 2 };
+    let limits = AuditLimits { queue: 1_000, uses: 1_000, ring_bytes: 1 << 20, file_bytes: 1 << 20, keep: 2 };
     let (observer, entropy) = (Arc::new(Deaf), Arc::new(SeededEntropy::new(1)));
     let args = AuditArgs { dir: None, limits, clock: clock.clone(), entropy, observer };
     let audit = Audit::open(args).unwrap();
