@@ -13,12 +13,14 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::future::ready;
 use futures::{Stream, StreamExt};
+use ron_actors::audit::Audit;
 use ron_actors::kernel::bus::Bus;
 use ron_actors::kernel::event::Record;
 use ron_actors::kernel::supervisor::SupervisorRef;
 use ron_actors::mailbox::Directory;
 use ron_actors::passport::{KeyInfo, Passport, RevokedNow};
 use ron_actors::store::StoreFigures;
+use ron_core::audit::{Decision, Entry, Kind, OK};
 use ron_core::capability::{MintRequest, Revocation, RevokeRequest};
 use ron_core::ids::Kid;
 use ron_core::reason::{Reason, Refusal};
@@ -70,6 +72,18 @@ pub struct Desk {
     pub policy: Arc<PolicyKeeper>,
     /// Whether the clock is in doubt.
     pub clock_keeper: Arc<ClockKeeper>,
+    /// Is told what became of whose act, beside the act itself.
+    pub audit: Audit,
+}
+
+impl Desk {
+    fn entry(&self, kind: Kind, peer: Peer) -> Entry {
+        let mut entry = self.audit.entry(kind, Decision::Done, OK);
+        if let Peer::Unix { uid, pid } = peer {
+            (entry.more.uid, entry.more.pid) = (Some(uid), pid);
+        }
+        entry
+    }
 }
 
 impl ControlDesk for Desk {
@@ -185,6 +199,10 @@ impl ControlDesk for Desk {
     fn mint(&self, request: MintRequest, peer: Peer) -> Result<MintedToken, Refusal> {
         let minted = self.passport.mint(&request)?;
         tracing::info!(cap_id = %minted.cap_id, tenant = %request.tenant, ?peer, "capability minted");
+        let mut entry = self.entry(Kind::Operator, peer);
+        (entry.cap_id, entry.tenant) = (Some(minted.cap_id), Some(request.tenant));
+        entry.more.op = Some("cap.minted".into());
+        self.audit.record(entry);
         Ok(MintedToken { token: minted.token, cap_id: minted.cap_id.to_string() })
     }
 
@@ -195,6 +213,13 @@ impl ControlDesk for Desk {
             tracing::warn!(what = asked.join(", "), %refusal, ?peer, "not revoked, or not for good");
         })?;
         for RevokedNow { what, already, .. } in &revoked {
+            let mut entry = self.entry(Kind::Revocation, peer);
+            match what {
+                Revocation::Cap(cap_id) => entry.cap_id = Some(*cap_id),
+                Revocation::Kid(kid) => entry.kid = Some(kid.clone()),
+            }
+            entry.reason = if *already { "ALREADY" } else { OK };
+            self.audit.record(entry);
             tracing::info!(%what, already, ?peer, "revoked");
         }
         Ok(json!({ "revoked": revoked.iter().map(shown_revocation).collect::<Vec<_>>() }))
@@ -207,6 +232,9 @@ impl ControlDesk for Desk {
     async fn rotate(&self, peer: Peer) -> Result<Value, Refusal> {
         let rotated = self.passport.rotate().await?;
         tracing::info!(kid = %rotated.kid, ?peer, "key rotated: it makes all capabilities from now on");
+        let mut entry = self.entry(Kind::Rotation, peer);
+        entry.kid = Some(rotated.kid.clone());
+        self.audit.record(entry);
         let retired = |(kid, unix_s): &(Kid, u64)| json!({ "kid": kid, "not_after": Millis(unix_s.saturating_mul(1000)).rfc3339() });
         Ok(json!({
             "kid": rotated.kid,

@@ -2,6 +2,7 @@
 //! capability that the verifier minted. No path enqueues without one.
 
 use crate::http::interop::{CustomAnswer, WebhookAnswer, WebhookCall, WebhookGate};
+use crate::http::webhooks::Trace;
 use crate::metrics::{ProviderMetrics, WebhookResult};
 use bytes::Bytes;
 use http::{HeaderMap, Method};
@@ -70,14 +71,22 @@ impl Gate {
         self.policy.peek().policy.judge(&request)
     }
 
-    async fn judged(&self, served: &Served, call: WebhookCall<'_>) -> Result<WebhookAnswer, Refusal> {
+    async fn judged(
+        &self,
+        served: &Served,
+        call: WebhookCall<'_>,
+        trace: &mut Trace,
+    ) -> Result<WebhookAnswer, Refusal> {
+        trace.step = Some("POLICY");
         self.allowed(call.provider, served)?.check_bytes(call.body.len() as u64)?;
         let wall = self.clock.wall();
         let headers = header_list(call.headers);
         let method = call.method.as_str().to_owned();
         let query = call.uri.query().unwrap_or_default().to_owned();
+        trace.step = Some("VERIFIER");
         match served.verifier.judge(method, query, headers, call.body.clone(), wall).await? {
             Judged::Refused(rejection) => {
+                trace.step = Some(rejection.why.code());
                 tracing::debug!(
                     provider = call.provider,
                     why = rejection.why.code(),
@@ -95,14 +104,19 @@ impl Gate {
                 if let Some(kid) = &handshake.kid {
                     served.metrics.secret_matched(kid.as_str());
                 }
+                trace.kid = handshake.kid.clone();
                 served.metrics.verified(WebhookResult::Handshake);
                 Ok(WebhookAnswer::Handshake(handshake_answer(handshake)))
             }
             Judged::Accepted(accepted, token) => {
                 served.metrics.secret_matched(accepted.kid.as_str());
+                trace.kid = Some(accepted.kid.clone());
+                (trace.skew_ms, trace.unsigned_decided) = (accepted.skew_ms, accepted.unsigned_decided);
+                trace.step = Some("SHED");
                 call.admitted.clone()?;
+                trace.step = Some("RATE");
                 call.rate.charge_webhook()?;
-                self.enqueue(served, &call, &accepted, &token).await
+                self.enqueue(served, &call, &accepted, &token, trace).await
             }
         }
     }
@@ -113,7 +127,9 @@ impl Gate {
         call: &WebhookCall<'_>,
         accepted: &Accepted,
         token: &str,
+        trace: &mut Trace,
     ) -> Result<WebhookAnswer, Refusal> {
+        trace.step = Some("CAPABILITY");
         let ask = Ask {
             op: Op::Enqueue,
             tenant: &served.queue.tenant,
@@ -123,16 +139,20 @@ impl Gate {
             message_bytes: Some(call.body.len() as u64),
             wall_unix_s: self.clock.wall().0 / 1000,
         };
-        self.passport.authorize_once(token, &ask).await?;
+        let grant = self.passport.authorize_once(token, &ask).await?;
+        trace.cap_id = Some(grant.capability.cap_id);
+        trace.step = Some("QUOTA");
         let (tenant, bytes) = (&served.queue.tenant, call.body.len() as u64);
         self.policy.charge_request(tenant, &*self.clock)?;
         self.policy.charge_bytes(tenant, &*self.clock, bytes)?;
+        trace.step = Some("ENQUEUE");
         let message = self.message(served, call, accepted);
         let stored = self.mailbox.enqueue(&served.queue, vec![message]).await;
         let stored = stored.inspect_err(|refusal| self.policy.give_back(tenant, bytes, refusal))?.pop();
         let enqueued = match stored {
             Some(Ok(enqueued)) => enqueued,
             Some(Err(Reason::IdempotencyConflict)) => {
+                trace.step = Some("DEDUP");
                 let text = "this event's id is known, with another body, and the body is not signed";
                 return Err(Refusal::new(Reason::ReplayWindow, text));
             }
@@ -142,6 +162,7 @@ impl Gate {
             }
             None => return Err(Refusal::new(Reason::Internal, "the mailbox gave no answer")),
         };
+        trace.id_conflict = enqueued.other_body;
         if enqueued.other_body {
             tracing::info!(
                 provider = call.provider,
@@ -205,18 +226,31 @@ fn accepted_answer(accepted: &Accepted, msg_id: MessageId, duplicate: bool) -> W
 }
 
 impl WebhookGate for Gate {
-    fn precheck(&self, provider: &str, method: &Method, headers: &HeaderMap) -> Result<usize, Refusal> {
+    fn precheck(
+        &self,
+        provider: &str,
+        method: &Method,
+        headers: &HeaderMap,
+        trace: &mut Trace,
+    ) -> Result<usize, Refusal> {
+        trace.step = Some("PROVIDER");
         let served = self.served(provider)?;
-        let rules = || served.rules.precheck(method.as_str(), &header_list(headers), self.clock.wall());
-        let judged = self.allowed(provider, served);
-        let judged = judged.and_then(|_| rules().map(drop).map_err(|rejection| rejection.refusal));
+        (trace.provider, trace.queue) = (Some(served.rules.name().clone()), Some(served.queue.clone()));
+        trace.step = Some("POLICY");
+        let judged = self.allowed(provider, served).and_then(|_| {
+            let checked = served.rules.precheck(method.as_str(), &header_list(headers), self.clock.wall());
+            checked.map(drop).map_err(|rejection| {
+                trace.step = Some(rejection.why.code());
+                rejection.refusal
+            })
+        });
         judged.inspect_err(|refusal| served.metrics.verified(WebhookResult::Refused(refusal.reason)))?;
         Ok(served.body_limit)
     }
 
-    async fn receive(&self, call: WebhookCall<'_>) -> Result<WebhookAnswer, Refusal> {
+    async fn receive(&self, call: WebhookCall<'_>, trace: &mut Trace) -> Result<WebhookAnswer, Refusal> {
         let served = self.served(call.provider)?;
-        let answer = self.judged(served, call).await;
+        let answer = self.judged(served, call, trace).await;
         if let Err(refusal) = &answer {
             served.metrics.verified(WebhookResult::Refused(refusal.reason));
         }

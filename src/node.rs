@@ -1,13 +1,14 @@
 //! A node: boot order, what runs while it lives, and drain order.
 
+use crate::audit;
 use crate::clock::{CLOCK_GAP_FILE, ClockKeeper, ClockMade, ClockMaker};
-use crate::config::{Config, DevSecret, KeyringAt};
+use crate::config::{Config, DevSecret};
 use crate::faults::{FaultDesk, Victims};
 use crate::gate::{Gate, Served};
 use crate::http::admission::{Budgets, RateLimits};
 use crate::http::readiness::{Part, Readiness};
 use crate::listening::Listening;
-use crate::metrics::{Metrics, MetricsOptions};
+use crate::metrics::Metrics;
 use crate::observe::Watch;
 use crate::policy::{PolicyKeeper, no_policy, read_policy};
 use crate::providers::{serve_providers, verifier_specs};
@@ -17,21 +18,20 @@ use crate::tls::TlsKeeper;
 use crate::upkeep::Upkeep;
 use crate::watched::FileWatch;
 use arc_swap::ArcSwap;
+use ron_actors::audit::Audit;
 use ron_actors::blocking::Blocking;
 use ron_actors::entropy::{Entropy, OsEntropy};
-use ron_actors::kernel::bus::{Bus, BusLimits};
+use ron_actors::kernel::bus::BusLimits;
 use ron_actors::kernel::child::ServiceLabel;
-use ron_actors::kernel::clock::SystemClock;
 use ron_actors::kernel::event::Event;
 use ron_actors::kernel::supervisor::{SupervisorOptions, SupervisorRef, tree};
 use ron_actors::mailbox::{Mailbox, MailboxConfig};
-use ron_actors::passport::{KeyringPlace, Passport, PassportArgs, PassportLimits};
+use ron_actors::passport::Passport;
 use ron_actors::policy::InForce;
 use ron_actors::sentinel::SentinelArgs;
 use ron_actors::store::{DeviceFaults, FileMedium, Medium, RamMedium, StoreConfig, StoreError, StoreFigures};
 use ron_actors::tree::{Foundation, Tree, TreeArgs};
 use ron_core::brownout::Thresholds;
-use ron_core::capability::Revoked;
 use ron_core::restart::RestartPolicy;
 use ron_core::time::Clock;
 use std::collections::{BTreeMap, HashMap};
@@ -41,6 +41,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod listen;
+mod parts;
+
+use parts::{metrics_of, passport_of};
 
 /// The store's file in the data directory.
 pub const STORE_FILE: &str = "store.redb";
@@ -103,6 +106,7 @@ pub struct Node {
     pub(crate) upkeep: Arc<Upkeep>,
     pub(crate) faults: Arc<FaultDesk>,
     pub(crate) tls: Arc<TlsKeeper>,
+    pub(crate) audit: Audit,
     verifiers: SupervisorRef,
     listeners: Vec<Listening>,
     watches: Vec<FileWatch>,
@@ -127,18 +131,17 @@ impl Node {
         let providers = Arc::new(serve_providers(&config, &metrics)?);
         let readiness = Arc::new(Readiness::booting());
         warnings.into_iter().for_each(|warning| readiness.warn(warning));
+        let audit = audit::open(&config, &clock, &metrics, &readiness)?;
         let budgets = Arc::new(Budgets::new(config.mailbox.admission.bytes.as_usize(), SETTLE_BYTES));
         let sensors = NodeSensors {
             budgets: budgets.clone(),
             readiness: readiness.clone(),
             metrics: metrics.clone(),
             bus: bus.clone(),
+            audit: audit.clone(),
         };
-        let brownout = config.interop.brownout;
-        let limits =
-            Thresholds { p95_max_ms: brownout.upstream_p95_ms, error_rate_max: brownout.error_rate_5m };
-        let sentinel = (Arc::new(sensors), limits);
-        let (tree, verifiers) = raise(foundation, watch, &providers, &passport, sentinel).await?;
+        let sentinel = (Arc::new(sensors), config.interop.brownout.thresholds());
+        let (tree, verifiers) = raise(foundation, watch, &providers, (&passport, &audit), sentinel).await?;
         let gate = Gate {
             providers: providers.clone(),
             mailbox: tree.mailbox.clone(),
@@ -147,7 +150,7 @@ impl Node {
             clock: clock.clone(),
             policy: policy.clone(),
         };
-        let policy = keeper_of(&config, policy, &tree, &metrics, &clock, &readiness);
+        let policy = keeper_of(&config, policy, &tree, &metrics, &clock, &readiness, &audit);
         config.wants_temporary_data_dir = false;
         let upkeep = Arc::new(upkeep_of(&config, &tree, &metrics, &clock));
         let faults = faults_of(&config, device, victims_of(&tree, &verifiers), &readiness, &clock);
@@ -171,6 +174,7 @@ impl Node {
             clock,
             addresses: BTreeMap::new(),
             socket: SocketPlace::in_data_dir(&config.node.data_dir),
+            audit,
             verifiers,
             listeners: Vec::new(),
             config,
@@ -225,6 +229,12 @@ impl Node {
         self.providers.get(secret.provider)
     }
 
+    /// The audit log, for drills.
+    #[must_use]
+    pub fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
     /// Drains and stops: new sends are shed, long polls end, requests in flight finish, leases settle up to
     /// `node.drain_ms`; then listeners close, actors stop in order and the store is closed.
     pub async fn shut(self) {
@@ -237,6 +247,7 @@ impl Node {
         let grace = Duration::from_secs(1);
         futures::future::join_all(self.listeners.into_iter().map(|listening| listening.shutdown(grace)))
             .await;
+        self.audit.close(audit::mark(&self.audit, "stop")).await;
         self.tree.stop().await;
         self.socket.remove();
     }
@@ -293,6 +304,7 @@ fn keeper_of(
     metrics: &Arc<Metrics>,
     clock: &Arc<dyn Clock>,
     readiness: &Arc<Readiness>,
+    audit: &Audit,
 ) -> Arc<PolicyKeeper> {
     let keeper = PolicyKeeper {
         in_force,
@@ -302,6 +314,7 @@ fn keeper_of(
         metrics: metrics.clone(),
         clock: clock.clone(),
         readiness: readiness.clone(),
+        audit: audit.clone(),
     };
     keeper.announce(&keeper.in_force.current());
     Arc::new(keeper)
@@ -347,65 +360,26 @@ fn upkeep_of(config: &Config, tree: &Tree, metrics: &Arc<Metrics>, clock: &Arc<d
     Upkeep::new(config, file, tree.store.clone(), tree.mailbox.clone(), metrics.clone(), clock.clone())
 }
 
-fn metrics_of(config: &Config) -> Result<Metrics, BootError> {
-    let wall = SystemClock::starting_from(ron_core::time::Millis(0)).wall();
-    let metrics = Metrics::new(MetricsOptions {
-        max_queues: config.metrics.max_queues as usize,
-        amnesia: config.node.amnesia,
-        version: env!("CARGO_PKG_VERSION"),
-        started_unix_s: wall.0 as f64 / 1e3,
-    });
-    metrics.map_err(|error| BootError::Root(error.to_string()))
-}
-
-fn passport_of(config: &Config, clock: &Arc<dyn Clock>, bus: &Bus) -> Result<Passport, BootError> {
-    let (ring, keyring_place) = match &config.auth.keyring {
-        KeyringAt::File(path) => {
-            let ring = ron_actors::keyring_file::load_or_create(path, clock.wall(), &OsEntropy);
-            (ring, KeyringPlace::File(path.clone()))
-        }
-        KeyringAt::Mount(path) => (ron_actors::keyring_file::load(path), KeyringPlace::Mount(path.clone())),
-        KeyringAt::Memory => {
-            (ron_actors::keyring_file::in_memory(clock.wall(), &OsEntropy), KeyringPlace::Memory)
-        }
-    };
-    let keyring = ring.map_err(|error| BootError::Config(format!("auth.keyring: {error}")))?;
-    let revoked_file = (!config.node.amnesia).then(|| config.node.data_dir.join(REVOKED_FILE));
-    let revoked = revoked_file.as_deref().map_or(Ok(Revoked::default()), ron_actors::revoked_file::load);
-    let revoked = revoked.map_err(|error| BootError::Damaged(error.to_string()))?;
-    if revoked.kid(&keyring.minting().kid) {
-        tracing::warn!(kid = %keyring.minting().kid, "the key that makes capabilities is revoked: rotate it");
-    }
-    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let (ttl_max_ms, cache_ttl_ms) = (ms(config.auth.max_ttl), ms(config.auth.cap_cache_ttl));
-    let args = PassportArgs {
-        keyring,
-        keyring_place,
-        revoked,
-        revoked_file,
-        clock: clock.clone(),
-        entropy: Arc::new(OsEntropy),
-        bus: bus.clone(),
-        limits: PassportLimits { ttl_max_ms, cache_ttl_ms },
-    };
-    Passport::new(args).map_err(|error| BootError::Root(error.to_string()))
-}
-
 /// Starts all actors; returns the supervisor of the verifiers beside the tree.
 async fn raise(
     foundation: Foundation,
     watch: Arc<Watch>,
     providers: &Arc<HashMap<String, Served>>,
-    passport: &Passport,
+    (passport, audit): (&Passport, &Audit),
     (sensors, limits): (Arc<NodeSensors>, Thresholds),
 ) -> Result<(Tree, SupervisorRef), BootError> {
     let mut interop = None;
     let specs = {
-        let (providers, passport, interop) = (providers.clone(), passport.clone(), &mut interop);
+        let (providers, passport, audit) = (providers.clone(), passport.clone(), audit.clone());
+        let interop = &mut interop;
         let critical = passport.child_spec();
         move |mailbox: &Mailbox, options: &SupervisorOptions| {
             let mailbox = mailbox.clone();
-            let children = move || verifier_specs(&providers, &passport);
+            // first, so that it stops last
+            let children = move || {
+                let verifiers = verifier_specs(&providers, &passport).into_iter();
+                std::iter::once(audit.child_spec()).chain(verifiers).collect()
+            };
             let (spec, supervisor) = tree("interop", ServiceLabel::Interop, options.clone(), children);
             *interop = Some(supervisor);
             vec![critical, spec, SentinelArgs { mailbox, sensors, limits }.child_spec()]
@@ -427,7 +401,7 @@ pub fn medium_of(config: &Config) -> Arc<dyn Medium> {
 
 /// A node in amnesia must not sit on files that a durable one left: they would seem to be gone, and are not.
 /// What a durable node keeps in its data directory and amnesia must not find there.
-pub(crate) const OUR_FILES: [&str; 3] = [STORE_FILE, "keyring", REVOKED_FILE];
+pub(crate) const OUR_FILES: [&str; 4] = [STORE_FILE, "keyring", REVOKED_FILE, ron_actors::audit::files::DIR];
 
 fn refuse_leftovers(config: &Config) -> Result<(), BootError> {
     let dir = &config.node.data_dir;

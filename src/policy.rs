@@ -5,10 +5,12 @@
 
 use crate::http::readiness::Readiness;
 use crate::metrics::Metrics;
+use ron_actors::audit::Audit;
 use ron_actors::kernel::bus::Bus;
 use ron_actors::kernel::event::Event;
 use ron_actors::mailbox::Directory;
 use ron_actors::policy::{Current, InForce};
+use ron_core::audit::{Decision, Kind, OK};
 use ron_core::ids::ContentHash;
 use ron_core::policy::{Action, PRESET_TTL_MS_MAX, Policy, Problem, Quotas, TEXT_BYTES_MAX, UNLIMITED};
 use ron_core::reason::{Reason, Refusal};
@@ -87,6 +89,8 @@ pub struct PolicyKeeper {
     pub clock: Arc<dyn Clock>,
     /// Warns while the file is not what is in force.
     pub readiness: Arc<Readiness>,
+    /// Is told what is in force, and which files were refused.
+    pub audit: Audit,
 }
 
 impl PolicyKeeper {
@@ -121,6 +125,8 @@ impl PolicyKeeper {
         self.readiness.withdraw_warning(WARNING);
         let (policy, id) = read.map_err(|bad| {
             tracing::error!(problems = %bad, "policy not reloaded: the old one stays in force");
+            let entry = self.audit.entry(Kind::Policy, Decision::Failed, Reason::Malformed.code());
+            self.audit.record(entry.detail(&bad.to_string()));
             if self.in_force.peek().policy.revision() > 0 || file.exists() {
                 self.readiness.warn(WARNING.to_owned());
             }
@@ -159,6 +165,10 @@ impl PolicyKeeper {
         self.metrics.mailbox.policy_version.set(current.version as f64);
         self.bus.publish(Event::PolicyChanged { version: current.version, id: current.id.clone() });
         let preset = current.preset.as_ref().map(|applied| &*applied.name);
+        let mut entry = self.audit.entry(Kind::Policy, Decision::Done, OK);
+        entry.more.version = Some(current.version);
+        let relaxed = preset.map(|preset| format!(", relaxed by {preset}")).unwrap_or_default();
+        self.audit.record(entry.detail(&format!("{}{relaxed}", current.id)));
         tracing::info!(version = current.version, id = &*current.id, preset, "policy in force");
     }
 

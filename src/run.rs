@@ -1,5 +1,6 @@
 //! What a node does while it lives: signals, reloads, and the small duties of every second.
 
+use crate::audit::Act;
 use crate::config::{Config, DevSecret, Sources};
 use crate::http::readiness::Part;
 use crate::node::Node;
@@ -8,7 +9,9 @@ use crate::telemetry::LogLevel;
 use ron_actors::kernel::bus::LagCount;
 use ron_actors::kernel::event::Event;
 use ron_actors::kernel::supervisor::RootEnd;
+use ron_core::audit::{Decision, Kind, OK};
 use ron_core::disk::DiskGauge;
+use ron_core::reason::{Reason, Refusal};
 use ron_core::scheme::ToSign;
 use secrecy::ExposeSecret;
 use std::collections::HashMap;
@@ -97,9 +100,7 @@ pub async fn serve(mut node: Node, mut signals: Signals, sources: Sources, log: 
                 Asked::End { .. } => break,
                 Asked::Reload => {
                     version += 1;
-                    reload(&mut node, &sources, &log, version);
-                    node.policy.reload_by_signal();
-                    node.tls.reload();
+                    reload_all(&mut node, &sources, &log, version).await;
                 }
             },
             end = node.tree.watch.ended() => {
@@ -132,14 +133,33 @@ pub async fn look_after(node: &Node) {
     }
 }
 
+/// Reads anew whatever can be: an act like an operator's others, although the signal does not say whose.
+async fn reload_all(node: &mut Node, sources: &Sources, log: &LogLevel, version: u64) {
+    let mut entry = node.audit.entry(Kind::Config, Decision::Allow, OK).detail("SIGHUP");
+    (entry.more.op, entry.more.version) = (Some("config.reload".into()), Some(version));
+    let act = match Act::begin(&node.audit, entry).await {
+        Ok(act) => act,
+        Err(refusal) => return tracing::error!(%refusal, "nothing is reloaded"),
+    };
+    let reloaded = reload(node, sources, log, version);
+    node.policy.reload_by_signal();
+    node.tls.reload();
+    if let Err(refusal) = act.end(reloaded).await {
+        tracing::warn!(%refusal, "reload");
+    }
+}
+
 /// Re-reads the configuration and puts in force what can be without a restart. A bad one changes nothing.
-fn reload(node: &mut Node, sources: &Sources, log: &LogLevel, version: u64) {
+fn reload(node: &mut Node, sources: &Sources, log: &LogLevel, version: u64) -> Result<(), Refusal> {
     let new = match Config::load(sources, &Catalogue) {
         Ok(new) => new,
         Err(problems) => {
             let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
             tracing::error!(problems = text.join("; "), "configuration not reloaded: it has problems");
-            return;
+            return Err(Refusal::new(
+                Reason::Malformed,
+                "the configuration has problems, and is not reloaded",
+            ));
         }
     };
     let of = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
@@ -163,6 +183,7 @@ fn reload(node: &mut Node, sources: &Sources, log: &LogLevel, version: u64) {
         restart,
         "configuration reloaded"
     );
+    Ok(())
 }
 
 struct Duties {

@@ -3,9 +3,11 @@
 use crate::http::admission::Budgets;
 use crate::http::readiness::{Part, Readiness};
 use crate::metrics::Metrics;
+use ron_actors::audit::Audit;
 use ron_actors::kernel::bus::Bus;
 use ron_actors::kernel::event::Event;
 use ron_actors::sentinel::Sensors;
+use ron_core::audit::{Decision, Kind};
 use ron_core::brownout::Switch;
 use std::sync::Arc;
 
@@ -20,6 +22,8 @@ pub struct NodeSensors {
     pub metrics: Arc<Metrics>,
     /// For those who listen.
     pub bus: Bus,
+    /// For those who ask later.
+    pub audit: Audit,
 }
 
 impl NodeSensors {
@@ -48,6 +52,18 @@ impl Sensors for NodeSensors {
             ),
             Switch::Clear => tracing::info!("the store keeps up again: new messages are accepted"),
         }
+        let (reason, detail) = match switch {
+            Switch::Slow(p95_ms) => {
+                ("SLOW", format!("p95 of a commit {p95_ms} ms: new messages are refused"))
+            }
+            Switch::Full => ("FULL", "the budget of sends stays full: new messages are refused".to_owned()),
+            Switch::Failing(permille) => {
+                ("FAILING", format!("{permille} of 1000 requests failed: new messages are refused"))
+            }
+            Switch::Clear => ("CLEAR", "new messages are accepted".to_owned()),
+        };
+        let entry = self.audit.entry(Kind::Brownout, Decision::Done, reason);
+        self.audit.record(entry.detail(&detail));
         let active = switch != Switch::Clear;
         self.shed(active);
         self.bus.publish(Event::Brownout { active });

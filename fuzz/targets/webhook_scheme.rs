@@ -20,27 +20,24 @@ fuzz_target!(|input: &[u8]| {
         Err(problems) => return assert!(!problems.is_empty()),
     };
     let Some(pair) = scheme.sample_pair(&[7; 32]) else { return };
-    let Ok(secret) = scheme.parse_secret(Kid::parse("k").unwrap(), &pair.verifying) else { return };
+    let (Ok(kid), Ok(name)) = (Kid::parse("k"), ProviderName::parse("sample")) else { return };
+    let Ok(secret) = scheme.parse_secret(kid, &pair.verifying) else { return };
     let known = Known {
         public_url: Some("https://node.example/in".to_owned()),
         principals: vec!["ours".to_owned()],
         audience: Some("https://node.example".to_owned()),
     };
-    let name = ProviderName::parse("sample").unwrap();
     let spec = ProviderSpec { known: known.clone(), ..ProviderSpec::new(name, scheme.clone(), vec![secret]) };
     let Ok(rules) = ProviderRules::new(spec) else { return };
-    let body = br#"{"id":"e1","type":"t","Type":"t","signature":{"token":"t"},"webhookTimestamp":1795366065000}"#;
+    let body =
+        br#"{"id":"e1","type":"t","Type":"t","signature":{"token":"t"},"webhookTimestamp":1795366065000}"#;
     let Ok(key) = scheme.signing_key(&pair.signing) else { return };
-    let request = ToSign {
-        id: Some("e1"),
-        event_type: Some("t"),
-        known,
-        query: "a=1",
-        ..ToSign::new(NOW, body)
-    };
+    let request =
+        ToSign { id: Some("e1"), event_type: Some("t"), known, query: "a=1", ..ToSign::new(NOW, body) };
     let Ok(signed) = scheme.sign(&key, &request) else { return };
     let headers: HeaderList = signed.headers.iter().map(|(name, value)| (name, value.clone())).collect();
-    let request = InboundRequest { method: "POST", query: &signed.query, headers: &headers, body: &signed.body };
+    let request =
+        InboundRequest { method: "POST", query: &signed.query, headers: &headers, body: &signed.body };
     // Whatever it makes of it, it makes of it twice.
     let verdict = rules.judge(&request, NOW);
     assert_eq!(verdict, rules.judge(&request, NOW));

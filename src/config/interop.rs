@@ -5,6 +5,7 @@ use super::provider::Provider;
 use super::read::Section;
 use super::units::ByteSize;
 use ipnet::IpNet;
+use ron_core::brownout::Thresholds;
 use ron_core::ids::ProviderName;
 use ron_core::message::PAYLOAD_BYTES_MAX;
 use std::collections::BTreeMap;
@@ -77,6 +78,14 @@ pub struct Brownout {
     pub error_rate_5m: f64,
     /// The store's and shards' p95, ms.
     pub upstream_p95_ms: u64,
+}
+
+impl Brownout {
+    /// As the sentinel takes them.
+    #[must_use]
+    pub fn thresholds(self) -> Thresholds {
+        Thresholds { p95_max_ms: self.upstream_p95_ms, error_rate_max: self.error_rate_5m }
+    }
 }
 
 /// Largest body a webhook may have: a message cannot hold more.

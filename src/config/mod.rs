@@ -3,6 +3,7 @@
 //! [`Config::load`] finds every problem, not just the first, and says where each comes from. Boot and
 //! `ronctl config check` call the same function. Secrets are fetched here and shown nowhere.
 
+mod audit;
 mod auth;
 mod chaos;
 mod dev;
@@ -22,6 +23,7 @@ mod store;
 mod units;
 
 pub use self::metrics::MetricsConfig;
+pub use audit::AuditConfig;
 pub use auth::{AuthConfig, KeyringAt};
 pub use chaos::ChaosConfig;
 pub use dev::{DevSecret, add_dev_secrets};
@@ -65,6 +67,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// `[metrics]`.
     pub metrics: MetricsConfig,
+    /// `[audit]`.
+    pub audit: AuditConfig,
     /// `[chaos]`.
     pub chaos: ChaosConfig,
     /// Whether `--dev` was given and nobody said where the data should be: the shell then makes a fresh
@@ -131,6 +135,7 @@ fn read(s: &Section<'_, '_>, reader: &ProviderReader<'_>) -> Config {
         log: s.table("log", LogConfig::read),
         store,
         metrics: s.table("metrics", MetricsConfig::read),
+        audit: s.table("audit", AuditConfig::read),
         chaos: s.table("chaos", ChaosConfig::read),
         wants_temporary_data_dir: false,
         effective: toml::Table::new(),

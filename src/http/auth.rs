@@ -6,6 +6,7 @@ use futures::future::BoxFuture;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use ron_actors::passport::{Grant, Passport};
+use ron_core::audit::Who;
 use ron_core::ids::Topic;
 use ron_core::policy::Allowed;
 use ron_core::reason::{Reason, Refusal};
@@ -15,6 +16,9 @@ pub use ron_core::capability::{Ask, Audience, Op};
 
 /// A verified capability that is asked again after the request was allowed.
 pub trait Held: Send + Sync + std::fmt::Debug {
+    /// Its name in the audit log.
+    fn who(&self) -> Who;
+
     /// Whether its topic caveats let this topic be seen.
     fn topics_allowed(&self, topic: &Topic) -> bool;
 
@@ -157,6 +161,10 @@ pub fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
 }
 
 impl Held for Grant {
+    fn who(&self) -> Who {
+        Who::Cap(self.capability.cap_id, self.capability.kid.clone())
+    }
+
     fn topics_allowed(&self, topic: &Topic) -> bool {
         self.capability.topics_allowed(topic)
     }

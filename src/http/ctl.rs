@@ -1,6 +1,7 @@
 //! The Unix socket's routes, for `ronctl`: the node's state, capabilities, and the mailbox with full
 //! authority. The listener has checked the peer's uid.
 
+use crate::http::acts::audited;
 use crate::http::body;
 use crate::http::dto;
 use crate::http::error::{Failure, json_of};
@@ -26,8 +27,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-const BODY_BYTES_MAX: usize = 64 * 1024;
-const BODY_DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
+pub(super) const BODY_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A token just made.
 #[derive(Serialize)]
@@ -121,7 +122,7 @@ pub trait ControlDesk: Send + Sync + 'static {
     fn apply_preset(&self, preset: &str, ttl_ms: u64, peer: Peer) -> Result<serde_json::Value, Refusal>;
 }
 
-/// The Unix socket's router. `mailbox` must have full access; `more` is served beside it.
+/// The Unix socket's router. `mailbox` must have full access; `more` is served beside it, and audited like the rest.
 pub fn ctl_router<D: ControlDesk, M: MailboxService>(
     desk: Arc<D>,
     mailbox: Arc<MailboxApp<M>>,
@@ -144,8 +145,7 @@ pub fn ctl_router<D: ControlDesk, M: MailboxService>(
         .route("/ctl/key/rotate", post(rotate::<D>))
         .with_state(desk);
     with_fallbacks(
-        routes
-            .merge(more)
+        audited(routes.merge(more), mailbox.audit.clone())
             .merge(mailbox_routes(mailbox.clone()))
             .merge(topic_routes(mailbox.clone()))
             .merge(dlq_routes(mailbox.clone()))

@@ -6,6 +6,7 @@ use crate::http::error::{Failure, OwnAnswer, json, json_of};
 use crate::http::mailbox::{MailboxApp, MailboxService, mailbox_routes, with_fallbacks};
 use crate::http::readiness::Readiness;
 use crate::http::request::{Call, Path, path_part};
+use crate::http::webhooks::{Telling, Trace};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -13,7 +14,9 @@ use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use ron_actors::audit::Audit;
 use ron_core::ids::MessageId;
 use ron_core::reason::{Reason, Refusal};
 use serde::Serialize;
@@ -75,17 +78,28 @@ pub struct CustomAnswer {
 /// Verifies webhooks and enqueues what they say.
 pub trait WebhookGate: Send + Sync + 'static {
     /// What can be judged before the body: whether the provider is known and enabled, the syntax of the
-    /// headers its scheme reads, the timestamp. Returns the largest body in bytes.
+    /// headers its scheme reads, the timestamp. Returns the largest body in bytes. What it finds out goes to `trace`.
     ///
     /// # Errors
     /// POLICY_BLOCKED, SIGNATURE_INVALID, REPLAY_WINDOW, DOWNSTREAM_UNAVAILABLE.
-    fn precheck(&self, provider: &str, method: &Method, headers: &HeaderMap) -> Result<usize, Refusal>;
+    fn precheck(
+        &self,
+        provider: &str,
+        method: &Method,
+        headers: &HeaderMap,
+        trace: &mut Trace,
+    ) -> Result<usize, Refusal>;
 
-    /// Verifies, charges the rate, and either answers a handshake or enqueues and waits for the commit.
+    /// Verifies, charges the rate, and either answers a handshake or enqueues and waits for the commit. What it finds
+    /// out goes to `trace`.
     ///
     /// # Errors
     /// Whatever refuses it.
-    fn receive(&self, call: WebhookCall<'_>) -> impl Future<Output = Result<WebhookAnswer, Refusal>> + Send;
+    fn receive(
+        &self,
+        call: WebhookCall<'_>,
+        trace: &mut Trace,
+    ) -> impl Future<Output = Result<WebhookAnswer, Refusal>> + Send;
 }
 
 /// What `/version` says.
@@ -116,6 +130,8 @@ pub struct InteropApp<G> {
     pub body_deadline: Duration,
     /// For `/version`.
     pub version: Version,
+    /// Is told what becomes of each.
+    pub audit: Audit,
 }
 
 /// The public port's router; `api` adds the mailbox routes (`interop.api`).
@@ -147,27 +163,10 @@ async fn webhook<G: WebhookGate>(
 ) -> Answer {
     let (parts, body) = request.into_parts();
     let call = Call::of(&parts)?;
-    let busy = |_| Refusal::new(Reason::Backpressure, "too many webhooks are being verified; retry later");
-    let _slot = app.unverified.try_acquire().map_err(busy)?;
-    let provider = path_part(&path, "provider")?;
-    let limit = app.gate.precheck(provider, &parts.method, &parts.headers)?;
-    let room = body::within_limit(body::declared_len(&body), limit)?;
-    let _reserved = app.budgets.sends.reserve(room)?;
-    plain_coding(&parts.headers)?;
-    let body = body::read(body, limit, app.body_deadline).await?;
-    let answer = app
-        .gate
-        .receive(WebhookCall {
-            provider,
-            method: &parts.method,
-            uri: &parts.uri,
-            headers: &parts.headers,
-            body,
-            call,
-            admitted: app.readiness.admit_send(),
-            rate: &app.rate,
-        })
-        .await?;
+    let mut telling = Telling::new(&app.audit, call);
+    let answer = app.take(&path, &parts, body, &mut telling.trace).await;
+    telling.answered(&answer);
+    let answer = answer?;
     match answer {
         WebhookAnswer::Handshake(custom) | WebhookAnswer::Accepted { custom: Some(custom), .. } => {
             custom_answer(custom)
@@ -179,6 +178,45 @@ async fn webhook<G: WebhookGate>(
             );
             Ok(json(StatusCode::ACCEPTED, body.into_bytes()))
         }
+    }
+}
+
+impl<G: WebhookGate> InteropApp<G> {
+    /// Everything from the route to the commit.
+    async fn take(
+        &self,
+        path: &Path,
+        parts: &Parts,
+        body: Body,
+        trace: &mut Trace,
+    ) -> Result<WebhookAnswer, Refusal> {
+        trace.step = Some("SLOT");
+        let busy =
+            |_| Refusal::new(Reason::Backpressure, "too many webhooks are being verified; retry later");
+        let _slot = self.unverified.try_acquire().map_err(busy)?;
+        let provider = path_part(path, "provider")?;
+        let limit = self.gate.precheck(provider, &parts.method, &parts.headers, trace)?;
+        trace.step = Some("LENGTH");
+        let room = body::within_limit(body::declared_len(&body), limit)?;
+        trace.step = Some("BYTES");
+        let _reserved = self.budgets.sends.reserve(room)?;
+        trace.step = Some("ENCODING");
+        plain_coding(&parts.headers)?;
+        trace.step = Some("BODY");
+        let body = body::read(body, limit, self.body_deadline).await?;
+        trace.body = Some(body.clone());
+        let call = Call::of(parts).map_err(|Failure(refusal)| refusal)?;
+        let received = WebhookCall {
+            provider,
+            method: &parts.method,
+            uri: &parts.uri,
+            headers: &parts.headers,
+            body,
+            call,
+            admitted: self.readiness.admit_send(),
+            rate: &self.rate,
+        };
+        self.gate.receive(received, trace).await
     }
 }
 

@@ -4,6 +4,7 @@
 //! budget, body. Nothing is read of a body before its sender may send it.
 
 mod answers;
+mod audited;
 mod dlq;
 mod service;
 mod stream;
@@ -11,6 +12,7 @@ mod subscribers;
 mod topic;
 
 pub(crate) use answers::item_refused;
+pub(crate) use audited::refused;
 pub use dlq::dlq_routes;
 pub use service::{HandedOut, HandsOut, MailboxService};
 pub use subscribers::subscriber_routes;
@@ -37,6 +39,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
+use ron_actors::audit::Audit;
 use ron_actors::mailbox::Enqueued;
 use ron_actors::policy::InForce;
 use ron_core::ids::{ContentHash, Incarnation, MessageId, QueueKey, Slot, Tenant, Topic};
@@ -114,6 +117,8 @@ pub struct MailboxApp<M> {
     pub rate: Option<Arc<RateLimits>>,
     /// What is judged after the capability, and what the tenants may use.
     pub policy: InForce,
+    /// Is told who was allowed what.
+    pub audit: Audit,
 }
 
 /// The mailbox listener's router; with `bench` the routes that a benchmark compares with.
@@ -378,8 +383,13 @@ impl<M: MailboxService> MailboxApp<M> {
         body::read(body, JSON_BYTES_MAX, self.limits.load().body_deadline).await
     }
 
-    /// What the request's capability allows, if it allows this.
+    /// What the request's capability allows, if it allows this. The audit log hears of it either way.
     async fn allow(&self, parts: &Parts, call: &Call, want: Want<'_>) -> Result<Authority, Refusal> {
+        let judged = self.judged(parts, call, want).await;
+        self.told(parts, call, want, judged)
+    }
+
+    async fn judged(&self, parts: &Parts, call: &Call, want: Want<'_>) -> Result<Authority, Refusal> {
         let Access::Capability(authorizer, audience) = &self.access else {
             return Ok(Authority::default());
         };

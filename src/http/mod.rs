@@ -4,8 +4,10 @@
 //! router of `mailbox`, `interop`, `admin` or `ctl` → a thin handler. Parsing is pure (`headers`, `dto`); no
 //! handler knows the store.
 
+mod acts;
 pub mod admin;
 pub mod admission;
+pub mod audit;
 pub mod auth;
 mod body;
 pub mod ctl;
@@ -22,6 +24,7 @@ pub mod readiness;
 pub mod request;
 pub mod serve;
 pub mod upkeep;
+pub mod webhooks;
 
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use axum::extract::RawPathParams;
 use axum::extract::rejection::RawPathParamsRejection;
 use http::HeaderMap;
 use http::request::Parts;
+use ron_core::audit::Entry;
 use ron_core::ids::{CorrId, QueueKey, Tenant, Topic};
 use ron_core::reason::{Reason, Refusal};
 use ron_core::time::Clock;
@@ -56,6 +57,15 @@ impl Call {
     pub fn of(parts: &Parts) -> Result<&Call, Failure> {
         let missing = || Failure(Refusal::new(Reason::Internal, "the request has no identity"));
         parts.extensions.get::<Call>().ok_or_else(missing)
+    }
+
+    /// Says in the audit log which request it was, and who sent it.
+    pub fn name(&self, entry: &mut Entry) {
+        (entry.corr_id, entry.req_id) = (Some(self.corr.clone()), Some(self.req_id));
+        match self.peer {
+            Peer::Tcp(_) => entry.more.ip = Some(self.peer.ip()),
+            Peer::Unix { uid, pid } => (entry.more.uid, entry.more.pid) = (Some(uid), pid),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod bad_input;
 mod calls;
 mod connections;
+mod fake_desk;
 mod fakes;
 mod webhooks;
 
@@ -20,7 +21,9 @@ use crate::listening::Listening;
 use crate::metrics::{Metrics, MetricsOptions, NoQueues};
 use arc_swap::ArcSwap;
 use axum::Router;
-use fakes::{FakeAuth, FakeDesk, FakeGate, FakeMailbox, FixedClock};
+use fake_desk::FakeDesk;
+use fakes::{FakeAuth, FakeGate, FakeMailbox, FixedClock, running_audit};
+use ron_actors::audit::Audit;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -38,6 +41,7 @@ struct Net {
     metrics: Arc<Metrics>,
     limits: Arc<ArcSwap<MailboxLimits>>,
     budgets: Arc<Budgets>,
+    audit: Audit,
     rate: Arc<RateLimits>,
     ids: Arc<Ids>,
     body_deadline: Duration,
@@ -60,6 +64,7 @@ impl Net {
             metrics: Arc::new(Metrics::new(options).unwrap()),
             limits: Arc::default(),
             budgets: Arc::new(Budgets::new(64 << 20, 1 << 20)),
+            audit: running_audit(),
             // two requests, and then none for an hour
             rate: Arc::new(RateLimits::of(hourly.allow_burst(two))),
             body_deadline: Duration::from_secs(60),
@@ -79,6 +84,7 @@ impl Net {
             clock: Arc::new(FixedClock),
             rate: (surface == Surface::Interop).then(|| Arc::clone(&self.rate)),
             policy: self.policy.clone(),
+            audit: self.audit.clone(),
         })
     }
 
@@ -107,6 +113,7 @@ impl Net {
             rate: Arc::clone(&self.rate),
             body_deadline: self.body_deadline,
             version: Version { name: "ron-node", version: "0.1.0", profile: "macronode".into() },
+            audit: self.audit.clone(),
         });
         let access = Access::Capability(Arc::new(FakeAuth), Audience::Interop);
         let api = api.then(|| self.app(Surface::Interop, access));

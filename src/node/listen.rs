@@ -6,6 +6,7 @@ use crate::desk::Desk;
 use crate::gate::Gate;
 use crate::http::admin::{AdminOf, admin_router, ctl_metrics_route};
 use crate::http::admission::{Budgets, RateLimits};
+use crate::http::audit::audit_routes;
 use crate::http::auth::{Access, Audience};
 use crate::http::ctl::ctl_router;
 use crate::http::door::{Door, Meter, Surface};
@@ -79,6 +80,8 @@ impl Node {
             limits: OapLimits { max_conns, handshake, write_stall },
             tls: self.tls.of("oap"),
             routes: OapRoutes::default(),
+            audit: self.audit.clone(),
+            ids: shared.ids.clone(),
         };
         let listening = serve_oap(addr, Arc::new(app)).await;
         let listening = listening.map_err(|error| BootError::Taken(format!("oap {addr}: {error}")))?;
@@ -149,6 +152,7 @@ impl Node {
                 version: env!("CARGO_PKG_VERSION"),
                 profile: self.config.node.profile.label().to_owned(),
             },
+            audit: self.audit.clone(),
         };
         let api = self.config.interop.api.then(|| {
             let access = Access::Capability(Arc::new(self.passport.clone()), Audience::Interop);
@@ -174,6 +178,7 @@ impl Node {
             clock: self.clock.clone(),
             rate,
             policy: self.policy.in_force.clone(),
+            audit: self.audit.clone(),
         })
     }
 
@@ -201,6 +206,7 @@ impl Node {
             passport: self.passport.clone(),
             policy: self.policy.clone(),
             clock_keeper: self.clock_keeper.clone(),
+            audit: self.audit.clone(),
         };
         let taken = |error| BootError::Taken(format!("socket {}: {error}", self.socket));
         let listener = self.socket.bind().map_err(taken)?;
@@ -209,6 +215,7 @@ impl Node {
         let (readiness, metrics) = (self.readiness.clone(), self.metrics.clone());
         let more = upkeep_routes(self.upkeep.clone())
             .merge(fault_routes(self.faults.clone()))
+            .merge(audit_routes(self.audit.clone(), readiness.clone()))
             .merge(ctl_metrics_route(self.admin_of_mailbox(), readiness, metrics));
         let router = ctl_router(Arc::new(desk), mailbox, more);
         let door = Arc::new(Door::new(router, meter, shared.ids.clone()));

@@ -6,10 +6,12 @@ use super::listen::OapApp;
 use super::session::{Judged, Session};
 use crate::http::auth::{Authority, Op};
 use crate::http::dto::{self, RecvRequest};
+use crate::http::mailbox::refused;
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ron_actors::mailbox::api::{Delivery, Settle};
+use ron_core::audit::{Entry, Usage};
 use ron_core::ids::QueueKey;
 use ron_core::oap::{
     self, BadComp, Frame, INFLATED_BYTES_MAX, Mode, PROTO_HELLO, PROTO_MAILBOX, Receipt, Request,
@@ -88,7 +90,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         }
         match header.app_proto_id {
             PROTO_HELLO => self.hello(&frame),
-            PROTO_MAILBOX if header.has(oap::START) || header.has(oap::END) => self.start(&frame).await,
+            PROTO_MAILBOX if header.has(oap::START) || header.has(oap::END) => {
+                let opened = self.start(&frame).await;
+                let token = str::from_utf8(&frame.cap).ok();
+                opened.inspect_err(|refusal| self.not_let_in(header.corr_id, token, refusal))
+            }
             PROTO_MAILBOX => self.request(frame).await,
             _ => Err(Refusal::new(Reason::NotFound, "app_proto_id is 0 (HELLO) or 0x0201 (mailbox)")),
         }
@@ -139,11 +145,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
     }
 
     async fn request(&mut self, mut frame: Frame) -> Result<(), Refusal> {
-        let Some(session) = self.session.clone() else {
-            return Err(Refusal::new(Reason::Unauth, "send a capability first, in a frame REQ|START"));
-        };
-        session.check_tenant(frame.header.tenant_id)?;
         let corr_id = frame.header.corr_id;
+        let Some(session) = self.session.clone() else {
+            let refusal = Refusal::new(Reason::Unauth, "send a capability first, in a frame REQ|START");
+            self.not_let_in(corr_id, None, &refusal);
+            return Err(refusal);
+        };
+        let ours = session.check_tenant(frame.header.tenant_id);
+        ours.inspect_err(|refusal| self.not_let_in(corr_id, Some(session.token()), refusal))?;
         if frame.header.has(oap::COMP) {
             frame.payload = self.inflated(frame.payload).await?;
             self.weighs(corr_id, frame.wire_len());
@@ -163,7 +172,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             Request::Recv { topic, max_messages, max_bytes, visibility_ms, wait_ms } => {
                 let asked = RecvRequest::of(max_messages.into(), max_bytes, visibility_ms, wait_ms);
                 let queue = session.queue(topic)?;
-                let authority = self.allow(&session, Op::Recv, &queue, None).await?.authority;
+                let authority = self.allow(&session, corr_id, Op::Recv, &queue, None).await?.authority;
                 self.app.readiness.admit_recv()?;
                 let (want, wait) = asked.check()?;
                 let call =
@@ -204,15 +213,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         }
     }
 
+    /// What a request may do. The audit log hears of it either way.
     pub(super) fn allow<'a>(
         &self,
         session: &'a Session,
+        corr_id: u64,
         op: Op,
         queue: &'a QueueKey,
         bytes: Option<u64>,
     ) -> impl Future<Output = Result<Judged, Refusal>> + Send + use<'a, S> {
-        let (app, peer): (_, IpAddr) = (self.app.clone(), self.peer.ip().to_canonical());
-        async move { session.allow(&app, op, queue, bytes, (peer, app.wall_s())).await }
+        let (app, peer, number) = (self.app.clone(), self.peer, self.number);
+        async move {
+            let ip: IpAddr = peer.ip().to_canonical();
+            let judged = session.allow(&app, op, queue, bytes, (ip, app.wall_s())).await;
+            let call = || app.named(peer, number, corr_id);
+            match &judged {
+                Ok(judged) => used(&app, &judged.authority, op, queue, 1, |entry| call().name(entry)),
+                Err(refusal) => {
+                    let asked = (op.word(), Some(&queue.tenant), Some(&queue.topic));
+                    refused(&app.audit, asked, Some(session.token()), refusal, &call());
+                }
+            }
+            judged
+        }
+    }
+
+    /// Records that somebody was refused before it was asked what he wants.
+    pub(super) fn not_let_in(&self, corr_id: u64, token: Option<&str>, refusal: &Refusal) {
+        let call = self.app.named(self.peer, self.number, corr_id);
+        refused(&self.app.audit, ("open", None, None), token, refusal, &call);
     }
 
     async fn settle(
@@ -225,7 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         receipts: &[Receipt],
     ) -> Result<(), Refusal> {
         let queue = session.queue(topic)?;
-        self.allow(session, op, &queue, None).await?;
+        self.allow(session, corr_id, op, &queue, None).await?;
         let receipts = receipts.iter().map(|one| Ok(receipt::Receipt::from_bytes(one.0))).collect();
         self.begin(settled(self.app.clone(), queue, how, receipts, corr_id));
         Ok(())
@@ -239,6 +268,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             None => self.calls.push(call),
         }
     }
+}
+
+/// Records that requests were allowed; `with` says which the first one was.
+pub(super) fn used(
+    app: &OapApp,
+    authority: &Authority,
+    op: Op,
+    queue: &QueueKey,
+    n: u64,
+    with: impl FnOnce(&mut Entry),
+) {
+    let Some(held) = &authority.held else { return };
+    let QueueKey { tenant, topic } = queue.clone();
+    let (tenant, topic) = (Some(tenant), Some(topic));
+    let usage = Usage { who: held.who(), op: op.word(), tenant, topic, refused: None };
+    app.audit.usage(&usage, n, with);
 }
 
 fn nack(mode: Mode, delay_ms: Option<u64>, reason: Option<&str>) -> Result<Settle, Refusal> {

@@ -6,14 +6,17 @@ use crate::http::door::Meter;
 use crate::http::error::RouteKind;
 use crate::http::mailbox::MailboxLimits;
 use crate::http::readiness::Readiness;
+use crate::http::request::{Call, Ids, Peer};
 use crate::listening::{Lifeline, Listening, next};
 use crate::metrics::{MethodLabel, mailbox_call};
 use crate::tls::{Handshakes, Patience, admit};
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
+use ron_actors::audit::Audit;
 use ron_actors::mailbox::Mailbox;
 use ron_actors::passport::Passport;
 use ron_actors::policy::InForce;
+use ron_core::ids::CorrId;
 use ron_core::reason::Refusal;
 use ron_core::time::Clock;
 use std::io;
@@ -58,6 +61,10 @@ pub struct OapApp {
     pub tls: Option<Arc<Handshakes>>,
     /// Where requests are counted.
     pub routes: OapRoutes,
+    /// Is told who was allowed what.
+    pub audit: Audit,
+    /// For the names of requests there.
+    pub ids: Arc<Ids>,
 }
 
 /// Where requests are counted: the routes of the same calls over HTTP, in the order of the ops.
@@ -93,6 +100,12 @@ impl OapApp {
         let route = route.unwrap_or_else(|| mailbox_call("other"));
         let requests = &self.meter.metrics().mailbox.requests;
         requests.answered_many(route, MethodLabel::Oap, code, took, count);
+    }
+
+    /// What a request is called in the audit log.
+    pub(super) fn named(&self, peer: SocketAddr, connection: u64, corr_id: u64) -> Call {
+        let corr = CorrId::parse(&corr_text(connection, corr_id)).unwrap_or_else(|| self.ids.corr_id());
+        Call { corr, req_id: self.ids.req_id(), peer: Peer::Tcp(peer) }
     }
 
     pub(super) fn wall_s(&self) -> u64 {

@@ -2,7 +2,7 @@
 //! while a queue's actor is being started, further ones wait, so that a queue gets them in the order of their frames.
 
 use super::answer::{self, malformed};
-use super::calls::{Done, Next};
+use super::calls::{Done, Next, used};
 use super::conn::Conn;
 use super::listen::{OapApp, corr_text};
 use super::session::Session;
@@ -34,11 +34,13 @@ struct Group {
     bytes: u64,
     /// What all single sends of it may do; `None` = each has to be judged by itself.
     authority: Option<Authority>,
+    /// Single sends that were not judged by themselves.
+    more: u64,
 }
 
 impl Group {
     fn new(queue: QueueKey) -> Group {
-        Group { queue, requests: Vec::new(), messages: Vec::new(), bytes: 0, authority: None }
+        Group { queue, requests: Vec::new(), messages: Vec::new(), bytes: 0, authority: None, more: 0 }
     }
 
     fn fits(&self, messages: usize, bytes: usize) -> bool {
@@ -104,6 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         group.messages.push(message);
         group.requests.push(Sent::One(header.corr_id));
         group.bytes += bytes as u64;
+        group.more += 1;
         self.begins(header.corr_id, frame.wire_len(), Some(0));
         true
     }
@@ -118,7 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
     ) -> Result<(), Refusal> {
         let queue = session.queue(topic)?;
         let bytes = message.payload.0.len();
-        let judged = self.allow(session, Op::Enqueue, &queue, Some(bytes as u64)).await?;
+        let judged = self.allow(session, corr_id, Op::Enqueue, &queue, Some(bytes as u64)).await?;
         self.app.readiness.admit_send()?;
         let message = drafted(message, frame, corr_text(self.number, corr_id))?;
         let group = self.gather(queue, Sent::One(corr_id), vec![message], bytes);
@@ -138,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         if drafts.iter().map(|draft| draft.payload.0.len()).sum::<usize>() > BATCH_BYTES_MAX {
             return Err(Refusal::new(Reason::BodyLimit, "the payloads of a batch may have 4 MiB together"));
         }
-        let authority = self.allow(session, Op::Enqueue, &queue, None).await?.authority;
+        let authority = self.allow(session, corr_id, Op::Enqueue, &queue, None).await?.authority;
         self.app.readiness.admit_send()?;
         let corr = corr_text(self.number, corr_id);
         let mut messages = Vec::with_capacity(drafts.len());
@@ -180,7 +183,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         }
     }
 
-    fn bring(&mut self, group: Group) {
+    fn bring(&mut self, mut group: Group) {
+        if let (Some(authority), more @ 1..) = (&group.authority, std::mem::take(&mut group.more)) {
+            used(&self.app, authority, Op::Enqueue, &group.queue, more, |_| {});
+        }
         if let Some(lane) = self.outbox.lanes.get_mut(&group.queue) {
             return lane.push_back(group);
         }
@@ -234,7 +240,7 @@ fn drafted(draft: oap::Draft<'_>, frame: &Bytes, corr: String) -> Result<NewMess
 
 /// Brings a group to its queue, at its tenant's charge; what follows waits for the commit.
 async fn submit(app: Arc<OapApp>, group: Group) -> Done {
-    let Group { queue, requests, messages, bytes, authority: _ } = group;
+    let Group { queue, requests, messages, bytes, authority: _, more: _ } = group;
     let submitted = match messages.is_empty() {
         true => Ok(None),
         false => match app.policy.charge_bytes(&queue.tenant, &*app.clock, bytes) {

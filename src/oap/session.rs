@@ -40,6 +40,11 @@ impl Session {
         Ok(Session { token: Zeroizing::new(token.to_owned()), known, tenant, tenant_id })
     }
 
+    /// The capability's text.
+    pub(super) fn token(&self) -> &str {
+        &self.token
+    }
+
     /// Refuses a frame that names another tenant.
     pub(super) fn check_tenant(&self, tenant_id: u128) -> Result<(), Refusal> {
         if tenant_id == 0 || tenant_id == self.tenant_id {

@@ -1,5 +1,5 @@
-//! The brownout sentinel on a real node: requests that fail shed new messages, what strangers send does not, and it ends
-//! by itself.
+//! The brownout sentinel on a real node: requests that fail shed new messages, what strangers send does not, and
+//! it ends by itself.
 
 use crate::harness::{Provider, Setup, TestNode, borrowed, poll, wall};
 use crate::http::Client;

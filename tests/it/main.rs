@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod attempts;
+mod audit;
+mod audit_counts;
 mod bad_input;
 mod bench;
 mod brownout;

@@ -158,7 +158,7 @@ fn configurations_in_the_manuals_load() {
 
 /// The commands of `ronctl` that have commands below them.
 const GROUPS: &str =
-    "cap key topic dlq config policy interop snapshot store chaos clock amnesia quarantine bench";
+    "cap key topic dlq config policy interop snapshot store chaos clock amnesia quarantine bench audit";
 
 /// Every `ronctl …` in a shell block names a command that exists.
 #[test]
@@ -207,6 +207,91 @@ fn the_invariants_are_listed_as_the_code_has_them() {
         .map(|row| (row[0].clone(), row[1].clone()))
         .collect();
     assert_eq!(written, in_code);
+}
+
+/// A record with every member there is.
+fn full_record() -> String {
+    use ron_core::audit::{Chain, Decision, Entry, Head, Kind, More, OK};
+    let at = ron_core::time::Millis(1);
+    let mut entry = Entry::new(at, Kind::Api, Decision::Allow, OK);
+    entry.provider = ron_core::ids::ProviderName::parse("p").ok();
+    entry.tenant = ron_core::ids::Tenant::parse("t").ok();
+    entry.cap_id = ron_core::capability::CapId::parse("0011223344556677");
+    entry.kid = ron_core::ids::Kid::parse("k").ok();
+    entry.content = Some([0; 32]);
+    entry.more = More {
+        step: Some("S"),
+        op: Some("o".into()),
+        topic: ron_core::ids::Topic::parse("t").ok(),
+        msg_id: ron_core::ids::MessageId::parse("01M800JC6WWWS0000000000000").ok(),
+        skew_ms: Some(1),
+        unsigned_decided: true,
+        id_conflict: true,
+        version: Some(1),
+        count: Some(1),
+        since: Some(at),
+        uid: Some(1),
+        pid: Some(1),
+        ip: "::1".parse().ok(),
+        detail: Some("d".into()),
+    };
+    let mut chain = Chain::after(Head::EMPTY);
+    chain.dropped(1);
+    chain.append(&entry)
+}
+
+#[test]
+fn the_page_of_the_audit_log_is_what_the_node_writes() {
+    use ron_core::audit::{Head, Place, Verifier, content};
+    let members: Vec<String> =
+        table("docs/AUDIT.md", "audit members").into_iter().map(|row| row[0].clone()).collect();
+    let record = full_record();
+    let places: Vec<usize> = members
+        .iter()
+        .map(|name| record.find(&format!("\"{name}\":")).unwrap_or_else(|| panic!("{name} in {record}")))
+        .collect();
+    assert!(places.is_sorted(), "in the order of {record}");
+    let written: serde_json::Value = serde_json::from_str(&record).expect("a record");
+    assert_eq!(written.as_object().expect("an object").len(), members.len());
+
+    let example = blocks("docs/AUDIT.md", "jsonl").remove(0);
+    let page = files::read("docs/AUDIT.md");
+    let head = page.split("The head of this chain: `").nth(1).and_then(|rest| rest.split('`').next());
+    let mut verifier = Verifier::new(Some(Head::parse(head.expect("a head")).expect("a head")));
+    let place = Place { file: "docs/AUDIT.md", line: 0 };
+    let faults: Vec<_> = example.lines().filter_map(|line| verifier.line(place, line.as_bytes())).collect();
+    assert!(faults.is_empty() && verifier.end(place).is_none(), "{faults:?} {:?}", verifier.end(place));
+    for body in [r#"{"action":"opened"}"#, r#"{"action":"closed"}"#] {
+        let name: String =
+            content(&[0x42; 32], body.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(example.contains(&format!("\"content\":\"b3k:{name}\"")), "{body}");
+    }
+}
+
+/// Whoever reads a step in the log finds it in the manual, and `ronctl interop explain` knows it.
+#[test]
+fn every_step_of_a_webhook_is_explained() {
+    let mut steps = BTreeSet::new();
+    for path in ["src/gate.rs", "src/http/interop.rs"] {
+        let text = files::read(path);
+        let names = text.split("trace.step = Some(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        steps.extend(names.map(str::to_owned));
+    }
+    assert!(steps.len() >= 12, "{steps:?}");
+    let codes = files::read("actors/core/src/scheme/reject.rs");
+    let codes =
+        codes.split("RejectReason::").filter_map(|rest| rest.split_once("=> \"")?.1.split('"').next());
+    let codes: Vec<&str> = codes.collect();
+    assert!(codes.contains(&"STALE") && codes.len() >= 9, "{codes:?}");
+    steps.extend(codes.into_iter().map(str::to_owned));
+    let written: Vec<String> =
+        table("docs/AUDIT.md", "audit steps").into_iter().map(|row| row[0].clone()).collect();
+    let written: BTreeSet<String> =
+        written.iter().flat_map(|cell| cell.split(", ")).map(str::to_owned).collect();
+    assert_eq!(written, steps, "docs/AUDIT.md, and the code");
+    let explained = files::read("src/bin/ronctl/explain.rs");
+    let silent = steps.iter().filter(|step| !explained.contains(&format!("\"{step}\" =>")));
+    assert_clean(&silent.cloned().collect::<Vec<_>>());
 }
 
 /// The names of metrics that an expression of an alert uses.

@@ -4,7 +4,9 @@ use crate::ambient;
 use crate::args;
 use crate::client::Client;
 use crate::control;
+use crate::explain;
 use crate::failure::{Failure, failed};
+use crate::locate::Places;
 use crate::output::Output;
 use clap::{Args, Subcommand};
 use ron_core::scheme::vectors::{Expected, Vector};
@@ -12,7 +14,7 @@ use ron_core::scheme::{Known, SchemeSpec, ToSign};
 use ron_node::schemes::Catalogue;
 use std::fmt::Write as _;
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What to do about webhooks.
 #[derive(Debug, Subcommand)]
@@ -23,6 +25,8 @@ pub(crate) enum InteropCommand {
     Verify(VerifyArgs),
     /// Make a request that a provider of this scheme would send, for smoke tests
     Sign(Box<SignArgs>),
+    /// Say what became of a request, and which step refused it
+    Explain(explain::ExplainArgs),
 }
 
 /// Which list.
@@ -87,10 +91,12 @@ pub(crate) struct SignArgs {
 /// A vector that is judged otherwise, bad arguments, a node that does not answer.
 pub(crate) async fn run(
     command: InteropCommand,
-    node: impl FnOnce() -> Result<Client, Failure>,
+    node: impl Fn() -> Result<Client, Failure>,
+    places: impl Fn(Option<&Path>) -> Result<Places, Failure>,
     out: Output,
 ) -> Result<(), Failure> {
     match command {
+        InteropCommand::Explain(args) => explain::run(args, node, places, out).await,
         InteropCommand::Providers(ProvidersArgs { schemes: true }) => schemes(out),
         InteropCommand::Providers(ProvidersArgs { schemes: false }) => providers(node()?, out).await,
         InteropCommand::Verify(args) => verify(&args, out),

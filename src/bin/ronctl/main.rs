@@ -6,6 +6,7 @@
 
 mod ambient;
 mod args;
+mod audit;
 mod bench;
 mod cap;
 mod chaos;
@@ -15,6 +16,7 @@ mod config;
 mod control;
 mod demo;
 mod dlq;
+mod explain;
 mod failure;
 mod interop;
 mod key;
@@ -102,7 +104,10 @@ enum Command {
     /// Look at dead letters, bring them back, send them again, end them
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
-    /// List providers and schemes, run test vectors, sign requests
+    /// Verify, export and show the audit log
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// List providers and schemes, run test vectors, sign requests, ask what became of one
     #[command(subcommand)]
     Interop(interop::InteropCommand),
     /// Measure a node: rate and latency of durable sends and of whole cycles
@@ -165,7 +170,8 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Snapshot(command) => snapshot::run(command, node, places, out).await,
         Command::Store(command) => store::run(command, node, places, out).await,
         Command::Dlq(command) => dlq::run(command, node()?, out).await,
-        Command::Interop(command) => interop::run(command, node, out).await,
+        Command::Audit(command) => audit::run(command, node, places, out).await,
+        Command::Interop(command) => interop::run(command, node, places, out).await,
         Command::Bench(command) => bench::run(command, node, out).await,
         Command::Demo(args) => demo::run(args, out).await,
     }

@@ -7,8 +7,13 @@ use crate::locate::Places;
 use crate::output::Output;
 use crate::store::{shown_check, told};
 use clap::{Args, Subcommand};
+use ron_actors::audit::AuditError;
+use ron_actors::audit::files::DIR;
+use ron_actors::audit::offline::Offline;
 use ron_actors::entropy::{Entropy, OsEntropy};
 use ron_actors::store::{Plan, Replaced, Restored, TopicRestored, list_snapshots, offline};
+use ron_core::audit::{Decision, Entry, Kind, OK};
+use ron_core::reason::Reason;
 use ron_node::node::STORE_FILE;
 use ron_node::upkeep::shown_findings;
 use serde_json::{Value, json};
@@ -150,12 +155,42 @@ fn restore(
     }
     let mut bits = [0; 40];
     OsEntropy.fill(&mut bits).map_err(|error| failed(error.to_string()))?;
-    let Restored { store: _, aside, next_sequence } =
-        plan.carry_out(bits, ambient::wall()).map_err(|error| failed(error.to_string()))?;
+    let unaudited = |error: AuditError| failed(format!("nothing was changed: {error}"));
+    let audit_dir = places.data_dir.join(DIR);
+    let mut log = Offline::open(&audit_dir, &OsEntropy, ambient::wall()).map_err(unaudited)?;
+    log.intent(restore_entry(&said)).map_err(unaudited)?;
+    let restored = plan.carry_out(bits, ambient::wall());
+    let mut entry = restore_entry(&said);
+    if restored.is_err() {
+        (entry.decision, entry.reason) = (Decision::Failed, Reason::Storage.code());
+    }
+    let told = log.add(entry);
+    let Restored { store: _, aside, next_sequence } = restored.map_err(|error| failed(error.to_string()))?;
+    told.map_err(|error| {
+        failed(format!("it was restored, but the audit log only has that it was to be: {error}"))
+    })?;
     said["done"] = json!(true);
     said["kept_aside"] = json!(aside);
     said["next_sequence"] = json!(next_sequence);
     if out.json { out.value(&said) } else { tell(&said, out) }
+}
+
+/// The audit log's record of a restore: what comes back, and what is forgotten.
+fn restore_entry(said: &Value) -> Entry {
+    let mut entry = Entry::new(ambient::wall(), Kind::Operator, Decision::Done, OK);
+    entry.more.op = Some("snapshot.restore".into());
+    entry.more.uid = Some(rustix::process::geteuid().as_raw());
+    entry.more.pid = i32::try_from(std::process::id()).ok();
+    let known = |name: &str| said[name].as_u64().map_or("?".to_owned(), |n| n.to_string());
+    entry.detail(&format!(
+        "of {}: {} messages come back, {} once more, {} are forgotten; keys: {} come back, {} are forgotten",
+        said["taken_at"].as_str().unwrap_or("?"),
+        known("come_back"),
+        known("come_again"),
+        known("forgotten"),
+        known("keys_come_back"),
+        known("keys_forgotten"),
+    ))
 }
 
 fn shown_plan(plan: &Plan, snapshot: &Path, store: &Path) -> Value {

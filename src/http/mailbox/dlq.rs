@@ -1,6 +1,7 @@
 //! Routes of the dead letters' workbench: clusters, reprocessing and its tasks, purge, resend. Served where the
 //! topic's other operator calls are; all but the clusters need the op `admin`.
 
+use super::audited::Admitted;
 use super::{Answer, App, BATCH_BYTES_MAX, MailboxApp, MailboxService, Want};
 use crate::http::auth::Op;
 use crate::http::body;
@@ -38,7 +39,7 @@ async fn clusters<M: MailboxService>(State(app): App<M>, path: Path, request: Re
         dlq: u64,
         clusters: Vec<ClusterView>,
     }
-    let queue = app.looks(Op::Peek, &path, request).await?;
+    let queue = app.looks(Op::Peek, &path, request).await?.queue;
     let clusters: Vec<ClusterView> =
         app.workbench()?.clusters(&queue).await?.into_iter().map(ClusterView::of).collect();
     let dlq = clusters.iter().map(|cluster| cluster.count).sum();
@@ -51,14 +52,15 @@ async fn reprocess<M: MailboxService>(State(app): App<M>, path: Path, request: R
         task_id: Option<String>,
         matched: u64,
     }
-    let (queue, body) = app.admin::<dto::ReprocessRequest>(&path, request).await?;
-    let dto::Wanted { mut draft, ids, dry_run } = body.check()?;
-    let mailbox = app.workbench()?;
-    name_slots(mailbox, &queue, &mut draft.filter, ids).await?;
-    let counted = mailbox.count_dead(&queue, &draft.filter).await?;
+    let (asked, body) = app.admin::<dto::ReprocessRequest>(&path, request).await?;
+    let dto::Wanted { mut draft, ids, dry_run } = body.wanted.check()?;
+    let (mailbox, queue) = (app.workbench()?, &asked.queue);
+    name_slots(mailbox, queue, &mut draft.filter, ids).await?;
+    let counted = mailbox.count_dead(queue, &draft.filter).await?;
     let mut task_id = None;
     if !dry_run {
-        let task = mailbox.reprocess(&queue, draft, counted).await?;
+        let act = app.act(&asked, "dlq.reprocess", Some(&format!("{} match", counted.0))).await?;
+        let task = act.end(mailbox.reprocess(queue, draft, counted).await).await?;
         tracing::info!(%queue, task = task.number, matched = task.matched, "reprocessing begins");
         task_id = Some(task_name(&task));
     }
@@ -70,11 +72,12 @@ async fn purge<M: MailboxService>(State(app): App<M>, path: Path, request: Reque
     struct Purged {
         purged: u64,
     }
-    let (queue, body) = app.admin::<dto::PurgeDeadRequest>(&path, request).await?;
-    let (mut filter, ids) = body.filter.check()?;
-    let mailbox = app.workbench()?;
-    name_slots(mailbox, &queue, &mut filter, ids).await?;
-    let purged = mailbox.purge_dead(&queue, &filter).await?;
+    let (asked, body) = app.admin::<dto::PurgeDeadRequest>(&path, request).await?;
+    let (mut filter, ids) = body.wanted.filter.check()?;
+    let (mailbox, queue) = (app.workbench()?, &asked.queue);
+    name_slots(mailbox, queue, &mut filter, ids).await?;
+    let act = app.act(&asked, "dlq.purge", None).await?;
+    let purged = act.end(mailbox.purge_dead(queue, &filter).await).await?;
     json_of(StatusCode::OK, &Purged { purged })
 }
 
@@ -83,22 +86,24 @@ async fn tasks<M: MailboxService>(State(app): App<M>, path: Path, request: Reque
     struct Tasks {
         tasks: Vec<TaskView>,
     }
-    let queue = app.looks(Op::Admin, &path, request).await?;
+    let queue = app.looks(Op::Admin, &path, request).await?.queue;
     let tasks = app.workbench()?.tasks(&queue).await?;
     json_of(StatusCode::OK, &Tasks { tasks: tasks.iter().rev().map(TaskView::of).collect() })
 }
 
 async fn task<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
-    let queue = app.looks(Op::Admin, &path, request).await?;
+    let queue = app.looks(Op::Admin, &path, request).await?.queue;
     let task = named(app.workbench()?, &queue, &path).await?;
     json_of(StatusCode::OK, &TaskView::of(&task))
 }
 
 async fn cancel<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
-    let queue = app.looks(Op::Admin, &path, request).await?;
-    let mailbox = app.workbench()?;
-    let task = named(mailbox, &queue, &path).await?;
-    json_of(StatusCode::OK, &TaskView::of(&mailbox.cancel_task(&queue, task.number).await?))
+    let asked = app.looks(Op::Admin, &path, request).await?;
+    let (mailbox, queue) = (app.workbench()?, &asked.queue);
+    let task = named(mailbox, queue, &path).await?;
+    let act = app.act(&asked, "dlq.cancel", Some(&task_name(&task))).await?;
+    let cancelled = act.end(mailbox.cancel_task(queue, task.number).await).await?;
+    json_of(StatusCode::OK, &TaskView::of(&cancelled))
 }
 
 async fn resend<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
@@ -131,13 +136,17 @@ async fn resend<M: MailboxService>(State(app): App<M>, path: Path, request: Requ
     let message = wanted.into_message(original, &call.corr)?;
     authority.check_bytes(message.payload.len())?;
     let (payload_hash, bytes) = (message.payload_hash.to_string(), message.payload.len() as u64);
+    let asked = Admitted::new(queue, call, &authority);
+    let (act, queue) = (app.act(&asked, "dlq.resend", Some(&source_msg_id.to_string())).await?, &asked.queue);
     let done = if removed {
-        app.charged(&queue, bytes, mailbox.replace_dead(&queue, message, slot)).await?
+        app.charged(queue, bytes, mailbox.replace_dead(queue, message, slot)).await
     } else {
-        let sent = app.store(&queue, vec![message]).await?.into_iter().next();
         let none = || Refusal::new(Reason::Internal, "the mailbox gave no result");
-        sent.ok_or_else(none)?.map_err(super::answers::item_refused)?
+        let sent =
+            app.store(queue, vec![message]).await.and_then(|sent| sent.into_iter().next().ok_or_else(none));
+        sent.and_then(|sent| sent.map_err(super::answers::item_refused))
     };
+    let done = act.end(done).await?;
     let Enqueued { msg_id, duplicate, .. } = done;
     let (durability, corr_id) = (limits.durability.label(), call.corr.as_str());
     let resent = Resent { msg_id, source_msg_id, duplicate, removed, payload_hash, durability, corr_id };
@@ -145,13 +154,13 @@ async fn resend<M: MailboxService>(State(app): App<M>, path: Path, request: Requ
 }
 
 impl<M: MailboxService> MailboxApp<M> {
-    /// The queue of a call that only looks, or whose path says all.
-    async fn looks(&self, op: Op, path: &Path, request: Request) -> Result<QueueKey, Failure> {
+    /// A call that only looks, or whose path says all.
+    async fn looks(&self, op: Op, path: &Path, request: Request) -> Result<Admitted, Failure> {
         let (parts, _) = request.into_parts();
-        let queue = queue_of(path)?;
-        self.allow(&parts, Call::of(&parts)?, Want::on(op, &queue)).await?;
+        let (queue, call) = (queue_of(path)?, Call::of(&parts)?);
+        let authority = self.allow(&parts, call, Want::on(op, &queue)).await?;
         headers::plain_body(&parts.headers)?;
-        Ok(queue)
+        Ok(Admitted::new(queue, call, &authority))
     }
 
     fn workbench(&self) -> Result<&Mailbox, Refusal> {

@@ -1,6 +1,7 @@
 //! Routes of a topic's list of subscribers (SPEC §4.14). Changing it needs `admin` on the topic and `enqueue` on
 //! each topic that joins: whoever makes the list decides what they get from then on. Looking at it needs `admin`.
 
+use super::audited::Admitted;
 use super::{Answer, App, BATCH_BYTES_MAX, MailboxApp, MailboxService, Want};
 use crate::http::auth::{Access, Ask, Authority, Op};
 use crate::http::body;
@@ -44,7 +45,10 @@ async fn change<M: MailboxService>(State(app): App<M>, path: Path, request: Requ
     let edit = dto::json::<dto::SubscribersRequest>(&body)?.check()?;
     drop(body);
     app.may_send_to(&authority, call, &queue, &edit)?;
-    let list = app.fanout()?.subscribe(&queue, edit).await?;
+    let detail = format!("{} added, {} removed", edit.add.len(), edit.remove.len());
+    let (fanout, asked) = (app.fanout()?, Admitted::new(queue, call, &authority));
+    let (act, queue) = (app.act(&asked, "topic.subscribers", Some(&detail)).await?, &asked.queue);
+    let list = act.end(fanout.subscribe(queue, edit).await).await?;
     tracing::info!(%queue, version = list.version, count = list.count, "subscribers changed");
     json_of(StatusCode::OK, &InForce { version: list.version, count: list.count })
 }

@@ -1,6 +1,7 @@
 //! Routes that change a topic as a whole: settings, pause and resume, purge, delete. All need the op `admin`, and are
 //! served where the operator is: on the mailbox's own port and the Unix socket.
 
+use super::audited::Admitted;
 use super::{Answer, App, MailboxApp, MailboxService, Want, answers};
 use crate::http::auth::Op;
 use crate::http::dto;
@@ -10,7 +11,6 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::routing::{delete, post, put};
 use http::StatusCode;
-use ron_core::ids::QueueKey;
 use ron_core::shard::{Paused, TopicChange};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,9 +28,11 @@ pub fn topic_routes<M: MailboxService>(app: Arc<MailboxApp<M>>) -> Router {
 }
 
 async fn settings<M: MailboxService>(State(app): App<M>, path: Path, request: Request) -> Answer {
-    let (queue, wanted) = app.admin::<dto::SettingsRequest>(&path, request).await?;
+    let (asked, body) = app.admin::<dto::SettingsRequest>(&path, request).await?;
     let durability = app.limits.load().durability;
-    let topic = app.mailbox.configure(&queue, TopicChange::Settings(wanted.check(durability)?)).await?;
+    let change = TopicChange::Settings(body.wanted.check(durability)?);
+    let act = app.act(&asked, "topic.set", Some(&body.text)).await?;
+    let topic = act.end(app.mailbox.configure(&asked.queue, change).await).await?;
     json_of(StatusCode::OK, &answers::Settings::of(&topic.settings, durability))
 }
 
@@ -47,9 +49,10 @@ async fn purge<M: MailboxService>(State(app): App<M>, path: Path, request: Reque
     struct Purged {
         purged: u64,
     }
-    let (queue, confirmed) = app.admin::<dto::ConfirmRequest>(&path, request).await?;
-    confirmed.check(&queue.topic)?;
-    let purged = app.mailbox.purge(&queue).await?;
+    let (asked, body) = app.admin::<dto::ConfirmRequest>(&path, request).await?;
+    body.wanted.check(&asked.queue.topic)?;
+    let act = app.act(&asked, "topic.purge", None).await?;
+    let purged = act.end(app.mailbox.purge(&asked.queue).await).await?;
     json_of(StatusCode::OK, &Purged { purged })
 }
 
@@ -59,26 +62,36 @@ async fn delete_topic<M: MailboxService>(State(app): App<M>, path: Path, request
         deleted: bool,
         purged: u64,
     }
-    let (queue, confirmed) = app.admin::<dto::ConfirmRequest>(&path, request).await?;
-    confirmed.check(&queue.topic)?;
-    let purged = app.mailbox.delete(&queue).await?;
-    tracing::info!(%queue, purged, "topic deleted");
+    let (asked, body) = app.admin::<dto::ConfirmRequest>(&path, request).await?;
+    body.wanted.check(&asked.queue.topic)?;
+    let act = app.act(&asked, "topic.delete", None).await?;
+    let purged = act.end(app.mailbox.delete(&asked.queue).await).await?;
+    tracing::info!(queue = %asked.queue, purged, "topic deleted");
     json_of(StatusCode::OK, &Deleted { deleted: true, purged })
 }
 
+/// What a call that changes a topic asks for.
+pub(super) struct Body<T> {
+    pub(super) wanted: T,
+    /// As it was sent, for the audit log.
+    pub(super) text: String,
+}
+
 impl<M: MailboxService> MailboxApp<M> {
-    /// The queue and the body of a call that changes the topic.
+    /// Who calls for a change of the topic, and the body of the call.
     pub(super) async fn admin<T: DeserializeOwned>(
         &self,
         path: &Path,
         request: Request,
-    ) -> Result<(QueueKey, T), crate::http::error::Failure> {
+    ) -> Result<(Admitted, Body<T>), crate::http::error::Failure> {
         let (parts, body) = request.into_parts();
         let queue = queue_of(path)?;
-        let authority = self.allow(&parts, Call::of(&parts)?, Want::on(Op::Admin, &queue)).await?;
+        let call = Call::of(&parts)?;
+        let authority = self.allow(&parts, call, Want::on(Op::Admin, &queue)).await?;
         let body = self.settling_body(&parts, body).await?;
         authority.still_holds(self.wall_s())?;
-        Ok((queue, dto::json(&body)?))
+        let text = String::from_utf8_lossy(&body).into_owned();
+        Ok((Admitted::new(queue, call, &authority), Body { wanted: dto::json(&body)?, text }))
     }
 
     async fn set_paused(&self, path: &Path, request: Request, paused: bool) -> Answer {
@@ -86,9 +99,12 @@ impl<M: MailboxService> MailboxApp<M> {
         struct Now {
             paused: Option<&'static str>,
         }
-        let (queue, body) = self.admin::<dto::PauseRequest>(path, request).await?;
-        let what = body.what();
-        let topic = self.mailbox.configure(&queue, TopicChange::Pause { what, paused }).await?;
+        let (asked, body) = self.admin::<dto::PauseRequest>(path, request).await?;
+        let what = body.wanted.what();
+        let op = if paused { "topic.pause" } else { "topic.resume" };
+        let act = self.act(&asked, op, Some(&body.text)).await?;
+        let change = TopicChange::Pause { what, paused };
+        let topic = act.end(self.mailbox.configure(&asked.queue, change).await).await?;
         json_of(StatusCode::OK, &Now { paused: paused_text(topic.paused) })
     }
 }

@@ -1,24 +1,28 @@
 //! What stands in for the mailbox, the passport, the verifiers and the node.
 
 use crate::http::auth::{Ask, Authority, Authorizer, Held, Verdict};
-use crate::http::ctl::{ControlDesk, MintedToken};
 use crate::http::interop::{CustomAnswer, WebhookAnswer, WebhookCall, WebhookGate};
 use crate::http::mailbox::{HandedOut, HandsOut, MailboxService};
-use crate::http::request::Peer;
+use crate::http::webhooks::Trace;
 use bytes::Bytes;
-use futures::Stream;
 use http::{HeaderMap, Method};
+use ron_actors::audit::{Audit, AuditArgs, AuditLimits, AuditObserver};
+use ron_actors::entropy::SeededEntropy;
+use ron_actors::kernel::bus::{Bus, BusLimits};
+use ron_actors::kernel::child::{Observer, ServiceLabel};
+use ron_actors::kernel::supervisor::{SupervisorOptions, start_root};
 use ron_actors::mailbox::{Enqueued, PeekPage, Settle, TopicRow, TopicStat};
 use ron_actors::mailbox::{Fate, MessageHistory, TopicInForce};
-use ron_core::capability::RevokeRequest;
+use ron_core::audit::Who;
+use ron_core::capability::CapId;
 use ron_core::envelope::{Delivered, Envelope};
-use ron_core::ids::{ContentHash, CorrId, Incarnation, MessageId, QueueKey, Slot, Tenant, Topic};
+use ron_core::ids::{ContentHash, CorrId, Incarnation, Kid, MessageId, QueueKey, Slot, Tenant, Topic};
 use ron_core::message::{MessageMeta, NewMessage, StoredMessage};
 use ron_core::reason::{Reason, Refusal};
 use ron_core::receipt::Receipt;
+use ron_core::restart::RestartPolicy;
 use ron_core::shard::{Paused, PeekState, Settings, Stats, TopicChange, Want, What};
 use ron_core::time::{Clock, Millis};
-use serde::Deserialize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -53,6 +57,10 @@ struct FakeHeld {
 }
 
 impl Held for FakeHeld {
+    fn who(&self) -> Who {
+        Who::Cap(CapId::of(&[1; 16]), Kid::parse("fake").unwrap())
+    }
+
     fn topics_allowed(&self, topic: &Topic) -> bool {
         topic.as_str() != "hidden"
     }
@@ -379,7 +387,13 @@ pub(super) struct FakeGate {
 }
 
 impl WebhookGate for FakeGate {
-    fn precheck(&self, provider: &str, _: &Method, headers: &HeaderMap) -> Result<usize, Refusal> {
+    fn precheck(
+        &self,
+        provider: &str,
+        _: &Method,
+        headers: &HeaderMap,
+        _: &mut Trace,
+    ) -> Result<usize, Refusal> {
         match provider {
             "github" => {}
             "down" => return Err(Refusal::new(Reason::DownstreamUnavailable, "quarantined")),
@@ -391,7 +405,7 @@ impl WebhookGate for FakeGate {
         }
     }
 
-    async fn receive(&self, call: WebhookCall<'_>) -> Result<WebhookAnswer, Refusal> {
+    async fn receive(&self, call: WebhookCall<'_>, _: &mut Trace) -> Result<WebhookAnswer, Refusal> {
         self.receiving.fetch_add(1, Ordering::SeqCst);
         if self.hold {
             self.held.notified().await;
@@ -421,73 +435,36 @@ impl WebhookGate for FakeGate {
 }
 
 #[derive(Debug)]
-pub(super) struct FakeDesk;
+struct Deaf;
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct FakeMint {
-    tenant: String,
+impl AuditObserver for Deaf {
+    fn recorded(&self, _: u64) {}
+    fn dropped(&self, _: u64) {}
+    fn failing(&self, _: Option<String>) {}
 }
 
-impl ControlDesk for FakeDesk {
-    type Mint = FakeMint;
+impl Observer for Deaf {
+    fn crashed(&self, _: ServiceLabel) {}
+}
 
-    fn status(&self) -> serde_json::Value {
-        serde_json::json!({"ready": true})
-    }
-
-    fn providers(&self) -> serde_json::Value {
-        serde_json::json!([{"name": "github"}])
-    }
-
-    async fn amnesia(&self) -> serde_json::Value {
-        serde_json::json!({"items": []})
-    }
-
-    fn quarantined(&self) -> serde_json::Value {
-        serde_json::json!({"quarantined": []})
-    }
-
-    async fn release(&self, name: &str, _: Peer) -> Result<serde_json::Value, Refusal> {
-        Err(Refusal::new(Reason::NotFound, format!("{name} is not in quarantine")))
-    }
-
-    async fn accept_clock(&self, _: Peer) -> Result<serde_json::Value, Refusal> {
-        Err(Refusal::new(Reason::NotFound, "there is nothing to accept"))
-    }
-
-    fn events(&self, topic: &str, since: Duration, follow: bool) -> impl Stream<Item = Bytes> + 'static {
-        let line = format!("{topic} {} {follow}\n", since.as_millis());
-        futures::stream::iter([Bytes::from(line)])
-    }
-
-    fn policy(&self) -> serde_json::Value {
-        serde_json::json!({"version": 1})
-    }
-
-    fn reload_policy(&self, _: Peer) -> Result<serde_json::Value, Refusal> {
-        Err(Refusal::new(Reason::Malformed, "policy.toml:3: rule.1.topik: unknown key"))
-    }
-
-    fn apply_preset(&self, preset: &str, ttl_ms: u64, _: Peer) -> Result<serde_json::Value, Refusal> {
-        Ok(serde_json::json!({"preset": preset, "ttl_ms": ttl_ms}))
-    }
-
-    fn mint(&self, request: FakeMint, peer: Peer) -> Result<MintedToken, Refusal> {
-        assert!(matches!(peer, Peer::Unix { .. }));
-        Ok(MintedToken { token: format!("ron1_{}", request.tenant), cap_id: "0123456789abcdef".into() })
-    }
-
-    async fn revoke(&self, request: RevokeRequest, _: Peer) -> Result<serde_json::Value, Refusal> {
-        Ok(serde_json::json!({ "revoked": request.check()?.len() }))
-    }
-
-    fn keys(&self) -> serde_json::Value {
-        serde_json::json!({"keys": []})
-    }
-
-    async fn rotate(&self, peer: Peer) -> Result<serde_json::Value, Refusal> {
-        assert!(matches!(peer, Peer::Unix { .. }));
-        Err(Refusal::new(Reason::PolicyBlocked, "the keyring is a mount"))
-    }
+/// A log in memory, with its actor, as long as the test runs.
+pub(super) fn running_audit() -> Audit {
+    let clock: Arc<dyn Clock> = Arc::new(FixedClock);
+    let limits = AuditLimits { queue: 1_000, uses: 1_000, ring_bytes: 1 << 20, file_bytes: 1 << 20, keep: 2 };
+    let (observer, entropy) = (Arc::new(Deaf), Arc::new(SeededEntropy::new(1)));
+    let args = AuditArgs { dir: None, limits, clock: clock.clone(), entropy, observer };
+    let audit = Audit::open(args).unwrap();
+    let options = SupervisorOptions {
+        bus: Bus::new(clock.clone(), BusLimits::default()),
+        clock,
+        observer: Arc::new(Deaf),
+        policy: RestartPolicy::default(),
+        seed: 1,
+    };
+    let spec = audit.child_spec();
+    tokio::spawn(async move {
+        let _running = start_root(options, vec![spec]).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    audit
 }

@@ -37,6 +37,12 @@ impl CapId {
         CapId(id)
     }
 
+    /// A number below `n` that spreads ids evenly: which of `n` parts of a table an id belongs to.
+    #[must_use]
+    pub const fn spread(self, n: usize) -> usize {
+        self.0[0] as usize % n
+    }
+
     /// Reads an id: exactly 16 lowercase hex digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<CapId> {
@@ -68,6 +74,14 @@ pub struct Capability {
 struct Link {
     caveat: Option<Caveat>,
     mac: [u8; 32],
+}
+
+/// The public name of a token and of its key, as the text claims: nothing is checked but the form. For the audit of
+/// what was refused.
+#[must_use]
+pub fn claimed(text: &str) -> Option<(CapId, Kid)> {
+    let token = Token::parse(text).ok()?;
+    Some((CapId::of(&token.nonce), Kid::parse(&token.kid).ok()?))
 }
 
 /// Checks a token's form and MAC, and that it starts with an expiry. Says nothing yet about what it allows.
