@@ -9,6 +9,7 @@ pub mod amnesia;
 pub mod clock;
 pub mod config;
 pub mod desk;
+pub mod egress;
 pub mod faults;
 pub mod gate;
 pub mod http;

@@ -1,7 +1,8 @@
 //! A node: boot order, what runs while it lives, and drain order.
 
 use crate::clock::{CLOCK_GAP_FILE, ClockKeeper, ClockMade, ClockMaker};
-use crate::config::{Config, DevSecret, KeyringAt};
+use crate::config::{Config, DevSecret};
+use crate::egress::{EGRESS_FILE, EgressDesk, Egresses};
 use crate::faults::{FaultDesk, Victims};
 use crate::gate::{Gate, Served};
 use crate::http::admission::{Budgets, RateLimits};
@@ -19,18 +20,18 @@ use crate::watched::FileWatch;
 use arc_swap::ArcSwap;
 use ron_actors::blocking::Blocking;
 use ron_actors::entropy::{Entropy, OsEntropy};
-use ron_actors::kernel::bus::{Bus, BusLimits};
+use ron_actors::interop::egress::EndpointParts;
+use ron_actors::kernel::bus::BusLimits;
 use ron_actors::kernel::child::ServiceLabel;
 use ron_actors::kernel::clock::SystemClock;
 use ron_actors::kernel::event::Event;
 use ron_actors::kernel::supervisor::{SupervisorOptions, SupervisorRef, tree};
 use ron_actors::mailbox::{Mailbox, MailboxConfig};
-use ron_actors::passport::{KeyringPlace, Passport, PassportArgs, PassportLimits};
+use ron_actors::passport::Passport;
 use ron_actors::policy::InForce;
 use ron_actors::sentinel::SentinelArgs;
 use ron_actors::store::{DeviceFaults, FileMedium, Medium, RamMedium, StoreConfig, StoreError, StoreFigures};
 use ron_actors::tree::{Foundation, Tree, TreeArgs};
-use ron_core::capability::Revoked;
 use ron_core::restart::RestartPolicy;
 use ron_core::time::Clock;
 use std::collections::{BTreeMap, HashMap};
@@ -40,6 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod listen;
+mod passport;
 
 /// The store's file in the data directory.
 pub const STORE_FILE: &str = "store.redb";
@@ -102,6 +104,7 @@ pub struct Node {
     pub(crate) upkeep: Arc<Upkeep>,
     pub(crate) faults: Arc<FaultDesk>,
     pub(crate) tls: Arc<TlsKeeper>,
+    pub(crate) egress: Arc<EgressDesk>,
     verifiers: SupervisorRef,
     listeners: Vec<Listening>,
     watches: Vec<FileWatch>,
@@ -122,8 +125,9 @@ impl Node {
         let (foundation, clock_made) = lay(&config, medium, &watch, policy.clone())?;
         watch.tell(&foundation.bus);
         let (clock, bus) = (foundation.clock.clone(), foundation.bus.clone());
-        let passport = passport_of(&config, &clock, &bus)?;
+        let passport = passport::passport_of(&config, &clock, &bus)?;
         let providers = Arc::new(serve_providers(&config, &metrics)?);
+        let egresses = Arc::new(Egresses::of(&config, &metrics, &clock)?);
         let readiness = Arc::new(Readiness::booting());
         warnings.into_iter().for_each(|warning| readiness.warn(warning));
         let budgets = Arc::new(Budgets::new(config.mailbox.admission.bytes.as_usize(), SETTLE_BYTES));
@@ -134,7 +138,8 @@ impl Node {
             bus: bus.clone(),
         };
         let sentinel = (Arc::new(sensors), config.interop.brownout.upstream_p95_ms);
-        let (tree, verifiers) = raise(foundation, watch, &providers, &passport, sentinel).await?;
+        let interop = (providers.clone(), egresses.clone(), policy.clone());
+        let (tree, verifiers, parts) = raise(foundation, watch, interop, &passport, sentinel).await?;
         let gate = Gate {
             providers: providers.clone(),
             mailbox: tree.mailbox.clone(),
@@ -161,6 +166,7 @@ impl Node {
             passport,
             watches: watches_of(&policy, &tls),
             tls,
+            egress: Arc::new(EgressDesk::new(&config, egresses, parts)),
             policy,
             providers,
             store_figures: Arc::new(ArcSwap::from_pointee(StoreFigures::default())),
@@ -176,6 +182,7 @@ impl Node {
             node.readiness.set(part, true);
         }
         node.upkeep.begin();
+        node.egress.egresses.begin(node.addresses.values().copied().collect());
         Ok(node)
     }
 
@@ -225,6 +232,7 @@ impl Node {
     /// `node.drain_ms`; then listeners close, actors stop in order and the store is closed.
     pub async fn shut(self) {
         self.readiness.start_drain();
+        self.egress.egresses.drain();
         self.tree.mailbox.end_waits();
         self.upkeep.stop().await;
         self.leases_settled().await;
@@ -354,62 +362,37 @@ fn metrics_of(config: &Config) -> Result<Metrics, BootError> {
     metrics.map_err(|error| BootError::Root(error.to_string()))
 }
 
-fn passport_of(config: &Config, clock: &Arc<dyn Clock>, bus: &Bus) -> Result<Passport, BootError> {
-    let (ring, keyring_place) = match &config.auth.keyring {
-        KeyringAt::File(path) => {
-            let ring = ron_actors::keyring_file::load_or_create(path, clock.wall(), &OsEntropy);
-            (ring, KeyringPlace::File(path.clone()))
-        }
-        KeyringAt::Mount(path) => (ron_actors::keyring_file::load(path), KeyringPlace::Mount(path.clone())),
-        KeyringAt::Memory => {
-            (ron_actors::keyring_file::in_memory(clock.wall(), &OsEntropy), KeyringPlace::Memory)
-        }
-    };
-    let keyring = ring.map_err(|error| BootError::Config(format!("auth.keyring: {error}")))?;
-    let revoked_file = (!config.node.amnesia).then(|| config.node.data_dir.join(REVOKED_FILE));
-    let revoked = revoked_file.as_deref().map_or(Ok(Revoked::default()), ron_actors::revoked_file::load);
-    let revoked = revoked.map_err(|error| BootError::Damaged(error.to_string()))?;
-    if revoked.kid(&keyring.minting().kid) {
-        tracing::warn!(kid = %keyring.minting().kid, "the key that makes capabilities is revoked: rotate it");
-    }
-    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let (ttl_max_ms, cache_ttl_ms) = (ms(config.auth.max_ttl), ms(config.auth.cap_cache_ttl));
-    let args = PassportArgs {
-        keyring,
-        keyring_place,
-        revoked,
-        revoked_file,
-        clock: clock.clone(),
-        entropy: Arc::new(OsEntropy),
-        bus: bus.clone(),
-        limits: PassportLimits { ttl_max_ms, cache_ttl_ms },
-    };
-    Passport::new(args).map_err(|error| BootError::Root(error.to_string()))
-}
-
-/// Starts all actors; returns the supervisor of the verifiers beside the tree.
+/// Starts all actors; beside the tree, the supervisor of verifiers and egress, and what egress works with.
 async fn raise(
     foundation: Foundation,
     watch: Arc<Watch>,
-    providers: &Arc<HashMap<String, Served>>,
+    (providers, egresses, policy): (Arc<HashMap<String, Served>>, Arc<Egresses>, InForce),
     passport: &Passport,
     (sensors, p95_max_ms): (Arc<NodeSensors>, u64),
-) -> Result<(Tree, SupervisorRef), BootError> {
+) -> Result<(Tree, SupervisorRef, EndpointParts), BootError> {
     let mut interop = None;
+    let (clock, bus) = (foundation.clock.clone(), foundation.bus.clone());
     let specs = {
-        let (providers, passport, interop) = (providers.clone(), passport.clone(), &mut interop);
+        let (passport, interop) = (passport.clone(), &mut interop);
         let critical = passport.child_spec();
         move |mailbox: &Mailbox, options: &SupervisorOptions| {
-            let store = mailbox.store().clone();
-            let children = move || verifier_specs(&providers, &passport);
+            let (store, mailbox) = (mailbox.store().clone(), mailbox.clone());
+            let entropy = Arc::new(OsEntropy);
+            let parts = EndpointParts { mailbox, passport: passport.clone(), policy, clock, entropy, bus };
+            let of_egress = parts.clone();
+            let children = move || {
+                let mut specs = verifier_specs(&providers, &passport);
+                specs.extend(egresses.child_specs(&of_egress));
+                specs
+            };
             let (spec, supervisor) = tree("interop", ServiceLabel::Interop, options.clone(), children);
-            *interop = Some(supervisor);
+            *interop = Some((supervisor, parts));
             vec![critical, spec, SentinelArgs { store, sensors, p95_max_ms }.child_spec()]
         }
     };
     let tree = foundation.raise(watch, specs).await.map_err(|error| BootError::Root(error.to_string()))?;
-    let verifiers = interop.ok_or_else(|| BootError::Root("no interop tree".into()))?;
-    Ok((tree, verifiers))
+    let (verifiers, parts) = interop.ok_or_else(|| BootError::Root("no interop tree".into()))?;
+    Ok((tree, verifiers, parts))
 }
 
 /// Where the product keeps the store's bytes.
@@ -423,7 +406,7 @@ pub fn medium_of(config: &Config) -> Arc<dyn Medium> {
 
 /// A node in amnesia must not sit on files that a durable one left: they would seem to be gone, and are not.
 /// What a durable node keeps in its data directory and amnesia must not find there.
-pub(crate) const OUR_FILES: [&str; 3] = [STORE_FILE, "keyring", REVOKED_FILE];
+pub(crate) const OUR_FILES: [&str; 4] = [STORE_FILE, "keyring", REVOKED_FILE, EGRESS_FILE];
 
 fn refuse_leftovers(config: &Config) -> Result<(), BootError> {
     let dir = &config.node.data_dir;

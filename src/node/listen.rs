@@ -9,6 +9,7 @@ use crate::http::admission::{Budgets, RateLimits};
 use crate::http::auth::{Access, Audience};
 use crate::http::ctl::ctl_router;
 use crate::http::door::{Door, Meter, Surface};
+use crate::http::egress::egress_routes;
 use crate::http::faults::fault_routes;
 use crate::http::interop::{InteropApp, Version, interop_router};
 use crate::http::mailbox::{Durability, MailboxApp, MailboxLimits, mailbox_router};
@@ -209,6 +210,7 @@ impl Node {
         let (readiness, metrics) = (self.readiness.clone(), self.metrics.clone());
         let more = upkeep_routes(self.upkeep.clone())
             .merge(fault_routes(self.faults.clone()))
+            .merge(egress_routes(self.egress.clone()))
             .merge(ctl_metrics_route(self.admin_of_mailbox(), readiness, metrics));
         let router = ctl_router(Arc::new(desk), mailbox, more);
         let door = Arc::new(Door::new(router, meter, shared.ids.clone()));

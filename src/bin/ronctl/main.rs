@@ -15,6 +15,7 @@ mod config;
 mod control;
 mod demo;
 mod dlq;
+mod egress;
 mod failure;
 mod key;
 mod locate;
@@ -101,6 +102,9 @@ enum Command {
     /// Look at dead letters, bring them back, send them again, end them
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// Look at egress endpoints, stop and start them, send again what failed
+    #[command(subcommand)]
+    Interop(egress::InteropCommand),
     /// Measure a node: rate and latency of durable sends and of whole cycles
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -161,6 +165,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Snapshot(command) => snapshot::run(command, node, places, out).await,
         Command::Store(command) => store::run(command, node, places, out).await,
         Command::Dlq(command) => dlq::run(command, node()?, out).await,
+        Command::Interop(command) => egress::run(command, node()?, out).await,
         Command::Bench(command) => bench::run(command, node, out).await,
         Command::Demo(args) => demo::run(args, out).await,
     }
