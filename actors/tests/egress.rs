@@ -25,7 +25,9 @@ use ron_core::egress::{
     BreakerRules, BreakerState, DisabledWhy, Failure, Outcome, Phase, Schedule, Signer, Signing,
 };
 use ron_core::ids::{ContentHash, Kid, QueueKey, Tenant, Topic};
+use ron_core::limit::Rate;
 use ron_core::message::{MessageMeta, NewMessage};
+use ron_core::policy::Policy;
 use ron_core::restart::RestartPolicy;
 use ron_core::scheme::SchemeSpec;
 use ron_core::shard::{PeekState, SettingsPatch, TopicChange};
@@ -98,9 +100,11 @@ struct Bench {
     seen: Arc<Seen>,
     asked: mpsc::UnboundedReceiver<Outbound>,
     held: Option<Arc<Notify>>,
+    book: Arc<Book>,
 }
 
 struct Wanted {
+    rate: Option<Rate>,
     script: Vec<Ended>,
     schedule: Vec<u64>,
     breaker: BreakerRules,
@@ -110,7 +114,7 @@ struct Wanted {
 impl Default for Wanted {
     fn default() -> Wanted {
         let breaker = BreakerRules { trip_after: 100, ..BreakerRules::default() };
-        Wanted { script: vec![status(200)], schedule: vec![20, 20], breaker, hold: false }
+        Wanted { rate: None, script: vec![status(200)], schedule: vec![20, 20], breaker, hold: false }
     }
 }
 
@@ -130,7 +134,7 @@ fn spec(wanted: &Wanted) -> EndpointSpec {
         schedule: Schedule::new(wanted.schedule.clone()).unwrap(),
         terminal: vec![422],
         concurrency: 4,
-        rate: None,
+        rate: wanted.rate,
         timeout: Duration::from_secs(2),
         breaker: wanted.breaker,
         config_version: "test".into(),
@@ -170,7 +174,7 @@ async fn start(wanted: Wanted) -> Bench {
     let spec = spec(&wanted);
     let transport = Scripted { script: Mutex::new(wanted.script.into()), asked: sender, held: held.clone() };
     let (seen, book) = (Arc::new(Seen::default()), Arc::new(Book::load(None).unwrap()));
-    let endpoint = Arc::new(Endpoint::new(spec, Arc::new(transport), seen.clone(), book));
+    let endpoint = Arc::new(Endpoint::new(spec, Arc::new(transport), seen.clone(), book.clone()));
     let (mut parts, mut interop) = (None, None);
     let tree = {
         let (endpoint, parts, interop) = (endpoint.clone(), &mut parts, &mut interop);
@@ -193,7 +197,7 @@ async fn start(wanted: Wanted) -> Bench {
         foundation.raise(Arc::new(Nobody), others).await.unwrap()
     };
     let (parts, interop) = (parts.unwrap(), interop.unwrap());
-    Bench { tree, interop, endpoint, parts, seen, asked, held }
+    Bench { tree, interop, endpoint, parts, seen, asked, held, book }
 }
 
 impl Bench {
@@ -342,7 +346,7 @@ async fn an_open_breaker_costs_no_attempts_and_a_probe_closes_it() {
     let breaker =
         BreakerRules { trip_after: 2, pause_ms: 400, pause_ms_max: 400, disable_after_ms: u64::MAX };
     let script = vec![status(500), status(500), status(200)];
-    let wanted = Wanted { script, schedule: vec![5; 10], breaker, hold: false };
+    let wanted = Wanted { script, schedule: vec![5; 10], breaker, ..Wanted::default() };
     let mut bench = start(wanted).await;
     bench.endpoint.begin();
     bench.send("{\"n\":1}", &[]).await;
@@ -400,5 +404,66 @@ async fn slots_bound_what_is_under_way() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     bench.settles_at([0, 0, 0, 0]).await;
+    bench.tree.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rate_bounds_attempts_and_leases_nothing_ahead_of_it() {
+    let rate = Some(Rate { per_second: 10, burst: 2 });
+    let mut bench = start(Wanted { rate, ..Wanted::default() }).await;
+    for _ in 0..6 {
+        bench.send("{}", &[]).await;
+    }
+    let began = bench.parts.clock.now();
+    bench.endpoint.begin();
+    bench.attempt().await;
+    bench.attempt().await;
+    let [ready, _, vis, _] = bench.depths().await;
+    assert!(ready >= 3 && vis <= 3, "{ready} {vis}");
+    for _ in 0..4 {
+        bench.attempt().await;
+    }
+    let took = bench.parts.clock.now().since(began);
+    assert!(took >= 390, "four more at ten a second, in {took} ms");
+    bench.settles_at([0, 0, 0, 0]).await;
+    bench.tree.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_policy_denies_is_not_taken_until_it_allows() {
+    let mut bench = start(Wanted::default()).await;
+    let policy = |text: &str| Policy::parse(text).unwrap();
+    let acks =
+        "version = 1\ndefault = \"allow\"\n[[rule]]\nop = [\"ack\"]\naction = \"deny\"\nreason = \"no\"\n";
+    bench.parts.policy.replace(policy(acks), "one".into());
+    bench.send("{}", &[]).await;
+    bench.endpoint.begin();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(bench.asked.try_recv().is_err(), "what could not be acked is not sent");
+    assert_eq!(bench.depths().await, [1, 0, 0, 0]);
+    bench.parts.policy.replace(policy("version = 1\ndefault = \"allow\"\n"), "two".into());
+    bench.attempt().await;
+    bench.settles_at([0, 0, 0, 0]).await;
+    bench.tree.stop().await;
+}
+
+/// The file says what the breaker is when it is written: an attempt that ended before does not overrule an operator.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operators_word_is_kept_whatever_ends_meanwhile() {
+    let breaker = BreakerRules { trip_after: 1, pause_ms: 1, pause_ms_max: 1, disable_after_ms: u64::MAX };
+    let wanted = Wanted { script: vec![status(500)], schedule: vec![1; 19], breaker, ..Wanted::default() };
+    let bench = start(wanted).await;
+    bench.endpoint.begin();
+    for _ in 0..50 {
+        bench.send("{}", &[]).await;
+    }
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        bench.endpoint.disable(&bench.parts).unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let disabled = bench.book.of("billing").disabled.map(|(why, _)| why);
+        assert_eq!(disabled, Some(DisabledWhy::Operator));
+        bench.endpoint.enable(&bench.parts).unwrap();
+    }
     bench.tree.stop().await;
 }

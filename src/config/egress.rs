@@ -118,7 +118,18 @@ pub(super) fn merge(
             s.problem_at(&["egress", name.as_str()], text, None);
         }
     }
-    outer.into_iter().chain(inner).collect()
+    let all: BTreeMap<ProviderName, Egress> = outer.into_iter().chain(inner).collect();
+    let mut served: BTreeMap<&QueueKey, &ProviderName> = BTreeMap::new();
+    for (name, egress) in all.iter().filter(|(_, egress)| egress.enabled) {
+        if let Some(other) = served.insert(&egress.queue, name) {
+            let text = format!("is the topic of egress {other}, too: each message would go to one of them");
+            let hint = format!("give each a topic of its own, and subscribe it to {}", egress.queue);
+            let place = ["interop", "egress", name.as_str(), "topic"];
+            let place = if s.origin_at(&place).is_some() { &place[..] } else { &place[1..] };
+            s.problem_at(place, text, Some(hint));
+        }
+    }
+    all
 }
 
 /// All endpoints of the table `egress` of this section.

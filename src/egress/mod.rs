@@ -45,7 +45,7 @@ impl Egresses {
         let book = Book::load(file).map_err(|error| BootError::Damaged(error.to_string()))?;
         let (book, own) = (Arc::new(book), Arc::new(ArcSwap::default()));
         let mut endpoints = BTreeMap::new();
-        let mut system = None;
+        let (mut system, resolver) = (None, Arc::new(SystemResolver::default()));
         for (name, egress) in config.interop.egress.iter().filter(|(_, egress)| egress.enabled) {
             let bad = |what: String| BootError::Config(format!("interop.egress.{name}: {what}"));
             let signer = egress.signer.clone().ok_or_else(|| bad("no secrets".into()))?;
@@ -71,7 +71,7 @@ impl Egresses {
                 target: egress.target.clone(),
                 allow: egress.allow_cidrs.clone(),
                 own: own.clone(),
-                resolver: Arc::new(SystemResolver),
+                resolver: resolver.clone(),
                 tls,
                 headers: header_map(egress).map_err(bad)?,
                 limits,

@@ -32,6 +32,8 @@ use tokio::net::TcpStream;
 const IDLE_MS_MAX: u64 = 30_000;
 /// One that was made this long ago is not, either: the name may mean other addresses now, ms.
 const AGE_MS_MAX: u64 = 300_000;
+/// Addresses of a name that are tried.
+const ADDRESSES_TRIED: usize = 4;
 /// Header fields of an answer, and bytes of its head.
 const ANSWER_HEADERS_MAX: usize = 100;
 const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -172,7 +174,7 @@ impl HttpTransport {
             |ssrf: ron_core::egress::Ssrf| Broken { failure: Failure::Ssrf, detail: ssrf.to_string() };
         policy.judge_all(&addrs).map_err(refused)?;
         self.enter(progress, Phase::Tcp);
-        let stream = in_time(Phase::Tcp, within, connect_to_one(&addrs)).await?;
+        let stream = in_time(Phase::Tcp, within, connect_to_one(&addrs, within)).await?;
         let failed = |error: io::Error| broken(Phase::Tcp, &error);
         let (peer, local) = (stream.peer_addr().map_err(failed)?, stream.local_addr().map_err(failed)?);
         policy.judge_connected(peer, local).map_err(refused)?;
@@ -282,13 +284,16 @@ fn reached(progress: &Mutex<Progress>, peer: SocketAddr, phase: Phase) {
     (progress.peer, progress.phase) = (Some(peer), phase);
 }
 
-/// The first of the vetted addresses that answers.
-async fn connect_to_one(addrs: &[SocketAddr]) -> io::Result<TcpStream> {
+/// The first of the vetted addresses that answers; one that does not leaves time for the others.
+async fn connect_to_one(addrs: &[SocketAddr], within: Duration) -> io::Result<TcpStream> {
+    let tried = &addrs[..addrs.len().min(ADDRESSES_TRIED)];
+    let each = within / u32::try_from(tried.len().max(1)).unwrap_or(1);
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for addr in addrs {
-        match TcpStream::connect(addr).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
+    for addr in tried {
+        match tokio::time::timeout(each, TcpStream::connect(addr)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
     }
     Err(last)
@@ -317,6 +322,9 @@ async fn in_time<T>(
     work: impl Future<Output = io::Result<T>>,
 ) -> Result<T, Broken> {
     match tokio::time::timeout(within, work).await {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
+            Err(Broken { failure: Failure::Timeout(phase), detail: error.to_string() })
+        }
         Ok(done) => done.map_err(|error| broken(phase, &error)),
         Err(_) => {
             let detail = format!("not within {} ms", within.as_millis());

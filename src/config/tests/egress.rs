@@ -51,6 +51,16 @@ fn both_spellings_read_the_same_and_the_environment_too() {
 }
 
 #[test]
+fn a_topic_has_one_endpoint() {
+    let text = format!("[egress.one]\n{LEAST}[interop.egress.two]\n{LEAST}");
+    let found = with_file(&text, &[("S", SECRET)], problems).join("\n");
+    assert!(found.contains("interop.egress.two.topic: is the topic of egress one, too"), "{found}");
+    assert!(found.contains("subscribe it to acme/orders"), "{found}");
+    let one = format!("{text}enabled = false\n");
+    assert!(with_file(&one, &[("S", SECRET)], |sources| load(sources).is_ok()));
+}
+
+#[test]
 fn every_key_is_read() {
     let config = read(
         "signing = \"v1\"\nrate = 50\nconcurrency = 2\ntimeout = \"3s\"\nconnect_timeout = \"1s\"\nenabled = true\n\

@@ -302,3 +302,25 @@ fn a_configuration_that_cannot_work_stops_the_boot() {
         assert!(log.contains(says), "{more}: {log}");
     }
 }
+
+#[test]
+fn an_endpoint_whose_actor_fails_too_often_is_left_down_and_released() {
+    let (node, receiver) = delivering(&[OK], "[chaos]\nenabled = true\n");
+    let kill = || {
+        let body = json!({"target": "svc-interop", "fault": "kill", "child": "egress:billing"});
+        // while it is being restarted there is nothing to kill
+        node.control().post("/ctl/chaos/inject", &body).status == 200
+    };
+    let quarantined =
+        || node.ronctl_json(&["quarantine", "list"])["quarantined"] == json!(["egress:billing"]);
+    poll("its quarantine", || {
+        kill();
+        quarantined().then_some(())
+    });
+    send(&node, b"{}");
+    assert_eq!(depths(&node.mailbox(), "orders"), [1, 0, 0, 0], "its topic goes on");
+    assert_eq!(shown(&node)["quarantined"], true);
+    node.ronctl_json(&["quarantine", "release", "egress:billing"]);
+    receiver.wait_for(1);
+    poll("the ack", || (depths(&node.mailbox(), "orders") == [0, 0, 0, 0]).then_some(()));
+}

@@ -93,7 +93,7 @@ impl BreakerState {
 pub enum Admit {
     /// As many as there is room for.
     Go,
-    /// Exactly one, whose end decides; or [`Breaker::probe_unused`].
+    /// Exactly one, whose end decides; [`Breaker::begin_probe`] when there is something to probe with.
     Probe,
     /// Not for so many ms.
     Wait(u64),
@@ -180,25 +180,28 @@ impl Breaker {
         self.failing_since
     }
 
-    /// Asks for leave. A probe must be heard of within `probe_ms`, or another is let through.
-    pub fn admit(&mut self, now: Millis, probe_ms: u64) -> Admit {
+    /// Asks for leave.
+    #[must_use]
+    pub fn admit(&self, now: Millis) -> Admit {
         match self.phase {
             Phase::Closed => Admit::Go,
             Phase::Disabled { why, .. } => Admit::Never(why),
             Phase::Open { until, .. } | Phase::Probing { until, .. } if now < until => {
                 Admit::Wait(until.since(now))
             }
-            Phase::Open { pause_ms, .. } | Phase::Probing { pause_ms, .. } => {
-                self.phase = Phase::Probing { until: now.plus(probe_ms), pause_ms };
-                Admit::Probe
-            }
+            Phase::Open { .. } | Phase::Probing { .. } => Admit::Probe,
         }
     }
 
-    /// There was no message to probe with.
-    pub fn probe_unused(&mut self, now: Millis) {
-        if let Phase::Probing { pause_ms, .. } = self.phase {
-            self.phase = Phase::Open { until: now, pause_ms };
+    /// A probe begins, and must be heard of within `probe_ms`, or another is let through. `false` if none may begin
+    /// any more.
+    pub fn begin_probe(&mut self, now: Millis, probe_ms: u64) -> bool {
+        match (self.admit(now), self.phase) {
+            (Admit::Probe, Phase::Open { pause_ms, .. } | Phase::Probing { pause_ms, .. }) => {
+                self.phase = Phase::Probing { until: now.plus(probe_ms), pause_ms };
+                true
+            }
+            _ => false,
         }
     }
 
@@ -285,16 +288,21 @@ mod tests {
         let mut breaker = new();
         for _ in 0..20 {
             (0..4).for_each(|_| assert!(!breaker.failed(Millis(1))));
-            assert_eq!(breaker.admit(Millis(1), PROBE), Admit::Go);
+            assert_eq!(breaker.admit(Millis(1)), Admit::Go);
             breaker.succeeded();
         }
         let mut breaker = tripped(Millis(1_000));
-        assert_eq!(breaker.admit(Millis(1_000), PROBE), Admit::Wait(30_000));
-        assert_eq!(breaker.admit(Millis(30_999), PROBE), Admit::Wait(1));
-        assert_eq!(breaker.admit(Millis(31_000), PROBE), Admit::Probe);
-        assert_eq!(breaker.admit(Millis(31_000), PROBE), Admit::Wait(PROBE), "one at a time");
+        assert_eq!(breaker.admit(Millis(1_000)), Admit::Wait(30_000));
+        assert_eq!(breaker.admit(Millis(30_999)), Admit::Wait(1));
+        assert!(!breaker.begin_probe(Millis(30_999), PROBE));
+        assert_eq!(breaker.admit(Millis(31_000)), Admit::Probe);
+        assert_eq!(breaker.state(), BreakerState::Open, "until there is something to probe with");
+        assert!(breaker.begin_probe(Millis(31_000), PROBE));
+        assert_eq!(breaker.admit(Millis(31_000)), Admit::Wait(PROBE), "one at a time");
+        assert!(!breaker.begin_probe(Millis(31_000), PROBE));
         breaker.succeeded();
-        assert_eq!(breaker.admit(Millis(31_001), PROBE), Admit::Go);
+        assert_eq!(breaker.admit(Millis(31_001)), Admit::Go);
+        assert!(!breaker.begin_probe(Millis(31_001), PROBE));
         assert_eq!(breaker.failing_since(), None);
     }
 
@@ -303,10 +311,10 @@ mod tests {
         let mut breaker = tripped(Millis(0));
         let (mut now, mut pauses) = (0, Vec::new());
         for _ in 0..8 {
-            let Admit::Wait(ms) = breaker.admit(Millis(now), PROBE) else { panic!("it is open") };
+            let Admit::Wait(ms) = breaker.admit(Millis(now)) else { panic!("it is open") };
             pauses.push(ms);
             now += ms;
-            assert_eq!(breaker.admit(Millis(now), PROBE), Admit::Probe);
+            assert!(breaker.begin_probe(Millis(now), PROBE));
             assert!(!breaker.failed(Millis(now)));
         }
         assert_eq!(pauses, [30_000, 60_000, 120_000, 240_000, 480_000, 900_000, 900_000, 900_000]);
@@ -315,13 +323,9 @@ mod tests {
     #[test]
     fn a_probe_that_is_never_heard_of_does_not_hold_it_open() {
         let mut breaker = tripped(Millis(0));
-        assert_eq!(breaker.admit(Millis(30_000), PROBE), Admit::Probe);
-        assert_eq!(breaker.admit(Millis(90_000), PROBE), Admit::Probe);
-        breaker.probe_unused(Millis(90_000));
-        assert_eq!(
-            (breaker.state(), breaker.admit(Millis(90_000), PROBE)),
-            (BreakerState::Open, Admit::Probe)
-        );
+        assert!(breaker.begin_probe(Millis(30_000), PROBE));
+        assert!(!breaker.begin_probe(Millis(89_999), PROBE));
+        assert!(breaker.begin_probe(Millis(90_000), PROBE));
         breaker.answered();
         assert_eq!(breaker.state(), BreakerState::Closed);
     }
@@ -334,7 +338,7 @@ mod tests {
             Breaker::new(BreakerRules::default(), breaker.saved())
         };
         assert!(breaker.failed(Millis(5 * DAY)));
-        assert_eq!(breaker.admit(Millis(9 * DAY), PROBE), Admit::Never(DisabledWhy::Failing));
+        assert_eq!(breaker.admit(Millis(9 * DAY)), Admit::Never(DisabledWhy::Failing));
         breaker.succeeded();
         assert_eq!(breaker.state(), BreakerState::Disabled(DisabledWhy::Failing), "a late answer");
         let mut breaker = Breaker::new(BreakerRules::default(), breaker.saved());
@@ -352,7 +356,7 @@ mod tests {
         assert!(!breaker.disable(Millis(3), DisabledWhy::Gone));
         assert_eq!(breaker.saved().disabled, Some((DisabledWhy::Operator, Millis(2))));
         breaker.answered();
-        assert_eq!(breaker.admit(Millis(9), PROBE), Admit::Never(DisabledWhy::Operator));
+        assert_eq!(breaker.admit(Millis(9)), Admit::Never(DisabledWhy::Operator));
     }
 
     proptest! {
@@ -367,12 +371,14 @@ mod tests {
                 match step {
                     0 => { breaker.succeeded(); probe = None; }
                     1 | 2 => { breaker.failed(now); probe = None; }
-                    3 => { breaker.probe_unused(now); probe = None; }
-                    _ => match breaker.admit(now, PROBE) {
+                    _ => match breaker.admit(now) {
                         Admit::Go => prop_assert_eq!(breaker.state(), BreakerState::Closed),
                         Admit::Probe => {
                             prop_assert!(probe.is_none_or(|at| now.since(at) >= PROBE));
-                            probe = Some(now);
+                            if step == 3 {
+                                prop_assert!(breaker.begin_probe(now, PROBE));
+                                probe = Some(now);
+                            }
                         }
                         Admit::Wait(ms) => prop_assert!(ms > 0 && ms <= 900_000),
                         Admit::Never(_) => {

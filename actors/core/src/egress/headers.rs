@@ -62,6 +62,14 @@ pub fn webhook_id(message: &Delivered) -> String {
     inbound.map_or_else(|| message.msg_id.to_string(), str::to_owned)
 }
 
+/// The `Content-Type` of a message; one that cannot be a header's value is told as bytes, rather than never delivered.
+#[must_use]
+pub fn content_type(message: &Delivered) -> &str {
+    let text = message.message.meta.content_type.as_str();
+    let printable = !text.is_empty() && text.bytes().all(|b| (0x20..=0x7e).contains(&b));
+    if printable { text } else { "application/octet-stream" }
+}
+
 /// The W3C trace context that was kept with a message (`traceparent`, and `tracestate` beside it), to be sent on.
 #[must_use]
 pub fn trace_context(message: &Delivered) -> Vec<(&'static str, String)> {
@@ -168,6 +176,19 @@ mod tests {
         }
         assert_eq!(id("evt_1", Some("01ABC")), own, "an edited copy is another event");
         assert_eq!(webhook_id(&delivered(&[("webhook-unsigned-id", "x")], None)), own);
+    }
+
+    #[test]
+    fn a_content_type_that_is_no_header_does_not_hold_up_its_message() {
+        let mut message = delivered(&[], None);
+        for (text, sent) in [
+            ("text/plain; charset=utf-8", "text/plain; charset=utf-8"),
+            ("text/ü", "application/octet-stream"),
+            ("", "application/octet-stream"),
+        ] {
+            message.message.meta.content_type = text.to_owned();
+            assert_eq!(content_type(&message), sent);
+        }
     }
 
     #[test]

@@ -20,6 +20,8 @@ use tokio::task::JoinSet;
 
 /// A receive waits so long for a message before the loop looks around.
 const POLL: Duration = Duration::from_secs(20);
+/// A receive that comes back empty sooner than this would not have waited, ms.
+const SPIN_MS: u64 = 100;
 /// What cannot be done now is tried again after this.
 pub(super) const REST: Duration = Duration::from_secs(1);
 /// Longest sleep without a look around.
@@ -114,7 +116,7 @@ impl Carrier {
             tokio::time::sleep(REST).await;
             return Vec::new();
         }
-        let (wanted, probes) = match self.endpoint.admit(&self.parts.bus, self.now()) {
+        let (wanted, probes) = match self.endpoint.admit(self.now()) {
             Admit::Go => (room, false),
             Admit::Probe => (1, true),
             Admit::Wait(ms) => {
@@ -129,21 +131,22 @@ impl Carrier {
         let wanted = match self.take_tokens(round, wanted) {
             Ok(wanted) => wanted,
             Err(ms) => {
-                if probes {
-                    self.endpoint.probe_unused(&self.parts.bus, self.now());
-                }
                 tokio::select! { () = nap(ms.max(1)) => {}, () = changed => {} }
                 return Vec::new();
             }
         };
-        // A probe changes the state itself, so only the others listen for changes.
+        let asked = self.now();
         let received = tokio::select! {
-            received = self.receive(wanted) => received,
-            () = changed, if !probes => Ok(Vec::new()),
+            received = self.receive(wanted, probes) => received,
+            () = changed => return self.give_back(round, wanted, Vec::new()),
         };
         let messages = match received {
             Ok(messages) => {
                 self.complain(round, None);
+                if messages.is_empty() && self.now().since(asked) < SPIN_MS {
+                    // it was not worth waiting for: the node drains, or knows no more topics
+                    tokio::time::sleep(REST).await;
+                }
                 messages
             }
             Err(refusal) => {
@@ -152,9 +155,11 @@ impl Carrier {
                 Vec::new()
             }
         };
-        if probes && messages.is_empty() {
-            self.endpoint.probe_unused(&self.parts.bus, self.now());
-        }
+        self.give_back(round, wanted, messages)
+    }
+
+    /// Tokens for which no message came are nobody's.
+    fn give_back(&self, round: &mut Round, wanted: u32, messages: Vec<Delivered>) -> Vec<Delivered> {
         if let Some((rate, bucket)) = &mut round.bucket {
             bucket.give_back(*rate, u64::from(wanted.saturating_sub(count(messages.len()))));
         }
@@ -197,7 +202,10 @@ impl Carrier {
             round.token = Some((self.parts.passport.mint_egress(tenant, topic, wall)?, now));
         }
         let token = round.token.as_ref().map_or("", |(token, _)| token.as_str());
-        self.authorize(token, Op::Recv).await?;
+        // who may receive but not settle would only make dead letters
+        for op in [Op::Recv, Op::Ack, Op::Nack] {
+            self.enter(token, op).await?;
+        }
         if round.topic_looked_at.is_none_or(|at| now.since(at) >= LOOK_AT_TOPIC_MS) {
             let attempts = self.look_at_topic(round.topic_looked_at.is_none()).await?;
             round.topic_attempts.store(attempts, Ordering::Relaxed);
@@ -207,7 +215,7 @@ impl Carrier {
     }
 
     /// The mailbox is not entered without a capability that holds, and a policy that allows it.
-    pub(super) async fn authorize(&self, token: &str, op: Op) -> Result<(), Refusal> {
+    pub(super) async fn enter(&self, token: &str, op: Op) -> Result<(), Refusal> {
         let QueueKey { tenant, topic } = self.queue();
         let ask = Ask {
             op,
@@ -218,12 +226,9 @@ impl Carrier {
             message_bytes: None,
             wall_unix_s: self.parts.clock.wall().0 / 1000,
         };
-        self.parts.passport.authorize(token, &ask).await?;
-        if op == Op::Recv {
-            let request = policy::Request { op, tenant, topic: Some(topic), provider: None };
-            self.parts.policy.peek().policy.judge(&request)?;
-        }
-        Ok(())
+        self.parts.passport.authorize_once(token, &ask).await?;
+        let request = policy::Request { op, tenant, topic: Some(topic), provider: None };
+        self.parts.policy.peek().policy.judge(&request).map(drop)
     }
 
     /// A topic for which nobody set attempts gets as many as the schedule has; what an operator set stands. Returns
@@ -265,18 +270,21 @@ impl Carrier {
         timeout.saturating_add(LEASE_MARGIN_MS)
     }
 
-    async fn receive(&self, wanted: u32) -> Result<Vec<Delivered>, Refusal> {
+    async fn receive(&self, wanted: u32, probes: bool) -> Result<Vec<Delivered>, Refusal> {
         let want = Want {
             max_messages: wanted.min(256),
             max_bytes: BYTES_MAX,
             visibility_ms: Some(self.lease_ms()),
         };
         let mut delivery = self.parts.mailbox.recv(self.queue(), want, POLL).await?;
-        let stopped = match self.endpoint.state() {
-            BreakerState::Closed | BreakerState::HalfOpen => !self.endpoint.is_open(),
-            BreakerState::Open | BreakerState::Disabled(_) => true,
+        if delivery.messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let may_go = match probes {
+            true => self.endpoint.begin_probe(&self.parts.bus, self.now()),
+            false => self.endpoint.state() == BreakerState::Closed,
         };
-        if stopped {
+        if !may_go || !self.endpoint.is_open() {
             // dropped, they are released, and lose no attempt
             return Ok(Vec::new());
         }

@@ -12,9 +12,7 @@ use crate::kernel::handle::{Handle, HandlePublisher};
 use crate::mailbox::Mailbox;
 use crate::passport::Passport;
 use crate::policy::InForce;
-use ron_core::egress::{
-    Admit, Breaker, BreakerRules, BreakerState, DisabledWhy, Outcome, Saved, Schedule, Signer,
-};
+use ron_core::egress::{Admit, Breaker, BreakerRules, BreakerState, DisabledWhy, Outcome, Schedule, Signer};
 use ron_core::ids::{MessageId, QueueKey};
 use ron_core::limit::Rate;
 use ron_core::time::{Clock, Millis};
@@ -23,6 +21,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+
+/// A probe that is not heard of for this long beyond the time of an attempt is given up, ms.
+const PROBE_MARGIN_MS: u64 = 60_000;
 
 /// How an endpoint is served.
 #[derive(Debug, Clone)]
@@ -104,6 +105,8 @@ pub struct Endpoint {
     observer: Arc<dyn EgressObserver>,
     book: Arc<Book>,
     breaker: Mutex<Breaker>,
+    /// Held while the book is written.
+    saving: Mutex<()>,
     last: Mutex<Option<LastAttempt>>,
     attempts: AtomicU64,
     delivered: AtomicU64,
@@ -133,6 +136,7 @@ impl Endpoint {
             transport,
             observer,
             book,
+            saving: Mutex::default(),
             last: Mutex::default(),
             attempts: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
@@ -200,8 +204,8 @@ impl Endpoint {
     /// The system's: it is disabled, but may not be after a restart.
     pub fn disable(&self, parts: &EndpointParts) -> io::Result<bool> {
         let now = parts.clock.now();
-        let (new, saved) = self.change(&parts.bus, |breaker| breaker.disable(now, DisabledWhy::Operator));
-        self.book.put(&self.spec.name, saved).map(|()| new)
+        let new = self.change(&parts.bus, |breaker| breaker.disable(now, DisabledWhy::Operator));
+        self.save().map(|()| new)
     }
 
     /// Lets messages flow again, whatever stopped them. `false` if nothing had. Blocks.
@@ -209,8 +213,8 @@ impl Endpoint {
     /// # Errors
     /// As [`Endpoint::disable`].
     pub fn enable(&self, parts: &EndpointParts) -> io::Result<bool> {
-        let (was, saved) = self.change(&parts.bus, Breaker::enable);
-        self.book.put(&self.spec.name, saved).map(|()| was)
+        let was = self.change(&parts.bus, Breaker::enable);
+        self.save().map(|()| was)
     }
 
     /// Takes messages from now on: the node knows where it listens, and so what is itself.
@@ -234,12 +238,11 @@ impl Endpoint {
     }
 
     /// Changes the breaker, and tells whom it concerns.
-    fn change<T>(&self, bus: &Bus, change: impl FnOnce(&mut Breaker) -> T) -> (T, Saved) {
-        let (done, before, after, saved) = {
+    fn change<T>(&self, bus: &Bus, change: impl FnOnce(&mut Breaker) -> T) -> T {
+        let (done, before, after) = {
             let mut breaker = self.breaker();
             let before = breaker.state();
-            let done = change(&mut breaker);
-            (done, before, breaker.state(), breaker.saved())
+            (change(&mut breaker), before, breaker.state())
         };
         if before != after {
             self.observer.state(after);
@@ -251,32 +254,39 @@ impl Endpoint {
             bus.publish(Event::EgressState { endpoint: self.spec.name.clone(), state: after.label(), why });
             self.changed.notify_waiters();
         }
-        (done, saved)
+        done
+    }
+
+    /// Keeps the breaker as it is when the file is written, not as whoever asks for it saw it: so an operator's word is
+    /// never written over by an attempt that ended before. Blocks.
+    fn save(&self) -> io::Result<()> {
+        let _turn = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        let saved = self.breaker().saved();
+        self.book.put(&self.spec.name, saved)
     }
 
     pub(super) fn state(&self) -> BreakerState {
         self.breaker().state()
     }
 
-    pub(super) fn admit(&self, bus: &Bus, now: Millis) -> Admit {
-        // a probe ends with its attempt, and the receive before it
-        let probe_ms =
-            u64::try_from(self.spec.timeout.as_millis()).unwrap_or(u64::MAX).saturating_add(60_000);
-        self.change(bus, |breaker| breaker.admit(now, probe_ms)).0
+    pub(super) fn admit(&self, now: Millis) -> Admit {
+        self.breaker().admit(now)
     }
 
-    pub(super) fn probe_unused(&self, bus: &Bus, now: Millis) {
-        self.change(bus, |breaker| breaker.probe_unused(now));
+    /// A message to probe with is there. `false` if it must not be sent any more.
+    pub(super) fn begin_probe(&self, bus: &Bus, now: Millis) -> bool {
+        let timeout_ms = u64::try_from(self.spec.timeout.as_millis()).unwrap_or(u64::MAX);
+        self.change(bus, |breaker| breaker.begin_probe(now, timeout_ms.saturating_add(PROBE_MARGIN_MS)))
     }
 
-    /// Books the end of an attempt; what of the breaker is to be kept, if that changed.
+    /// Books the end of an attempt.
     pub(super) fn ended(
         &self,
         parts: &EndpointParts,
         msg_id: MessageId,
         outcome: Outcome,
         attempted: &Attempted,
-    ) -> Saved {
+    ) {
         let took = attempted.took;
         let ms: u64 = [took.dns_ms, took.tcp_ms, took.tls_ms, took.http_ms].into_iter().flatten().sum();
         self.observer.attempted(outcome, ms as f64 / 1e3);
@@ -295,17 +305,16 @@ impl Endpoint {
             }
             (_, None) => breaker.answered(),
         };
-        self.change(&parts.bus, change).1
+        self.change(&parts.bus, change);
     }
 
-    /// Keeps what is to be kept of the breaker.
-    pub(super) async fn keep(&self, saved: Saved) {
-        if self.book.of(&self.spec.name) == saved {
+    /// Keeps what is to be kept of the breaker, if that has changed.
+    pub(super) async fn keep(self: &Arc<Endpoint>) {
+        if self.book.of(&self.spec.name) == self.breaker().saved() {
             return;
         }
-        let (book, name) = (self.book.clone(), self.spec.name.clone());
-        let put = tokio::task::spawn_blocking(move || book.put(&name, saved)).await;
-        if let Ok(Err(error)) = put {
+        let endpoint = self.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || endpoint.save()).await {
             tracing::warn!(egress = %self.spec.name, %error, "the state is not kept over a restart");
         }
     }

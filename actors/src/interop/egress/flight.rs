@@ -37,7 +37,7 @@ impl Carrier {
             }
         };
         let mut request = Outbound { headers: signed.headers, body: message.message.payload.clone() };
-        request.headers.push(("content-type".into(), message.message.meta.content_type.clone()));
+        request.headers.push(("content-type".into(), headers::content_type(&message).to_owned()));
         let trace = headers::trace_context(&message).into_iter();
         request.headers.extend(trace.map(|(name, value)| (name.to_owned(), value)));
         let attempted = self.deliver(&message, request).await;
@@ -46,8 +46,8 @@ impl Carrier {
             Ended::Failed(failure) => Outcome::Failed(*failure),
         };
         self.log(&message, outcome, &attempted, &signed.kids);
-        let saved = self.endpoint.ended(&self.parts, message.msg_id, outcome, &attempted);
-        self.endpoint.keep(saved).await;
+        self.endpoint.ended(&self.parts, message.msg_id, outcome, &attempted);
+        self.endpoint.keep().await;
         let settling = self.judge(&message, outcome, &attempted, topic_attempts.load(Ordering::Relaxed));
         self.settle(&message, settling).await;
     }
@@ -127,7 +127,7 @@ impl Carrier {
     async fn settle_once(&self, message: &Delivered, how: Settle, op: Op) -> Result<(), Refusal> {
         let QueueKey { tenant, topic } = self.queue();
         let token = self.parts.passport.mint_egress(tenant, topic, self.parts.clock.wall())?;
-        self.authorize(&token, op).await?;
+        self.enter(&token, op).await?;
         let receipts = vec![message.receipt.to_string()];
         let settled = self.parts.mailbox.settle(self.queue(), how, receipts).await?;
         match settled.first() {
