@@ -117,6 +117,7 @@ impl FaultDesk {
     async fn kill(&self, target: Target, child: &str, peer: Peer) -> Result<Value, Refusal> {
         let victims = &self.victims;
         let killed = match target {
+            Target::SvcInterop if child.starts_with("egress:") => victims.verifiers.kill_child(child).await,
             Target::SvcInterop => victims.verifiers.kill_child(&verifier_name(child)).await,
             Target::SvcMailbox if child == "store" => victims.root.kill_child("store").await,
             Target::SvcMailbox => {

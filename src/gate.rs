@@ -13,6 +13,7 @@ use ron_actors::mailbox::Mailbox;
 use ron_actors::passport::Passport;
 use ron_actors::policy::InForce;
 use ron_core::capability::{Ask, Audience, Op};
+use ron_core::egress::headers::is_traceparent;
 use ron_core::ids::{ContentHash, MessageId, QueueKey};
 use ron_core::message::{MessageMeta, NewMessage};
 use ron_core::policy::{Allowed, Request};
@@ -187,9 +188,11 @@ impl Gate {
         let payload = call.body.clone();
         let payload_hash = ContentHash::of(&payload);
         let content_type = call.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let mut attrs = accepted.attrs.clone();
+        attrs.extend(trace_of(call.headers));
         let meta = MessageMeta {
             content_type: content_type.unwrap_or("application/octet-stream").to_owned(),
-            attrs: accepted.attrs.clone(),
+            attrs,
             idempotency_key: None,
             corr_id: call.call.corr.to_string(),
             source_msg_id: None,
@@ -197,6 +200,13 @@ impl Gate {
         let dedup = Some(accepted.dedup.claim(served.rules.name(), &payload_hash));
         NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup }
     }
+}
+
+/// The W3C trace that the webhook is part of. No signature covers it, and it decides nothing: egress sends it on.
+fn trace_of(headers: &HeaderMap) -> Option<(String, String)> {
+    let mut all = headers.get_all("traceparent").iter();
+    let parent = all.next().filter(|_| all.next().is_none()).and_then(|value| value.to_str().ok())?;
+    is_traceparent(parent).then(|| ("traceparent".to_owned(), parent.to_owned()))
 }
 
 fn handshake_answer(handshake: Handshake) -> CustomAnswer {

@@ -10,6 +10,7 @@ pub mod audit;
 pub mod clock;
 pub mod config;
 pub mod desk;
+pub mod egress;
 pub mod faults;
 pub mod gate;
 pub mod http;

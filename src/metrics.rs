@@ -3,11 +3,13 @@
 //! Two recorders, one for each admin port, so that a series is on exactly one of them; none is global, so
 //! that many nodes run in one process. What the hot path touches is a cached handle. Label values are closed sets.
 
+mod egress;
 mod labels;
 mod process;
 mod queues;
 mod requests;
 
+pub use egress::EgressMetrics;
 pub use labels::{Endpoint, Service, Stage, WebhookResult, interop_route, mailbox_call, mailbox_route};
 pub use queues::{NoQueues, QueueCounters, QueueFigure, QueueFigures, escape_label, write_queues};
 pub use requests::{Inflight, MethodLabel, RequestTable};
@@ -275,6 +277,7 @@ pub struct InteropMetrics {
     pub audit_drop: Counter,
     /// 1 while writes are shed.
     pub brownout_active: Gauge,
+    egress_seconds: Histogram,
     rejected: Vec<Counter>,
     busy: HashMap<&'static str, Counter>,
     recorder: Arc<PrometheusRecorder>,
@@ -304,6 +307,7 @@ impl InteropMetrics {
                     (label, r.counter("svc_interop_busy_rejections_total", busy, &[("endpoint", label)]))
                 })
                 .into(),
+            egress_seconds: egress::delivery_seconds(&r),
             requests: RequestTable::new(Arc::clone(&recorder), INTEROP_TABLE),
             recorder: Arc::clone(&recorder),
         };

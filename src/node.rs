@@ -3,6 +3,7 @@
 use crate::audit;
 use crate::clock::{CLOCK_GAP_FILE, ClockKeeper, ClockMade, ClockMaker};
 use crate::config::{Config, DevSecret};
+use crate::egress::{EGRESS_FILE, EgressDesk, Egresses};
 use crate::faults::{FaultDesk, Victims};
 use crate::gate::{Gate, Served};
 use crate::http::admission::{Budgets, RateLimits};
@@ -21,6 +22,7 @@ use arc_swap::ArcSwap;
 use ron_actors::audit::Audit;
 use ron_actors::blocking::Blocking;
 use ron_actors::entropy::{Entropy, OsEntropy};
+use ron_actors::interop::egress::EndpointParts;
 use ron_actors::kernel::bus::BusLimits;
 use ron_actors::kernel::child::ServiceLabel;
 use ron_actors::kernel::event::Event;
@@ -107,6 +109,7 @@ pub struct Node {
     pub(crate) faults: Arc<FaultDesk>,
     pub(crate) tls: Arc<TlsKeeper>,
     pub(crate) audit: Audit,
+    pub(crate) egress: Arc<EgressDesk>,
     verifiers: SupervisorRef,
     listeners: Vec<Listening>,
     watches: Vec<FileWatch>,
@@ -129,6 +132,7 @@ impl Node {
         let (clock, bus) = (foundation.clock.clone(), foundation.bus.clone());
         let passport = passport_of(&config, &clock, &bus)?;
         let providers = Arc::new(serve_providers(&config, &metrics)?);
+        let egresses = Arc::new(Egresses::of(&config, &metrics, &clock)?);
         let readiness = Arc::new(Readiness::booting());
         warnings.into_iter().for_each(|warning| readiness.warn(warning));
         let audit = audit::open(&config, &clock, &metrics, &readiness)?;
@@ -141,7 +145,9 @@ impl Node {
             audit: audit.clone(),
         };
         let sentinel = (Arc::new(sensors), config.interop.brownout.thresholds());
-        let (tree, verifiers) = raise(foundation, watch, &providers, (&passport, &audit), sentinel).await?;
+        let interop = (providers.clone(), egresses.clone(), policy.clone());
+        let vouching = (&passport, &audit);
+        let (tree, verifiers, parts) = raise(foundation, watch, interop, vouching, sentinel).await?;
         let gate = Gate {
             providers: providers.clone(),
             mailbox: tree.mailbox.clone(),
@@ -168,6 +174,7 @@ impl Node {
             passport,
             watches: watches_of(&policy, &tls),
             tls,
+            egress: Arc::new(EgressDesk::new(&config, egresses, parts)),
             policy,
             providers,
             store_figures: Arc::new(ArcSwap::from_pointee(StoreFigures::default())),
@@ -184,6 +191,7 @@ impl Node {
             node.readiness.set(part, true);
         }
         node.upkeep.begin();
+        node.egress.egresses.begin(node.addresses.values().copied().collect());
         Ok(node)
     }
 
@@ -239,6 +247,7 @@ impl Node {
     /// `node.drain_ms`; then listeners close, actors stop in order and the store is closed.
     pub async fn shut(self) {
         self.readiness.start_drain();
+        self.egress.egresses.drain();
         self.tree.mailbox.end_waits();
         self.upkeep.stop().await;
         self.leases_settled().await;
@@ -360,34 +369,45 @@ fn upkeep_of(config: &Config, tree: &Tree, metrics: &Arc<Metrics>, clock: &Arc<d
     Upkeep::new(config, file, tree.store.clone(), tree.mailbox.clone(), metrics.clone(), clock.clone())
 }
 
-/// Starts all actors; returns the supervisor of the verifiers beside the tree.
+/// Starts all actors; beside the tree, the supervisor of verifiers and egress, and what egress works with.
 async fn raise(
     foundation: Foundation,
     watch: Arc<Watch>,
-    providers: &Arc<HashMap<String, Served>>,
+    (providers, egresses, policy): (Arc<HashMap<String, Served>>, Arc<Egresses>, InForce),
     (passport, audit): (&Passport, &Audit),
     (sensors, limits): (Arc<NodeSensors>, Thresholds),
-) -> Result<(Tree, SupervisorRef), BootError> {
+) -> Result<(Tree, SupervisorRef, EndpointParts), BootError> {
     let mut interop = None;
+    let (clock, bus) = (foundation.clock.clone(), foundation.bus.clone());
     let specs = {
-        let (providers, passport, audit) = (providers.clone(), passport.clone(), audit.clone());
-        let interop = &mut interop;
+        let (passport, audit, interop) = (passport.clone(), audit.clone(), &mut interop);
         let critical = passport.child_spec();
         move |mailbox: &Mailbox, options: &SupervisorOptions| {
             let mailbox = mailbox.clone();
-            // first, so that it stops last
+            let entropy = Arc::new(OsEntropy);
+            let parts = EndpointParts {
+                mailbox: mailbox.clone(),
+                passport: passport.clone(),
+                policy,
+                clock,
+                entropy,
+                bus,
+            };
+            let of_egress = parts.clone();
+            // the audit log first, so that it stops last
             let children = move || {
                 let verifiers = verifier_specs(&providers, &passport).into_iter();
-                std::iter::once(audit.child_spec()).chain(verifiers).collect()
+                let endpoints = egresses.child_specs(&of_egress);
+                std::iter::once(audit.child_spec()).chain(verifiers).chain(endpoints).collect()
             };
             let (spec, supervisor) = tree("interop", ServiceLabel::Interop, options.clone(), children);
-            *interop = Some(supervisor);
+            *interop = Some((supervisor, parts));
             vec![critical, spec, SentinelArgs { mailbox, sensors, limits }.child_spec()]
         }
     };
     let tree = foundation.raise(watch, specs).await.map_err(|error| BootError::Root(error.to_string()))?;
-    let verifiers = interop.ok_or_else(|| BootError::Root("no interop tree".into()))?;
-    Ok((tree, verifiers))
+    let (verifiers, parts) = interop.ok_or_else(|| BootError::Root("no interop tree".into()))?;
+    Ok((tree, verifiers, parts))
 }
 
 /// Where the product keeps the store's bytes.
@@ -401,7 +421,8 @@ pub fn medium_of(config: &Config) -> Arc<dyn Medium> {
 
 /// A node in amnesia must not sit on files that a durable one left: they would seem to be gone, and are not.
 /// What a durable node keeps in its data directory and amnesia must not find there.
-pub(crate) const OUR_FILES: [&str; 4] = [STORE_FILE, "keyring", REVOKED_FILE, ron_actors::audit::files::DIR];
+pub(crate) const OUR_FILES: [&str; 5] =
+    [STORE_FILE, "keyring", REVOKED_FILE, ron_actors::audit::files::DIR, EGRESS_FILE];
 
 fn refuse_leftovers(config: &Config) -> Result<(), BootError> {
     let dir = &config.node.data_dir;

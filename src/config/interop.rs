@@ -1,7 +1,8 @@
 //! `[interop]`: the public listener, its limits, and who may send to it.
 
+use super::egress::{self, Egress};
 use super::listener::{Tls, trusted_proxies};
-use super::provider::Provider;
+use super::provider::{Provider, ProviderReader};
 use super::read::Section;
 use super::units::ByteSize;
 use ipnet::IpNet;
@@ -37,8 +38,8 @@ pub struct InteropConfig {
     pub providers: BTreeMap<ProviderName, Provider>,
     /// Schemes of the operator's own, as written; `ron_core::scheme` knows the form.
     pub schemes: toml::Table,
-    /// Bridges outward, as written.
-    pub egress: toml::Table,
+    /// Endpoints that messages are delivered to, disabled ones included; `[egress.NAME]` is the same.
+    pub egress: BTreeMap<ProviderName, Egress>,
 }
 
 /// `[interop.limits]`.
@@ -92,17 +93,14 @@ impl Brownout {
 pub(super) const BODY_BYTES_MAX: u64 = PAYLOAD_BYTES_MAX as u64;
 
 impl InteropConfig {
-    pub(super) fn read(
-        s: &Section<'_, '_>,
-        provider: &dyn Fn(Option<&ProviderName>, &Section<'_, '_>) -> Option<Provider>,
-    ) -> InteropConfig {
+    pub(super) fn read(s: &Section<'_, '_>, reader: &ProviderReader<'_>) -> InteropConfig {
         let providers = s.tables("providers", |name, s| {
             let name = ProviderName::parse(name);
             if let Err(bad) = &name {
                 s.problem_here(format!("must be named by {}", bad.rule));
             }
             let name = name.ok();
-            let provider = provider(name.as_ref(), s)?;
+            let provider = reader.read(name.as_ref(), s)?;
             Some((name?, provider))
         });
         InteropConfig {
@@ -123,7 +121,7 @@ impl InteropConfig {
             }),
             providers: providers.into_iter().flatten().collect(),
             schemes: s.raw("schemes"),
-            egress: s.raw("egress"),
+            egress: egress::endpoints(s, reader),
         }
     }
 }

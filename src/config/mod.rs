@@ -7,6 +7,7 @@ mod audit;
 mod auth;
 mod chaos;
 mod dev;
+mod egress;
 mod interop;
 mod layers;
 mod listener;
@@ -27,6 +28,7 @@ pub use audit::AuditConfig;
 pub use auth::{AuthConfig, KeyringAt};
 pub use chaos::ChaosConfig;
 pub use dev::{DevSecret, add_dev_secrets};
+pub use egress::Egress;
 pub use interop::{Brownout, Decompression, InteropConfig, Limits};
 pub use layers::{DEFAULT, Sources};
 pub use listener::Tls;
@@ -101,6 +103,7 @@ impl Config {
         });
         if let toml::Value::Table(mut table) = to_toml(&root.clone().into()) {
             reading.put_types(&mut table);
+            print::redact_all(&mut table);
             config.effective = table;
         }
         let problems = reading.finish();
@@ -125,10 +128,12 @@ fn read(s: &Section<'_, '_>, reader: &ProviderReader<'_>) -> Config {
         auth.keyring = KeyringAt::File(node.data_dir.join("keyring"));
     }
     let store = s.table("store", |s| StoreConfig::read(s, node.amnesia));
+    let mut interop = s.table("interop", |s| InteropConfig::read(s, reader));
+    interop.egress = egress::merge(s, std::mem::take(&mut interop.egress), egress::endpoints(s, reader));
     Config {
         node,
         clock: s.table("clock", ClockConfig::read),
-        interop: s.table("interop", |s| InteropConfig::read(s, &|name, s| reader.read(name, s))),
+        interop,
         mailbox: s.table("mailbox", MailboxConfig::read),
         auth,
         policy: s.table("policy", PolicyConfig::read),

@@ -105,6 +105,23 @@ impl SchemeCheck for NamesOnly {
     }
 }
 
+/// The list `secrets`, fetched; `None` if something is wrong with one, which is told.
+pub(super) fn secrets(
+    s: &Section<'_, '_>,
+    reader: &ProviderReader<'_>,
+    enabled: bool,
+) -> Option<Vec<Secret>> {
+    let secrets = s.list("secrets", |s| reader.secret(s, enabled));
+    let whole = secrets.iter().all(Option::is_some);
+    let secrets: Vec<Secret> = secrets.into_iter().flatten().collect();
+    for (at, secret) in secrets.iter().enumerate() {
+        if secrets[..at].iter().any(|other| other.kid == secret.kid) {
+            s.problem("secrets", "has two with the same kid", None);
+        }
+    }
+    whole.then_some(secrets)
+}
+
 /// What reading a provider needs besides its table.
 pub(super) struct ProviderReader<'a> {
     pub(super) env: &'a BTreeMap<String, String>,
@@ -117,14 +134,9 @@ impl ProviderReader<'_> {
     pub(super) fn read(&self, name: Option<&ProviderName>, s: &Section<'_, '_>) -> Option<Provider> {
         let enabled = s.boolean_or("enabled", true);
         let day = Duration::from_secs(86_400);
-        let secrets = s.list("secrets", |s| self.secret(s, enabled));
-        let secrets_whole = secrets.iter().all(Option::is_some);
-        let secrets: Vec<Secret> = secrets.into_iter().flatten().collect();
-        for (at, secret) in secrets.iter().enumerate() {
-            if secrets[..at].iter().any(|other| other.kid == secret.kid) {
-                s.problem("secrets", "has two with the same kid", None);
-            }
-        }
+        let secrets = secrets(s, self, enabled);
+        let secrets_whole = secrets.is_some();
+        let secrets = secrets.unwrap_or_default();
         let provider = (
             self.scheme(s),
             s.parsed("tenant", "a tenant, [a-z0-9][a-z0-9-]{0,62}", |text| Tenant::parse(text).ok()),

@@ -312,6 +312,18 @@ impl<'a> Section<'a, '_> {
         number.and_then(|number| N::try_from(number).ok())
     }
 
+    /// A list of whole numbers, which may be absent; `rule` completes "must be a list of …".
+    pub(super) fn whole_numbers(&self, key: &str, rule: &str) -> Option<Vec<u64>> {
+        let numbers = match self.value(key)? {
+            Value::Array(_, values) => values.iter().map(|value| self.whole_number(value)).collect(),
+            _ => None,
+        };
+        if numbers.is_none() {
+            self.problem(key, format!("must be a list of {rule}"), None);
+        }
+        numbers
+    }
+
     /// A share between 0 and 1.
     pub(super) fn share(&self, key: &str) -> f64 {
         self.require(key);

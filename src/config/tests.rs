@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+mod egress;
+
 fn from_env(pairs: &[(&str, &str)]) -> Sources {
     let env = pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
     Sources { env, ..Sources::default() }

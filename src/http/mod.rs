@@ -14,6 +14,7 @@ pub mod ctl;
 pub mod door;
 pub(crate) mod draft;
 pub(crate) mod dto;
+pub mod egress;
 pub mod error;
 pub mod faults;
 mod headers;

@@ -42,6 +42,7 @@ fn families(text: &str) -> BTreeMap<String, String> {
 fn every_series_is_on_exactly_one_port_with_help_and_type() {
     let metrics = fresh();
     let _ = metrics.interop.provider("github", ["k1"]);
+    let _ = metrics.interop.egress("billing");
     let mailbox = families(&metrics.render_mailbox(&NoQueues));
     let interop = families(&metrics.render_interop());
     assert!(mailbox.keys().all(|name| !interop.contains_key(name)));

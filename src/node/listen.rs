@@ -10,6 +10,7 @@ use crate::http::audit::audit_routes;
 use crate::http::auth::{Access, Audience};
 use crate::http::ctl::ctl_router;
 use crate::http::door::{Door, Meter, Surface};
+use crate::http::egress::egress_routes;
 use crate::http::faults::fault_routes;
 use crate::http::interop::{InteropApp, Version, interop_router};
 use crate::http::mailbox::{Durability, MailboxApp, MailboxLimits, mailbox_router};
@@ -216,6 +217,7 @@ impl Node {
         let more = upkeep_routes(self.upkeep.clone())
             .merge(fault_routes(self.faults.clone()))
             .merge(audit_routes(self.audit.clone(), readiness.clone()))
+            .merge(egress_routes(self.egress.clone()))
             .merge(ctl_metrics_route(self.admin_of_mailbox(), readiness, metrics));
         let router = ctl_router(Arc::new(desk), mailbox, more);
         let door = Arc::new(Door::new(router, meter, shared.ids.clone()));

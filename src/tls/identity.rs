@@ -136,7 +136,7 @@ fn read(key: &'static str, path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), Bad
     Ok((bytes, found.permissions().mode()))
 }
 
-fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, BadTls> {
+pub(super) fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, BadTls> {
     let (text, _) = read(key, path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match found {

@@ -397,6 +397,11 @@ impl Provider {
         setup.toml(&text).env(&variable, self.verifying.clone())
     }
 
+    /// What it shares with who verifies it.
+    pub(crate) fn secret(&self) -> &str {
+        &self.verifying
+    }
+
     pub(crate) fn topic(&self) -> String {
         self.name.replace('_', "-")
     }

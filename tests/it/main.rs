@@ -19,6 +19,7 @@ mod config;
 mod crowd;
 mod deletion;
 mod dlq;
+mod egress;
 mod fake_rabbitmq;
 mod fake_redis;
 mod fanout;

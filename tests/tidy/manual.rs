@@ -84,6 +84,7 @@ fn the_runbook_lists_every_metric_as_it_is() {
         Metrics::new(MetricsOptions { max_queues: 10, amnesia: false, version: "0", started_unix_s: 0.0 });
     let metrics = metrics.expect("metrics");
     let _provider = metrics.interop.provider("github", ["2026-11"]);
+    let _egress = metrics.interop.egress("billing");
     let mut registered = BTreeMap::new();
     for (port, text) in
         [("mailbox", metrics.render_mailbox(&OneQueue)), ("interop", metrics.render_interop())]

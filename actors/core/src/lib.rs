@@ -11,6 +11,7 @@ pub mod capability;
 pub mod dedup;
 pub mod disk;
 pub mod drr;
+pub mod egress;
 pub mod envelope;
 pub mod fanout;
 pub mod fault;

@@ -1,6 +1,7 @@
-//! The interop service's actors: one verifier a provider. What a signature means is `ron_core::scheme`'s; what
-//! becomes of a verified event is the caller's.
+//! The interop service's actors: one verifier a provider, one egress an endpoint. What a signature means is
+//! `ron_core::scheme`'s, what an answer means `ron_core::egress`'s; what becomes of a verified event is the caller's.
 
+pub mod egress;
 pub mod verifier;
 
 pub use verifier::{Judged, Verifier, VerifierArgs, VerifierHandle, VerifierMsg};

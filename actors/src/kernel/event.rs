@@ -93,6 +93,16 @@ pub enum Event {
         /// Whether writes are shed now.
         active: bool,
     },
+    /// An egress endpoint is left alone from now on, tried again, or served as usual.
+    EgressState {
+        /// Its name.
+        endpoint: Arc<str>,
+        /// `closed` = as usual, `open`, `half_open`, `disabled`.
+        state: &'static str,
+        /// Why it is disabled: `gone`, `failing`, `operator`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        why: Option<&'static str>,
+    },
 }
 
 fn as_text<S: Serializer>(queue: &QueueKey, to: S) -> Result<S::Ok, S::Error> {
@@ -101,7 +111,7 @@ fn as_text<S: Serializer>(queue: &QueueKey, to: S) -> Result<S::Ok, S::Error> {
 
 impl Event {
     /// Every topic, for counters that must exist at 0.
-    pub const TOPICS: [&'static str; 12] = [
+    pub const TOPICS: [&'static str; 13] = [
         "kernel.health",
         "kernel.config_updated",
         "kernel.service_crashed",
@@ -114,6 +124,7 @@ impl Event {
         "mailbox.scanner.requeue",
         "interop.webhook.accepted",
         "interop.bridge.brownout",
+        "interop.egress.state",
     ];
 
     /// The event's topic, one of [`Event::TOPICS`].
@@ -132,6 +143,7 @@ impl Event {
             Event::ScannerRequeue { .. } => "mailbox.scanner.requeue",
             Event::WebhookAccepted { .. } => "interop.webhook.accepted",
             Event::Brownout { .. } => "interop.bridge.brownout",
+            Event::EgressState { .. } => "interop.egress.state",
         }
     }
 }

@@ -80,7 +80,7 @@ pub(crate) struct ListArgs {
 }
 
 /// Which dead letters: all that is given must hold.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct FilterArgs {
     /// With this reason
     #[arg(long)]
@@ -102,6 +102,13 @@ pub(crate) struct ReprocessArgs {
     /// TENANT/TOPIC
     #[arg(value_parser = args::queue)]
     queue: QueueKey,
+    #[command(flatten)]
+    selection: Selection,
+}
+
+/// Which dead letters are brought back, how many and how fast.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Selection {
     #[command(flatten)]
     filter: FilterArgs,
     /// At most this many
@@ -169,7 +176,9 @@ pub(crate) async fn run(command: DlqCommand, mut client: Client, out: Output) ->
         DlqCommand::List(args) => list(args, client, out).await,
         DlqCommand::Clusters { queue } => clusters(&queue, client, out).await,
         DlqCommand::Show { queue, msg_id } => show(&queue, &msg_id, client, out).await,
-        DlqCommand::Reprocess(args) => reprocess(args, client, out).await,
+        DlqCommand::Reprocess(ReprocessArgs { queue, selection }) => {
+            bring_back(&queue, selection, client, out).await
+        }
         DlqCommand::Resend(args) => resend(args, client, out).await,
         DlqCommand::Purge(PurgeArgs { queue, filter, yes: _ }) => {
             let spinner = bar(None);
@@ -269,7 +278,31 @@ async fn show(queue: &QueueKey, msg_id: &str, client: &mut Client, out: Output) 
     }
 }
 
-async fn reprocess(args: ReprocessArgs, client: &mut Client, out: Output) -> Result<(), Failure> {
+impl Selection {
+    /// Of these dead letters, those that it names, no more than it wants.
+    pub(crate) fn narrow(&self, mut ids: Vec<String>) -> Vec<String> {
+        ids.retain(|id| self.filter.ids.is_empty() || self.filter.ids.contains(id));
+        ids.truncate(self.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)));
+        ids
+    }
+
+    /// The same for these ids alone.
+    pub(crate) fn only(mut self, ids: Vec<String>) -> Selection {
+        self.filter.ids = ids;
+        self
+    }
+}
+
+/// Makes dead letters ready again, and waits for the end unless that is not wanted.
+///
+/// # Errors
+/// The node's refusal, or that it cannot be reached; a task that did not end by being done.
+pub(crate) async fn bring_back(
+    queue: &QueueKey,
+    args: Selection,
+    client: &mut Client,
+    out: Output,
+) -> Result<(), Failure> {
     let mut body = json!({ "filter": args.filter.json(), "dry_run": args.dry_run });
     let more = [
         ("limit", args.limit.map(Value::from)),
@@ -283,10 +316,10 @@ async fn reprocess(args: ReprocessArgs, client: &mut Client, out: Output) -> Res
     }
     let spinner = bar(None);
     let begun: Value =
-        client.read(Call::json(format!("{}/reprocess", base(&args.queue)), &body).and_wait(LONG)).await?;
+        client.read(Call::json(format!("{}/reprocess", base(queue)), &body).and_wait(LONG)).await?;
     spinner.finish_and_clear();
     match begun["task_id"].as_str() {
-        Some(id) if !args.detach => wait(&args.queue, id, client, out).await,
+        Some(id) if !args.detach => wait(queue, id, client, out).await,
         Some(_) | None => pairs(&begun, out),
     }
 }

@@ -4,6 +4,7 @@ use crate::ambient;
 use crate::args;
 use crate::client::Client;
 use crate::control;
+use crate::egress;
 use crate::explain;
 use crate::failure::{Failure, failed};
 use crate::locate::Places;
@@ -27,6 +28,9 @@ pub(crate) enum InteropCommand {
     Sign(Box<SignArgs>),
     /// Say what became of a request, and which step refused it
     Explain(explain::ExplainArgs),
+    /// Look at egress, stop and start it, send again what failed
+    #[command(subcommand)]
+    Egress(egress::EgressCommand),
 }
 
 /// Which list.
@@ -96,6 +100,7 @@ pub(crate) async fn run(
     out: Output,
 ) -> Result<(), Failure> {
     match command {
+        InteropCommand::Egress(command) => egress::run(command, node()?, out).await,
         InteropCommand::Explain(args) => explain::run(args, node, places, out).await,
         InteropCommand::Providers(ProvidersArgs { schemes: true }) => schemes(out),
         InteropCommand::Providers(ProvidersArgs { schemes: false }) => providers(node()?, out).await,

@@ -16,6 +16,7 @@ mod config;
 mod control;
 mod demo;
 mod dlq;
+mod egress;
 mod explain;
 mod failure;
 mod interop;
@@ -107,7 +108,7 @@ enum Command {
     /// Verify, export and show the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
-    /// List providers and schemes, run test vectors, sign requests, ask what became of one
+    /// List providers and schemes, run test vectors, sign requests, ask what became of one, look at egress
     #[command(subcommand)]
     Interop(interop::InteropCommand),
     /// Measure a node: rate and latency of durable sends and of whole cycles

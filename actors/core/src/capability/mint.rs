@@ -101,3 +101,14 @@ pub fn webhook_caveats(topic: &Topic, max_bytes: u64, wall_unix_s: u64) -> Vec<S
         format!("max_bytes = {max_bytes}"),
     ]
 }
+
+/// The caveats of the capability that an egress takes messages with: the mailbox, one topic, receiving and settling.
+#[must_use]
+pub fn egress_caveats(topic: &Topic, wall_unix_s: u64) -> Vec<String> {
+    vec![
+        format!("exp = {}", wall_unix_s.saturating_add(WEBHOOK_TTL_S)),
+        "aud = mailbox".to_owned(),
+        "op = recv,ack,nack".to_owned(),
+        format!("topic = {topic}"),
+    ]
+}

@@ -12,7 +12,7 @@ mod token;
 
 pub use caveat::{Ask, Audience, Caveat, Op, RateLimit, SKEW_S, TopicPattern};
 pub use keyring::{KEYS_MAX, KeyEntry, Keyring, RootKey, Rotated, TooManyKeys};
-pub use mint::{MintRequest, WEBHOOK_TTL_S, webhook_caveats};
+pub use mint::{MintRequest, WEBHOOK_TTL_S, egress_caveats, webhook_caveats};
 pub use revocation::{
     REVOCATIONS_MAX, REVOCATIONS_PER_CALL_MAX, Revocation, RevokeRequest, Revoked, TooMany,
 };

@@ -382,6 +382,23 @@ fn a_webhook_may_enqueue_to_its_topic_and_nothing_else() {
     assert_eq!(cap.ends_unix_s(), Some(NOW + 60 + SKEW_S));
 }
 
+#[test]
+fn an_egress_may_receive_and_settle_its_topic_and_nothing_else() {
+    let topic = Topic::parse("orders").unwrap();
+    let caveats = egress_caveats(&topic, NOW);
+    let caveats: Vec<&str> = caveats.iter().map(String::as_str).collect();
+    let tenant = acme();
+    let cap = capability(&caveats);
+    for op in Op::WORDS {
+        let may = [Op::Recv, Op::Ack, Op::Nack].contains(&op);
+        assert_eq!(cap.allows(&ask(op, &tenant, &topic)).is_ok(), may, "{op:?}");
+    }
+    let asked = ask(Op::Recv, &tenant, &topic);
+    assert!(cap.allows(&Ask { audience: Audience::Interop, ..asked }).is_err());
+    assert!(cap.allows(&Ask { topic: Some(&Topic::parse("orders2").unwrap()), ..asked }).is_err());
+    assert_eq!(cap.ends_unix_s(), Some(NOW + 60 + SKEW_S));
+}
+
 fn any_caveat() -> impl Strategy<Value = String> {
     prop_oneof![
         select(vec!["op = recv", "op = enqueue,recv,ack", "op = stat", "aud = mailbox", "aud = interop"])
