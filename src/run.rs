@@ -205,7 +205,8 @@ impl Duties {
         let quarantined =
             quarantined.filter(|entry| entry.is_quarantined()).map(|entry| entry.key.to_string());
         let providers = node.providers.iter().filter(|(_, served)| served.verifier.is_quarantined());
-        let all = quarantined.chain(providers.map(|(name, _)| name.clone()));
+        let audit = node.audit.is_quarantined().then(|| "audit".to_owned());
+        let all = quarantined.chain(providers.map(|(name, _)| name.clone())).chain(audit);
         let all: Vec<String> = all.chain(node.egress.egresses.quarantined()).collect();
         if *node.readiness.quarantined() != all {
             node.readiness.set_quarantined(all);

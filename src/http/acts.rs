@@ -34,6 +34,9 @@ const ACTS: [(&str, &str); 11] = [
 /// A node whose disk fails must still be able to take back what it gave away.
 const REVOKE: &str = "/ctl/cap/revoke";
 
+/// What a call is called that is not listed: it is audited all the same, but nobody knows what its body may hold.
+const OTHER: &str = "ctl.other";
+
 /// Calls that only look, although they are posted.
 const LOOKS: [&str; 1] = ["/ctl/snapshot/verify"];
 
@@ -47,7 +50,7 @@ async fn act(State(audit): State<Audit>, request: Request, next: Next) -> Respon
     if request.method() == Method::GET || LOOKS.contains(&path.as_str()) {
         return next.run(request).await;
     }
-    let op = ACTS.iter().find(|(known, _)| *known == path).map_or("ctl.other", |(_, op)| *op);
+    let op = ACTS.iter().find(|(known, _)| *known == path).map_or(OTHER, |(_, op)| *op);
     match begun(&audit, op, request).await {
         Ok((act, request)) => {
             let response = next.run(request).await;
@@ -67,7 +70,7 @@ async fn act(State(audit): State<Audit>, request: Request, next: Next) -> Respon
     }
 }
 
-/// Writes down what a request asks for. None of these requests holds a secret or a payload, so it is told in full.
+/// Writes down what a request asks for. None of the listed ones holds a secret or a payload, so they are told in full.
 async fn begun(audit: &Audit, op: &'static str, request: Request) -> Result<(Act, Request), Refusal> {
     let (parts, body) = request.into_parts();
     body::within_limit(body::declared_len(&body), BODY_BYTES_MAX)?;
@@ -75,7 +78,7 @@ async fn begun(audit: &Audit, op: &'static str, request: Request) -> Result<(Act
     let mut entry = audit.entry(Kind::Operator, Decision::Allow, OK);
     Call::of(&parts).map_err(|Failure(refusal)| refusal)?.name(&mut entry);
     entry.more.op = Some(op.into());
-    if !body.is_empty() {
+    if !body.is_empty() && op != OTHER {
         entry = entry.detail(&String::from_utf8_lossy(&body));
     }
     let act = match parts.uri.path() {

@@ -291,6 +291,12 @@ impl Audit {
         self.0.head.subscribe()
     }
 
+    /// Whether its actor failed too often and writes no more until the node is started anew.
+    #[must_use]
+    pub fn is_quarantined(&self) -> bool {
+        self.0.actor.is_quarantined()
+    }
+
     /// Makes its actor fail: for drills.
     pub fn crash(&self) {
         let _ = self.0.actor.cast(AuditMsg::Crash);

@@ -4,7 +4,7 @@ use crate::entropy::SeededEntropy;
 use crate::kernel::bus::{Bus, BusLimits};
 use crate::kernel::child::Observer;
 use crate::kernel::supervisor::{RootWatch, SupervisorOptions, SupervisorRef, start_root};
-use ron_core::audit::{Fault, What};
+use ron_core::audit::{Chain, Fault, What};
 use ron_core::restart::RestartPolicy;
 use ron_core::time::Millis;
 use std::os::unix::fs::PermissionsExt;
@@ -321,6 +321,32 @@ async fn strangers_and_uses_are_counted_and_the_counts_are_written_at_the_end() 
     assert!(lines.iter().any(|line| line.contains("\"version\":0")));
     assert_eq!(counts.recorded.load(Ordering::Relaxed), 14);
     assert_eq!(log.recent(12, 100).0.len(), 2);
+}
+
+#[test]
+fn after_a_failed_sync_the_next_file_has_all_that_was_not_synced() {
+    let home = tempfile::tempdir().unwrap();
+    let mut chain = Chain::after(Head::EMPTY);
+    let entry = Entry::new(WALL, Kind::Audit, Decision::Done, "OK");
+    let lines: Vec<String> = (0..4).map(|_| chain.append(&entry)).collect();
+    // it takes what is written, and its sync fails
+    let broken = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+    let path = home.path().join(file_name(1));
+    std::fs::write(&path, "nobody knows what the device has of this").unwrap();
+    let open = sink::Open { file: broken, path, synced: 0, new: false };
+    let mut sink = sink::Sink::new(home.path(), 1 << 20, 3, Some(open));
+    for (seq, line) in (1..).zip(&lines) {
+        sink.push(seq, line);
+        // a file that cannot be synced can be written to
+        assert!(seq > 2 || sink.write().is_ok());
+        match seq {
+            2 => assert!(sink.sync().is_err() && sink.pending() == lines[0].len() + lines[1].len()),
+            4 => sink.sync().unwrap(),
+            _ => {}
+        }
+    }
+    assert_eq!((text(home.path()), sink.pending()), (lines.concat(), 0));
+    assert_eq!(clean(home.path(), chain.head()), 4);
 }
 
 #[test]
