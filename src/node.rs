@@ -137,13 +137,7 @@ impl Node {
         warnings.into_iter().for_each(|warning| readiness.warn(warning));
         let audit = audit::open(&config, &clock, &metrics, &readiness)?;
         let budgets = Arc::new(Budgets::new(config.mailbox.admission.bytes.as_usize(), SETTLE_BYTES));
-        let sensors = NodeSensors {
-            budgets: budgets.clone(),
-            readiness: readiness.clone(),
-            metrics: metrics.clone(),
-            bus: bus.clone(),
-            audit: audit.clone(),
-        };
+        let sensors = NodeSensors::new(&budgets, &readiness, &metrics, &bus, &audit);
         let sentinel = (Arc::new(sensors), config.interop.brownout.thresholds());
         let interop = (providers.clone(), egresses.clone(), policy.clone());
         let vouching = (&passport, &audit);

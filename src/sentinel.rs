@@ -27,6 +27,24 @@ pub struct NodeSensors {
 }
 
 impl NodeSensors {
+    /// Over these parts of the node.
+    #[must_use]
+    pub fn new(
+        budgets: &Arc<Budgets>,
+        readiness: &Arc<Readiness>,
+        metrics: &Arc<Metrics>,
+        bus: &Bus,
+        audit: &Audit,
+    ) -> NodeSensors {
+        NodeSensors {
+            budgets: budgets.clone(),
+            readiness: readiness.clone(),
+            metrics: metrics.clone(),
+            bus: bus.clone(),
+            audit: audit.clone(),
+        }
+    }
+
     fn shed(&self, active: bool) {
         self.readiness.set(Part::Brownout, !active);
         self.metrics.interop.brownout_active.set(if active { 1.0 } else { 0.0 });

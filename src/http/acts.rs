@@ -17,7 +17,7 @@ use ron_core::audit::{Decision, Kind, OK};
 use ron_core::reason::{Reason, Refusal};
 
 /// Acts: the path, what the log calls it.
-const ACTS: [(&str, &str); 11] = [
+const ACTS: [(&str, &str); 13] = [
     ("/ctl/cap/mint", "cap.mint"),
     (REVOKE, "cap.revoke"),
     ("/ctl/key/rotate", "key.rotate"),
@@ -29,6 +29,8 @@ const ACTS: [(&str, &str); 11] = [
     ("/ctl/store/scrub", "store.scrub"),
     ("/ctl/chaos/inject", "chaos.inject"),
     ("/ctl/chaos/clear", "chaos.clear"),
+    ("/ctl/egress/disable", "egress.disable"),
+    ("/ctl/egress/enable", "egress.enable"),
 ];
 
 /// A node whose disk fails must still be able to take back what it gave away.
