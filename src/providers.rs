@@ -49,6 +49,7 @@ fn prove_schemes(config: &Config) -> Result<(), BootError> {
     let used = config.interop.providers.values().filter(|provider| provider.enabled);
     let mut names: Vec<&str> = used.map(|provider| provider.scheme.as_str()).collect();
     names.retain(|name| !own.contains_key(*name));
+    names.iter_mut().for_each(|name| *name = Catalogue::shipped_name(name));
     names.sort_unstable();
     names.dedup();
     if names.is_empty() {

@@ -82,6 +82,20 @@ pub const SHIPPED: &[(&str, &str)] = shipped![
     "zoom",
 ];
 
+/// Other names that people look for.
+pub const ALIASES: &[(&str, &str)] = &[
+    ("adyen", "adyen_payments"),
+    ("convoy_advanced", "convoy"),
+    ("facebook", "meta"),
+    ("hubspot_v3", "hubspot"),
+    ("messagebird_jwt", "messagebird"),
+    ("plivo_v2", "plivo"),
+    ("pubsub", "google_pubsub"),
+    ("sns", "aws_sns"),
+    ("twitter", "x_twitter"),
+    ("whatsapp", "meta"),
+];
+
 /// Compiles schemes, for the configuration's check and for boot alike.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Catalogue;
@@ -98,11 +112,18 @@ impl Catalogue {
         }
     }
 
+    /// The name under which a scheme ships: itself, unless it is one of [`ALIASES`].
+    #[must_use]
+    pub fn shipped_name(name: &str) -> &str {
+        ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, shipped)| shipped)
+    }
+
     /// A scheme that ships, as written.
     ///
     /// # Errors
     /// There is none of this name.
     pub fn spec(name: &str) -> Result<SchemeSpec, String> {
+        let name = Catalogue::shipped_name(name);
         let text = SHIPPED.iter().find(|(shipped, _)| *shipped == name).map(|(_, text)| *text);
         let text = text.ok_or_else(|| "no such scheme".to_owned())?;
         toml::from_str(text).map_err(|error| error.message().to_owned())
@@ -190,7 +211,8 @@ fn compiled(name: &str, spec: &SchemeSpec) -> Result<Scheme, String> {
 
 impl SchemeCheck for Catalogue {
     fn shipped(&self) -> Vec<String> {
-        SHIPPED.iter().map(|(name, _)| (*name).to_owned()).collect()
+        let aliases = ALIASES.iter().map(|(name, _)| *name);
+        SHIPPED.iter().map(|(name, _)| *name).chain(aliases).map(str::to_owned).collect()
     }
 
     fn needs_secrets(&self, _scheme: &str, _own: &toml::Table) -> bool {
@@ -214,6 +236,15 @@ impl SchemeCheck for Catalogue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn aliases_stand_for_schemes_that_ship_and_hide_none() {
+        for (alias, name) in ALIASES {
+            assert!(SHIPPED.iter().any(|(shipped, _)| shipped == name), "{alias}");
+            assert!(!SHIPPED.iter().any(|(shipped, _)| shipped == alias), "{alias}");
+            assert_eq!(Catalogue::spec(alias), Catalogue::spec(name));
+        }
+    }
 
     #[test]
     fn an_origin_stands_for_our_own_path() {
