@@ -260,6 +260,12 @@ async fn a_message_goes_out_once_as_it_came_in() {
     assert_eq!(*bench.seen.0.lock().unwrap(), ["delivered"]);
     let status = bench.endpoint.status();
     assert_eq!((status.attempts, status.delivered), (1, 1));
+    let landed = async {
+        while bench.endpoint.status().under_way > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), landed).await.expect("nothing is under way any more");
     bench.endpoint.drain();
     bench.send("{}", &[]).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -378,6 +384,7 @@ async fn a_killed_egress_comes_back_and_the_message_with_it() {
     // its lease is given up with it only when it ends, so another message shows that it is back
     bench.send("{\"n\":2}", &[]).await;
     let second = bench.attempt().await;
+    assert_eq!(bench.endpoint.status().under_way, 1, "what the killed one had under way is not");
     assert_ne!(header(&first, "webhook-id"), header(&second, "webhook-id"));
     assert_eq!(&second.body[..], b"{\"n\":2}");
     bench.held.as_ref().unwrap().notify_one();

@@ -77,15 +77,12 @@ impl Carrier {
             complaint: None,
         };
         let mut flights = JoinSet::new();
-        // whatever a predecessor had under way was broken off with it
-        self.endpoint.under_way.store(0, Ordering::Relaxed);
         loop {
             while let Some(landed) = flights.try_join_next() {
                 if landed.is_err_and(|error| error.is_panic()) {
                     return "an attempt panicked";
                 }
             }
-            self.endpoint.under_way.store(count(flights.len()), Ordering::Relaxed);
             let room = self.endpoint.spec().concurrency.saturating_sub(count(flights.len()));
             if room == 0 {
                 if flights.join_next().await.is_some_and(|landed| landed.is_err_and(|e| e.is_panic())) {

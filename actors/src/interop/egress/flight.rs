@@ -1,6 +1,7 @@
 //! The way of one message: signed, delivered under a lease that is kept, judged, settled.
 
 use super::carrier::{Carrier, REST};
+use super::endpoint::Endpoint;
 use super::{Attempted, Ended, Outbound};
 use crate::mailbox::Settle;
 use ron_core::capability::Op;
@@ -27,6 +28,7 @@ struct Settling {
 impl Carrier {
     /// One attempt at one message, to the end.
     pub(super) async fn carry(&self, message: Delivered, topic_attempts: &AtomicU32) {
+        let _aboard = Aboard::of(&self.endpoint);
         let wall = self.parts.clock.wall();
         let id = headers::webhook_id(&message);
         let signed = match self.endpoint.spec().signer.sign(&id, wall, &message.message.payload) {
@@ -168,6 +170,22 @@ impl Carrier {
             detail = attempted.detail,
             "egress attempt"
         );
+    }
+}
+
+/// An attempt that is under way, until it ends or is broken off.
+struct Aboard<'e>(&'e Endpoint);
+
+impl Aboard<'_> {
+    fn of(endpoint: &Endpoint) -> Aboard<'_> {
+        endpoint.under_way.fetch_add(1, Ordering::Relaxed);
+        Aboard(endpoint)
+    }
+}
+
+impl Drop for Aboard<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
