@@ -1,8 +1,8 @@
 //! What the audit log does not record one by one: it counts exactly, and says what it lost (docs/AUDIT.md "Counts").
 
 use crate::audit::{body, export, github, hook, sample, verify, with};
-use crate::harness::{Provider, Setup, borrowed, poll, wall};
-use crate::mailbox::stat;
+use crate::harness::{Provider, Setup, borrowed, poll, ronctl, wall};
+use crate::mailbox::{enqueue, stat};
 use crate::oap_wire::Oap;
 use ron_core::oap::{Draft, Raw, Request};
 use serde_json::{Value, json};
@@ -134,4 +134,25 @@ fn a_full_queue_leaves_a_gap_that_says_how_large_it_is() {
     node.token();
     let (_, said) = verify(&node.setup, &[]);
     assert_eq!(said["dropped"].as_f64(), Some(dropped()), "{said}");
+}
+
+#[test]
+fn a_restore_of_a_stopped_node_is_in_its_log() {
+    let node = Setup::new().start();
+    enqueue(&node.mailbox(), "orders", b"x", &[]);
+    let taken = node.ronctl_json(&["snapshot", "create"]);
+    let name = taken["name"].as_str().unwrap().to_owned();
+    let (code, _, error) = ronctl(&node.setup, &["snapshot", "restore", &name, "--yes"]);
+    assert!(code == 1 && error.contains("stop it first"), "{error}");
+    let setup = node.stop();
+    let (code, _, error) = ronctl(&setup, &["snapshot", "restore", &name, "--yes"]);
+    assert_eq!(code, 0, "{error}");
+    let node = setup.start();
+    assert_eq!(verify(&node.setup, &[]).0, 0);
+    let all = export(&node.setup);
+    let restored = with(&all, &json!({"op": "snapshot.restore", "kind": "operator"}));
+    let stages: Vec<&Value> = restored.iter().map(|record| &record["reason"]).collect();
+    assert_eq!(stages, ["INTENT", "OK"], "before it is done, and after");
+    assert!(restored[1]["detail"].as_str().unwrap().contains("1 messages come back"), "{restored:?}");
+    assert!(restored[1]["uid"].is_number() && restored[1]["pid"].is_number());
 }
