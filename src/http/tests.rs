@@ -4,6 +4,8 @@ mod bad_input;
 mod calls;
 mod connections;
 mod fakes;
+mod graphql;
+mod openapi;
 mod webhooks;
 
 use crate::http::admin::{AdminOf, admin_router};
@@ -98,8 +100,8 @@ impl Net {
         self.serve(Surface::Mailbox, mailbox_router(self.app(Surface::Mailbox, access), true)).await
     }
 
-    async fn serve_interop(&self, gate: FakeGate, api: bool) -> (SocketAddr, Listening) {
-        let app = Arc::new(InteropApp {
+    fn interop_app(&self, gate: FakeGate) -> Arc<InteropApp<FakeGate>> {
+        Arc::new(InteropApp {
             gate,
             readiness: Arc::clone(&self.readiness),
             unverified: Semaphore::new(2),
@@ -107,7 +109,11 @@ impl Net {
             rate: Arc::clone(&self.rate),
             body_deadline: self.body_deadline,
             version: Version { name: "ron-node", version: "0.1.0", profile: "macronode".into() },
-        });
+        })
+    }
+
+    async fn serve_interop(&self, gate: FakeGate, api: bool) -> (SocketAddr, Listening) {
+        let app = self.interop_app(gate);
         let access = Access::Capability(Arc::new(FakeAuth), Audience::Interop);
         let api = api.then(|| self.app(Surface::Interop, access));
         self.serve(Surface::Interop, interop_router(app, api)).await
