@@ -12,6 +12,7 @@ use ron_core::policy::Allowed;
 use ron_core::reason::{Reason, Refusal};
 use std::sync::Arc;
 
+use ron_core::capability::Token;
 pub use ron_core::capability::{Ask, Audience, Op};
 
 /// A verified capability that is asked again after the request was allowed.
@@ -118,6 +119,12 @@ impl Verdict<'_> {
 
 /// Judges capabilities.
 pub trait Authorizer: Send + Sync {
+    /// Whether `token` has the form of one, for a request that says only later what it wants.
+    ///
+    /// # Errors
+    /// UNAUTH.
+    fn may_be_one(&self, token: &str) -> Result<(), Refusal>;
+
     /// Whether `token` allows what is asked. Charges the token's rates, except for settling. Refused with UNAUTH,
     /// EXPIRED_TOKEN, SCOPE_MISMATCH or RATE_LIMIT; a token that is not known also with BACKPRESSURE, or
     /// DOWNSTREAM_UNAVAILABLE while none can be checked.
@@ -131,6 +138,19 @@ pub enum Access {
     Capability(Arc<dyn Authorizer>, Audience),
     /// Whoever got this far: the Unix socket checks the peer's uid.
     Full,
+}
+
+impl Access {
+    /// Whether a request brings what may be a capability, if one is wanted.
+    ///
+    /// # Errors
+    /// As [`bearer`], and UNAUTH.
+    pub fn may_come(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        match self {
+            Access::Capability(authorizer, _) => authorizer.may_be_one(bearer(headers)?),
+            Access::Full => Ok(()),
+        }
+    }
 }
 
 impl std::fmt::Debug for Access {
@@ -183,6 +203,10 @@ impl Held for Grant {
 }
 
 impl Authorizer for Passport {
+    fn may_be_one(&self, token: &str) -> Result<(), Refusal> {
+        Token::parse(token).map(drop).map_err(|why| Refusal::new(Reason::Unauth, why))
+    }
+
     fn authorize<'a>(&'a self, token: &'a str, ask: &'a Ask<'a>) -> Verdict<'a> {
         let authority = |grant: Arc<Grant>| Authority { held: Some(grant), ..Authority::default() };
         match self.authorize_known(token, ask) {

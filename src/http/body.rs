@@ -166,21 +166,47 @@ impl Leftover {
 /// most of those before, so a large answer counts as written only when all but the last few are.
 const DELIVERY_FRAME_BYTES: usize = 32 * 1024;
 
-/// The answer to a receive. The leases stand once hyper has taken the last bytes to write them; if the
-/// connection closes before, dropping the delivery gives the messages back.
-#[derive(Debug)]
-pub(super) struct DeliveryBody<D> {
-    bytes: Option<Bytes>,
-    delivery: Option<D>,
-}
+/// What was received for an answer that is still being put together. Dropped, it gives the messages back.
+#[derive(Clone, Default)]
+pub(super) struct Keeper(Arc<Mutex<Vec<Written>>>);
 
-impl<D: HandedOut> DeliveryBody<D> {
-    pub(super) fn new(bytes: Vec<u8>, delivery: D) -> DeliveryBody<D> {
-        DeliveryBody { bytes: Some(bytes.into()), delivery: Some(delivery) }
+/// Says that a delivery is written.
+type Written = Box<dyn FnOnce() + Send>;
+
+impl Keeper {
+    /// Keeps a delivery until the answer is written.
+    pub(super) fn keep(&self, delivery: impl HandedOut) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push(Box::new(move || delivery.written()));
+    }
+
+    fn written(&self) {
+        let kept = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        kept.into_iter().for_each(|written| written());
     }
 }
 
-impl<D: HandedOut> HttpBody for DeliveryBody<D> {
+/// The answer to a receive. The leases stand once hyper has taken the last bytes to write them; if the
+/// connection closes before, dropping what it keeps gives the messages back.
+pub(super) struct DeliveryBody {
+    bytes: Option<Bytes>,
+    kept: Keeper,
+}
+
+impl DeliveryBody {
+    pub(super) fn new(bytes: Vec<u8>, delivery: impl HandedOut) -> DeliveryBody {
+        let kept = Keeper::default();
+        kept.keep(delivery);
+        DeliveryBody::keeping(bytes.into(), kept)
+    }
+
+    /// With all that was received for it.
+    pub(super) const fn keeping(bytes: Bytes, kept: Keeper) -> DeliveryBody {
+        DeliveryBody { bytes: Some(bytes), kept }
+    }
+}
+
+impl HttpBody for DeliveryBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -197,9 +223,7 @@ impl<D: HandedOut> HttpBody for DeliveryBody<D> {
         }
         let last = std::mem::take(bytes);
         self.bytes = None;
-        if let Some(delivery) = self.delivery.take() {
-            delivery.written();
-        }
+        self.kept.written();
         Poll::Ready(Some(Ok(Frame::data(last))))
     }
 

@@ -4,24 +4,26 @@
 use crate::http::draft::{Draft, FieldNames, malformed};
 use crate::http::mailbox::Durability;
 use bytes::Bytes;
-use ron_actors::mailbox::api::Settle;
 use ron_core::ids::Topic;
 use ron_core::reason::{Reason, Refusal};
-use ron_core::shard::{NackMode, Paused, PeekState, SettingsPatch, Want};
-use serde::de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use std::fmt;
-use std::marker::PhantomData;
+use ron_core::shard::{Paused, PeekState, SettingsPatch, Want};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::time::Duration;
+use utoipa::{IntoParams, ToSchema};
 
 mod dlq;
+mod list;
+mod settle;
 mod subscribers;
 
 pub(super) use dlq::{PurgeDeadRequest, ReprocessRequest, ResendRequest, Wanted};
+pub(super) use list::List;
+use list::{Attrs, LIST_MAX};
+pub(super) use settle::{AckRequest, ExtendRequest, NackRequest, SettleRequest};
+pub(crate) use settle::{extend, nack};
 pub(super) use subscribers::{SubscribersQuery, SubscribersRequest};
 
-/// Most entries of a list in a request.
-const LIST_MAX: usize = 256;
 const RECV_BYTES_DEFAULT: u64 = 4 * 1024 * 1024;
 const RECV_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const STREAM_INFLIGHT_DEFAULT: u64 = 32;
@@ -30,7 +32,6 @@ const STREAM_INFLIGHT_DEFAULT: u64 = 32;
 const STREAM_BYTES_MAX: u64 = 1024 * 1024;
 const VISIBILITY_MS: std::ops::RangeInclusive<u64> = 250..=43_200_000;
 const WAIT_MS_MAX: u64 = 20_000;
-const NOTE_CHARS_MAX: usize = 256;
 
 /// Reads a JSON body.
 ///
@@ -75,92 +76,35 @@ fn is_plain(text: &str, len_max: usize) -> bool {
     text.len() <= len_max && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.[]?".contains(&b))
 }
 
-/// A list of at most [`LIST_MAX`] entries; the bound holds while reading, so that many tiny entries cannot
-/// swell.
-#[derive(Debug, Default)]
-pub(super) struct List<T>(pub(super) Vec<T>);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Entries<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
-            type Value = List<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<List<T>, A::Error> {
-                let mut list = Vec::new();
-                while let Some(entry) = seq.next_element()? {
-                    if list.len() == LIST_MAX {
-                        return Err(A::Error::custom("must have at most 256 entries"));
-                    }
-                    list.push(entry);
-                }
-                if list.is_empty() {
-                    return Err(A::Error::custom("must have at least one entry"));
-                }
-                Ok(List(list))
-            }
-        }
-
-        from.deserialize_seq(Entries(PhantomData))
-    }
-}
-
-/// Attributes of a batch item: an object of texts, in the order sent, no name twice.
-#[derive(Debug, Default)]
-struct Attrs(Vec<(String, String)>);
-
-impl<'de> Deserialize<'de> for Attrs {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Pairs;
-
-        impl<'de> Visitor<'de> for Pairs {
-            type Value = Attrs;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of texts")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Attrs, A::Error> {
-                let mut pairs: Vec<(String, String)> = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, String>()? {
-                    if pairs.iter().any(|(known, _)| *known == name) {
-                        return Err(A::Error::custom("must not have a name twice"));
-                    }
-                    if pairs.len() == LIST_MAX {
-                        return Err(A::Error::custom("must have at most 16 attributes"));
-                    }
-                    pairs.push((name, value));
-                }
-                Ok(Attrs(pairs))
-            }
-        }
-
-        from.deserialize_map(Pairs)
-    }
-}
-
 /// Body of POST /enqueue/batch.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BatchRequest {
+    #[schema(value_type = Vec<BatchItem>, min_items = 1, max_items = 256)]
     pub(super) messages: List<BatchItem>,
 }
 
 /// One message of a batch.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BatchItem {
+    /// The message as text; give exactly one of `payload` and `payload_b64`.
     payload: Option<String>,
+    /// The message in base64 with padding.
     payload_b64: Option<String>,
+    /// `application/octet-stream` if absent.
+    #[schema(max_length = 1024)]
     content_type: Option<String>,
+    /// Makes a repeated send harmless within the topic's `dedup_window_ms`.
+    #[schema(min_length = 1, max_length = 256, pattern = "^[!-~]{1,256}$")]
     idempotency_key: Option<String>,
+    /// Handed out so much later; must be less than `ttl_ms`.
+    #[schema(minimum = 0, maximum = 2_592_000_000u64)]
     delay_ms: Option<u64>,
+    /// Not handed out after so long.
+    #[schema(minimum = 100, maximum = 2_592_000_000u64)]
     ttl_ms: Option<u64>,
+    #[schema(inline)]
     attrs: Option<Attrs>,
 }
 
@@ -195,12 +139,20 @@ impl BatchItem {
 }
 
 /// Body of POST /recv.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RecvRequest {
+    /// Most messages of the answer.
+    #[schema(minimum = 1, maximum = 256, default = 1)]
     max_messages: Option<u64>,
+    /// Most payload bytes of the answer; at least one message comes whatever its size.
+    #[schema(minimum = 1, maximum = 16_777_216, default = 4_194_304)]
     max_bytes: Option<u64>,
+    /// How long the lease lasts; the topic's own if absent.
+    #[schema(minimum = 250, maximum = 43_200_000)]
     visibility_ms: Option<u64>,
+    /// How long to wait for the first message.
+    #[schema(minimum = 0, maximum = 20_000, default = 0)]
     wait_ms: Option<u64>,
 }
 
@@ -230,13 +182,23 @@ impl RecvRequest {
 }
 
 /// Body of POST /recv/stream.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StreamRequest {
+    /// Most messages taken out of the store at once.
+    #[schema(minimum = 1, maximum = 256, default = 256)]
     max_messages: Option<u64>,
+    /// Most payload bytes taken out of the store at once.
+    #[schema(minimum = 1, maximum = 16_777_216, default = 1_048_576)]
     max_bytes: Option<u64>,
+    /// How long each lease lasts; the topic's own if absent.
+    #[schema(minimum = 250, maximum = 43_200_000)]
     visibility_ms: Option<u64>,
+    /// Means nothing here: a stream always waits.
+    #[schema(minimum = 0, maximum = 20_000)]
     wait_ms: Option<u64>,
+    /// Deliveries of this stream that may be unsettled.
+    #[schema(minimum = 1, maximum = 256, default = 32)]
     max_inflight: Option<u64>,
 }
 
@@ -267,60 +229,35 @@ fn within(field: &str, n: u64, range: &std::ops::RangeInclusive<u64>) -> Result<
     Err(malformed(format!("{field} must be {} to {}", range.start(), range.end())))
 }
 
-/// Body of POST /ack.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct AckRequest {
-    receipts: List<String>,
-}
-
-/// Body of POST /nack.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct NackRequest {
-    receipts: List<String>,
-    #[serde(default)]
-    mode: Mode,
-    delay_ms: Option<u64>,
-    reason: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Mode {
-    #[default]
-    Fail,
-    Release,
-    Reject,
-}
-
-/// Body of POST /extend.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ExtendRequest {
-    receipts: List<String>,
-    visibility_ms: u64,
-}
-
 /// Body of PUT /settings.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SettingsRequest {
+    #[schema(minimum = 250, maximum = 43_200_000)]
     visibility_ms: Option<u64>,
+    #[schema(minimum = 1, maximum = 1_000)]
     max_attempts: Option<u32>,
+    #[schema(minimum = 1, maximum = 1_000_000)]
     max_deliveries: Option<u32>,
+    #[schema(minimum = 1, maximum = 86_400_000)]
     backoff_base_ms: Option<u64>,
+    #[schema(minimum = 1, maximum = 2_592_000_000u64)]
     backoff_max_ms: Option<u64>,
+    #[schema(minimum = 1_000, maximum = 315_360_000_000u64)]
     retention_ms: Option<u64>,
+    #[schema(minimum = 1_000, maximum = 315_360_000_000u64)]
     dlq_retention_ms: Option<u64>,
+    #[schema(minimum = 0, maximum = 2_592_000_000u64)]
     dedup_window_ms: Option<u64>,
+    #[schema(minimum = 1, maximum = 100_000_000)]
     max_dedup_keys: Option<u64>,
+    #[schema(minimum = 1, format = "uint64")]
     max_depth: Option<u64>,
     durability: Option<DurabilityName>,
     fifo: Option<bool>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum DurabilityName {
     Fsync,
@@ -351,13 +288,13 @@ impl SettingsRequest {
 }
 
 /// Body of POST /pause and /resume.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PauseRequest {
     what: PauseWhat,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum PauseWhat {
     Recv,
@@ -376,9 +313,10 @@ impl PauseRequest {
 }
 
 /// Body of a call that cannot be undone: it must name the topic.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ConfirmRequest {
+    /// The topic's name, as in the path.
     confirm: String,
 }
 
@@ -391,66 +329,19 @@ impl ConfirmRequest {
     }
 }
 
-/// A body that settles deliveries.
-pub(super) trait SettleRequest: DeserializeOwned {
-    /// How, and which receipts.
-    fn check(self) -> Result<(Settle, Vec<String>), Refusal>;
-}
-
-impl SettleRequest for AckRequest {
-    fn check(self) -> Result<(Settle, Vec<String>), Refusal> {
-        Ok((Settle::Ack, self.receipts.0))
-    }
-}
-
-impl SettleRequest for NackRequest {
-    fn check(self) -> Result<(Settle, Vec<String>), Refusal> {
-        let mode = match self.mode {
-            Mode::Fail => NackMode::Fail,
-            Mode::Release => NackMode::Release,
-            Mode::Reject => NackMode::Reject,
-        };
-        Ok((nack(mode, self.delay_ms, self.reason)?, self.receipts.0))
-    }
-}
-
-/// A nack as asked for, if it may be.
-///
-/// # Errors
-/// MALFORMED, naming the field.
-pub(crate) fn nack(mode: NackMode, delay_ms: Option<u64>, note: Option<String>) -> Result<Settle, Refusal> {
-    if let Some(ms) = delay_ms {
-        if mode == NackMode::Reject {
-            return Err(malformed("delay_ms goes with mode fail or release, not with reject"));
-        }
-        within("delay_ms", ms, &(0..=crate::http::draft::DELAY_MS_MAX))?;
-    }
-    if note.as_ref().is_some_and(|note| note.chars().count() > NOTE_CHARS_MAX) {
-        return Err(malformed("reason must be at most 256 characters"));
-    }
-    Ok(Settle::Nack { mode, delay_ms, note })
-}
-
-/// An extend by so much from now, if it may be.
-///
-/// # Errors
-/// MALFORMED.
-pub(crate) fn extend(visibility_ms: u64) -> Result<Settle, Refusal> {
-    Ok(Settle::Extend { visibility_ms: within("visibility_ms", visibility_ms, &VISIBILITY_MS)? })
-}
-
-impl SettleRequest for ExtendRequest {
-    fn check(self) -> Result<(Settle, Vec<String>), Refusal> {
-        Ok((extend(self.visibility_ms)?, self.receipts.0))
-    }
-}
-
 /// Query of GET /peek.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct PeekQuery {
+    /// Which messages; `ready` if absent.
+    #[param(pattern = "^(ready|delayed|vis|dlq)$", nullable = false)]
     state: Option<String>,
+    /// Most messages of the page; 20 if absent.
+    #[param(minimum = 1, maximum = 100, nullable = false)]
     limit: Option<u32>,
+    /// As the page before gave it.
+    #[param(nullable = false)]
     pub(super) cursor: Option<String>,
 }
 
@@ -471,9 +362,12 @@ impl PeekQuery {
 }
 
 /// Query of GET /v1/{tenant}.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct TopicsQuery {
+    /// As the page before gave it.
+    #[param(nullable = false)]
     pub(super) cursor: Option<String>,
 }
 

@@ -3,7 +3,9 @@
 use crate::http::admission::{Budgets, RateLimits};
 use crate::http::body;
 use crate::http::error::{Failure, OwnAnswer, json, json_of};
+use crate::http::graphql::graphql_routes;
 use crate::http::mailbox::{MailboxApp, MailboxService, mailbox_routes, with_fallbacks};
+use crate::http::openapi::{Describes, openapi_routes};
 use crate::http::readiness::Readiness;
 use crate::http::request::{Call, Path, path_part};
 use crate::http::webhooks::{Telling, Trace};
@@ -143,9 +145,14 @@ where
     let routes = Router::new()
         .route("/webhooks/{provider}", get(webhook::<G>).post(webhook::<G>))
         .route("/version", get(version::<G>))
-        .with_state(app);
+        .with_state(app)
+        .merge(openapi_routes(Describes::Interop { api: api.is_some() }));
     with_fallbacks(match api {
-        Some(api) => routes.merge(mailbox_routes(api)),
+        Some(api) => {
+            let calls = mailbox_routes(Arc::clone(&api));
+            let graphql = graphql_routes(api, with_fallbacks(calls.clone()));
+            routes.merge(calls).merge(graphql)
+        }
         None => routes,
     })
 }

@@ -20,12 +20,14 @@ pub use topic::topic_routes;
 
 use crate::http::admission::{Budgets, RateLimits};
 use crate::http::auth::{Access, Ask, Authority, Op, bearer};
-use crate::http::body::{self, DeliveryBody};
+use crate::http::body::{self, DeliveryBody, Keeper};
 use crate::http::door::Meter;
 use crate::http::draft::malformed;
 use crate::http::dto::{self, SettleRequest};
 use crate::http::error::{Failure, RouteKind, json, method_not_allowed, not_found};
+use crate::http::graphql::graphql_routes;
 use crate::http::headers;
+use crate::http::openapi::{Describes, openapi_routes};
 use crate::http::readiness::Readiness;
 use crate::http::request::{Call, Path, path_part, queue_of, tenant_of};
 use crate::metrics::Stage;
@@ -125,6 +127,8 @@ pub struct MailboxApp<M> {
 pub fn mailbox_router<M: MailboxService>(app: Arc<MailboxApp<M>>, bench: bool) -> Router {
     let routes = mailbox_routes(Arc::clone(&app)).merge(topic_routes(Arc::clone(&app)));
     let routes = routes.merge(dlq_routes(Arc::clone(&app))).merge(subscriber_routes(Arc::clone(&app)));
+    let graphql = graphql_routes(Arc::clone(&app), with_fallbacks(routes.clone()));
+    let routes = routes.merge(graphql).merge(openapi_routes(Describes::Mailbox));
     with_fallbacks(if bench { routes.merge(bench_routes(app)) } else { routes })
 }
 
@@ -248,6 +252,10 @@ async fn recv<M: MailboxService>(State(app): App<M>, path: Path, request: Reques
         return Ok(json(StatusCode::OK, b"{\"messages\":[]}".to_vec()));
     };
     let text = answers::messages(delivery.messages())?;
+    if let Some(keeper) = parts.extensions.get::<Keeper>() {
+        keeper.keep(delivery);
+        return Ok(json(StatusCode::OK, text));
+    }
     let mut response = Response::new(Body::new(DeliveryBody::new(text, delivery)));
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     Ok(response)
@@ -308,11 +316,11 @@ async fn topics<M: MailboxService>(State(app): App<M>, path: Path, request: Requ
 
 /// What a handler wants to do.
 #[derive(Clone, Copy)]
-struct Want<'q> {
-    op: Op,
-    tenant: &'q Tenant,
-    topic: Option<&'q Topic>,
-    bytes: Option<u64>,
+pub(in crate::http) struct Want<'q> {
+    pub(in crate::http) op: Op,
+    pub(in crate::http) tenant: &'q Tenant,
+    pub(in crate::http) topic: Option<&'q Topic>,
+    pub(in crate::http) bytes: Option<u64>,
 }
 
 impl<'q> Want<'q> {
@@ -384,7 +392,12 @@ impl<M: MailboxService> MailboxApp<M> {
     }
 
     /// What the request's capability allows, if it allows this. The audit log hears of it either way.
-    async fn allow(&self, parts: &Parts, call: &Call, want: Want<'_>) -> Result<Authority, Refusal> {
+    pub(in crate::http) async fn allow(
+        &self,
+        parts: &Parts,
+        call: &Call,
+        want: Want<'_>,
+    ) -> Result<Authority, Refusal> {
         let judged = self.judged(parts, call, want).await;
         self.told(parts, call, want, judged)
     }

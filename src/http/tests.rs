@@ -5,6 +5,8 @@ mod calls;
 mod connections;
 mod fake_desk;
 mod fakes;
+mod graphql;
+mod openapi;
 mod webhooks;
 
 use crate::http::admin::{AdminOf, admin_router};
@@ -104,8 +106,8 @@ impl Net {
         self.serve(Surface::Mailbox, mailbox_router(self.app(Surface::Mailbox, access), true)).await
     }
 
-    async fn serve_interop(&self, gate: FakeGate, api: bool) -> (SocketAddr, Listening) {
-        let app = Arc::new(InteropApp {
+    fn interop_app(&self, gate: FakeGate) -> Arc<InteropApp<FakeGate>> {
+        Arc::new(InteropApp {
             gate,
             readiness: Arc::clone(&self.readiness),
             unverified: Semaphore::new(2),
@@ -114,7 +116,11 @@ impl Net {
             body_deadline: self.body_deadline,
             version: Version { name: "ron-node", version: "0.1.0", profile: "macronode".into() },
             audit: self.audit.clone(),
-        });
+        })
+    }
+
+    async fn serve_interop(&self, gate: FakeGate, api: bool) -> (SocketAddr, Listening) {
+        let app = self.interop_app(gate);
         let access = Access::Capability(Arc::new(FakeAuth), Audience::Interop);
         let api = api.then(|| self.app(Surface::Interop, access));
         self.serve(Surface::Interop, interop_router(app, api)).await

@@ -3,7 +3,7 @@
 use ron_core::reason::Reason;
 
 /// The mailbox port's routes; [`mailbox_route`] gives the index.
-pub(super) const MAILBOX_ROUTES: [&str; 23] = [
+pub(super) const MAILBOX_ROUTES: [&str; 26] = [
     "/enqueue",
     "/enqueue/batch",
     "/recv",
@@ -26,11 +26,15 @@ pub(super) const MAILBOX_ROUTES: [&str; 23] = [
     "/subscribers",
     "/tenant",
     "/bench",
+    "/openapi.json",
+    "/docs",
+    "/graphql",
     "other",
 ];
 
 /// The interop port's routes; [`interop_route`] gives the index.
-pub(super) const INTEROP_ROUTES: [&str; 4] = ["/webhooks/{provider}", "/version", "/v1", "other"];
+pub(super) const INTEROP_ROUTES: [&str; 7] =
+    ["/webhooks/{provider}", "/version", "/v1", "/openapi.json", "/docs", "/graphql", "other"];
 
 /// The index of one of the mailbox's routes by its name.
 #[must_use]
@@ -46,9 +50,18 @@ pub fn mailbox_route(path: &str) -> usize {
     const TASKS: usize = 18;
     const TENANT: usize = 20;
     const BENCH: usize = 21;
+    const OPENAPI: usize = 22;
+    const DOCS: usize = 23;
+    const GRAPHQL: usize = 24;
     const OTHER: usize = MAILBOX_ROUTES.len() - 1;
     let Some(rest) = path.strip_prefix("/v1/") else {
-        return if path.starts_with("/bench/") { BENCH } else { OTHER };
+        return match path {
+            "/openapi.json" => OPENAPI,
+            "/graphql" => GRAPHQL,
+            _ if is_docs(path) => DOCS,
+            _ if path.starts_with("/bench/") => BENCH,
+            _ => OTHER,
+        };
     };
     let Some((_, rest)) = rest.split_once('/') else {
         return TENANT;
@@ -76,9 +89,16 @@ pub fn interop_route(path: &str) -> usize {
     match path {
         "/version" => 1,
         _ if path.starts_with("/webhooks/") => 0,
+        "/openapi.json" => 3,
         _ if path.starts_with("/v1/") => 2,
-        _ => 3,
+        "/graphql" => 5,
+        _ if is_docs(path) => 4,
+        _ => 6,
     }
+}
+
+fn is_docs(path: &str) -> bool {
+    path == "/docs" || path.starts_with("/docs/")
 }
 
 /// A service as `service_restarts_total` names it.

@@ -54,11 +54,14 @@ fn manifests_depend_only_along_the_arrows() {
 }
 
 /// Libraries that only some rooms may name: the library, then where it may be named.
-const LIBRARIES: [(&str, &[&str]); 15] = [
+const LIBRARIES: [(&str, &[&str]); 17] = [
     ("redb", &["actors/src/store/", "actors/tests/", "chaos/src/", "chaos/tests/"]),
     ("metrics", &["src/metrics.rs", "src/metrics/"]),
     ("metrics_exporter_prometheus", &["src/metrics.rs", "src/metrics/"]),
     ("axum", &["src/", "tests/"]),
+    // what is described, and by whom: the types that read requests
+    ("utoipa", &["src/http/dto", "src/http/openapi", "src/http/graphql.rs"]),
+    ("async_graphql", &["src/http/graphql"]),
     ("hyper", &["src/", "chaos/src/drill/", "sdk/rust/", "tests/"]),
     ("rustls", &["src/tls/", "sdk/rust/", "tests/"]),
     // one reading of a URL: what was judged is what is connected to

@@ -1,6 +1,7 @@
 //! Bodies of the calls on dead letters.
 
-use super::{Attrs, List, within};
+use super::list::{Attrs, List};
+use super::within;
 use crate::http::draft::{Draft, FieldNames, malformed};
 use bytes::Bytes;
 use ron_core::ids::{ContentHash, CorrId, MessageId};
@@ -8,17 +9,27 @@ use ron_core::message::{NewMessage, PAYLOAD_BYTES_MAX, StoredMessage};
 use ron_core::reason::{Reason, Refusal};
 use ron_core::reprocess::{self, DeadFilter, STOP_PERMILLE};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 const RATE_MAX: u64 = 100_000;
 const REASON_CHARS_MAX: usize = 256;
 
 /// Which dead letters are meant: all that is given must hold.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = DeadFilter)]
 pub(in crate::http) struct FilterRequest {
+    /// Why it was dead-lettered.
+    #[schema(max_length = 256)]
     reason: Option<String>,
+    /// It has all of these.
+    #[schema(inline)]
     attr: Option<Attrs>,
+    /// It was dead-lettered at least so long ago.
+    #[schema(minimum = 0, format = "uint64")]
     older_than_ms: Option<u64>,
+    /// It is one of these messages.
+    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 256)]
     ids: Option<List<String>>,
 }
 
@@ -38,20 +49,28 @@ impl FilterRequest {
 }
 
 /// Body of POST /dlq/purge. The filter must be there: `{}` means all.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct PurgeDeadRequest {
     pub(in crate::http) filter: FilterRequest,
 }
 
 /// Body of POST /dlq/reprocess.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct ReprocessRequest {
     filter: Option<FilterRequest>,
+    /// Most messages to move.
+    #[schema(minimum = 1, format = "uint64")]
     limit: Option<u64>,
+    /// Most messages a second.
+    #[schema(minimum = 1, maximum = 100_000)]
     rate_per_s: Option<u64>,
+    /// Counts only.
+    #[schema(default = false)]
     dry_run: Option<bool>,
+    /// Stops when this share of what was moved is dead again; judged after 20.
+    #[schema(minimum = 0, maximum = 1)]
     stop_if_returned: Option<f64>,
 }
 
@@ -80,17 +99,32 @@ impl ReprocessRequest {
 }
 
 /// Body of POST /dlq/resend: what is not given is as in the dead letter.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct ResendRequest {
+    /// The dead letter.
     msg_id: String,
+    /// Instead of its payload, as text.
     payload: Option<String>,
+    /// Instead of its payload, in base64.
     payload_b64: Option<String>,
+    /// Instead of its own.
+    #[schema(max_length = 1024)]
     content_type: Option<String>,
+    /// Instead of its own.
+    #[schema(inline)]
     attrs: Option<Attrs>,
+    /// Not with `remove`.
+    #[schema(min_length = 1, max_length = 256, pattern = "^[!-~]{1,256}$")]
     idempotency_key: Option<String>,
+    /// Handed out so much later.
+    #[schema(minimum = 0, maximum = 2_592_000_000u64)]
     delay_ms: Option<u64>,
+    /// Not handed out after so long.
+    #[schema(minimum = 100, maximum = 2_592_000_000u64)]
     ttl_ms: Option<u64>,
+    /// The dead letter goes in the same commit.
+    #[schema(default = false)]
     remove: Option<bool>,
 }
 

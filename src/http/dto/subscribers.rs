@@ -1,6 +1,7 @@
 //! Body and query of the calls on a topic's list of subscribers.
 
-use super::{Attrs, within};
+use super::list::Attrs;
+use super::within;
 use crate::http::draft::{is_attr_name, malformed};
 use ron_core::fanout::{Addition, EDIT_MAX, Edit, Filter};
 use ron_core::ids::Topic;
@@ -9,6 +10,7 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
 use std::marker::PhantomData;
+use utoipa::{IntoParams, ToSchema};
 
 /// Subscribers on one page.
 const PAGE: u32 = 100;
@@ -52,27 +54,35 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for UpTo<T> {
 }
 
 /// Which messages a subscriber wants.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = SubscriberFilter)]
 struct FilterRequest {
+    /// It has all of these.
+    #[schema(inline)]
     attr: Option<Attrs>,
 }
 
 /// One subscriber to add.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "an object with a topic, and a filter if it has one")]
+#[schema(as = Subscriber)]
 struct AddRequest {
+    /// Of the same tenant.
+    #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,127}$")]
     topic: String,
     filter: Option<FilterRequest>,
 }
 
 /// Body of PUT /subscribers.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct SubscribersRequest {
     #[serde(default)]
+    #[schema(value_type = Vec<AddRequest>, max_items = 1000)]
     add: UpTo<AddRequest>,
     #[serde(default)]
+    #[schema(value_type = Vec<String>, max_items = 1000)]
     remove: UpTo<String>,
 }
 
@@ -98,10 +108,15 @@ impl AddRequest {
 }
 
 /// Query of GET /subscribers.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(in crate::http) struct SubscribersQuery {
+    /// Most subscribers of the page; 100 if absent.
+    #[param(minimum = 1, maximum = 1000, nullable = false)]
     limit: Option<u32>,
+    /// As the page before gave it.
+    #[param(nullable = false)]
     cursor: Option<String>,
 }
 

@@ -1,6 +1,9 @@
 //! What bodies are refused, and that the refusal never quotes them.
 
 use super::*;
+use ron_actors::mailbox::api::Settle;
+use ron_core::shard::NackMode;
+use std::fmt;
 
 fn refused<T: DeserializeOwned + fmt::Debug>(body: &str) -> String {
     let refusal = json::<T>(body.as_bytes()).unwrap_err();

@@ -82,6 +82,13 @@ impl Held for FakeHeld {
 }
 
 impl Authorizer for FakeAuth {
+    fn may_be_one(&self, token: &str) -> Result<(), Refusal> {
+        match token {
+            "no-token" => Err(Refusal::new(Reason::Unauth, "by the fake")),
+            _ => Ok(()),
+        }
+    }
+
     /// Half of the tokens are judged at once, the others later.
     fn authorize<'a>(&'a self, token: &'a str, ask: &'a Ask<'a>) -> Verdict<'a> {
         match token.len().is_multiple_of(2) {
