@@ -230,6 +230,7 @@ fn topics_are_exact_or_a_prefix() {
         capability(&["exp = never", "topic = t"]).allows(&ask).is_ok()
     };
     assert!(whole_tenant(Op::Stat));
+    assert!(whole_tenant(Op::Introspect));
     assert!(!whole_tenant(Op::Put) && !whole_tenant(Op::Admin));
 }
 
