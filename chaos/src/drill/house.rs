@@ -73,9 +73,12 @@ impl House {
         let mut text = format!(
             "[node]\ndata_dir = {:?}\n[interop]\nbind_addr = \"127.0.0.1:0\"\nmetrics_addr = \"127.0.0.1:0\"\n\
              [interop.limits]\nmax_rps = 1000000\nburst_rps = 1000000\n\
+             [interop.brownout]\nerror_rate_5m = 1.0\n\
              [mailbox]\nlisten = \"127.0.0.1:0\"\noap_listen = \"127.0.0.1:0\"\nmetrics_addr = \"127.0.0.1:0\"\n",
             dir.join("data").display().to_string()
         );
+        // What a killed actor had aboard fails, which is a brownout's cause; here it is the point, and holding up
+        // commits would keep it from ending.
         for n in 0..providers {
             let (name, kind) = (format!("wh-{n:02}"), SCHEMES[n % SCHEMES.len()]);
             let scheme = Catalogue::scheme(kind, &toml::Table::new()).map_err(|what| anyhow!(what))?;
