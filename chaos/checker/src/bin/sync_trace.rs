@@ -81,7 +81,9 @@ fn run(args: &Args) -> Result<bool> {
     node.wait_exit(LIMIT)?;
 
     let calls = trace::read(BufReader::new(File::open(&trace_file)?))?;
-    let report = sync::judge(&calls, &setup.data_dir().display().to_string(), drive.requests);
+    // The store alone, and what it is renewed in: the audit log beside it is synced within a second, as it promises.
+    let store = setup.data_dir().join("store.redb");
+    let report = sync::judge(&calls, &store.display().to_string(), drive.requests);
     println!(
         "{} answers, {} writes to the store, {} syncs, {} answers before their sync",
         report.answers,

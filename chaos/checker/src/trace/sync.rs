@@ -22,8 +22,8 @@ pub struct SyncReport {
     pub unsynced: Vec<u64>,
 }
 
-/// Judges a trace. Files below `store` are the store's. Only the last `promised` answers are judged: those to
-/// the client, and not, say, the one to whoever minted its capability.
+/// Judges a trace. Files whose path begins with `store` are the store's. Only the last `promised` answers are
+/// judged: those to the client, and not, say, the one to whoever minted its capability.
 #[must_use]
 pub fn judge(calls: &[Syscall], store: &str, promised: u64) -> SyncReport {
     let mut report = SyncReport::default();
