@@ -1,10 +1,16 @@
 //! The bytes of a connection: however they are cut, the same frames come out of them, or the same refusal at the same
 //! place; and a frame that came out is, written again, the bytes that it was.
+//!
+//! parser: actors/core/src/oap/frame.rs
 #![no_main]
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use ron_core::oap::{BadFrame, Frame, decode, encode};
+
+/// With `PLANTED=1` it panics in a place that is hard to get to: `.ci/fuzz-planted` wants it found.
+static PLANTED: std::sync::LazyLock<bool> =
+    std::sync::LazyLock::new(|| std::env::var_os("PLANTED").is_some());
 
 /// All frames, and what ended them, of bytes that come `step` at a time.
 fn frames(bytes: &[u8], step: usize) -> (Vec<Frame>, Result<usize, BadFrame>) {
@@ -28,6 +34,8 @@ fuzz_target!(|input: &[u8]| {
     let (cut, cut_end) = frames(bytes, usize::from(*step).max(1));
     assert_eq!(whole.len(), cut.len());
     assert_eq!(end.map_err(|bad| (bad.code, bad.corr_id)), cut_end.map_err(|bad| (bad.code, bad.corr_id)));
+    let planted = whole.len() == 3 && whole[1].header.code == 429 && whole[2].payload.is_empty();
+    assert!(!(*PLANTED && planted), "planted");
     let mut again = BytesMut::new();
     for (one, other) in whole.iter().zip(&cut) {
         assert_eq!((one.header, &one.cap, &one.payload), (other.header, &other.cap, &other.payload));

@@ -1,4 +1,6 @@
 //! A compressed payload: nothing longer than allowed comes out, and nothing at all of what is not one whole frame.
+//!
+//! parser: actors/core/src/oap/comp.rs
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

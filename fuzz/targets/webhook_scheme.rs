@@ -1,6 +1,10 @@
 //! A scheme as an operator writes it: it compiles or says what is wrong, and one that compiles judges any request and
 //! signs what it then takes.
-
+//!
+//! parser: actors/core/src/scheme/compile.rs
+//! parser: actors/core/src/scheme/compile_answers.rs
+//! parser: actors/core/src/scheme/template.rs
+//! parser: actors/core/src/scheme/spec.rs
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

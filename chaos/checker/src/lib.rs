@@ -10,6 +10,7 @@ pub mod check;
 pub mod clock;
 pub mod cut;
 pub mod history;
+pub mod hooks;
 pub mod http;
 pub mod journal;
 pub mod lease;

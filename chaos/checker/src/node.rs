@@ -18,12 +18,16 @@ pub const TENANT: &str = "acme";
 pub const GITHUB_SECRET: &str = "drill-github-secret-6b1f9d";
 /// The secret shared with the Stripe provider.
 pub const STRIPE_SECRET: &str = "whsec_drill-stripe-secret-03aa7e";
-/// The KID of both secrets.
+/// The secret shared with the Slack provider.
+pub const SLACK_SECRET: &str = "drill-slack-secret-51d2e8";
+/// The KID of the secrets.
 pub const KID: &str = "2026-11";
 /// Where GitHub's messages go.
 pub const GITHUB_TOPIC: &str = "hooks-github";
 /// Where Stripe's messages go.
 pub const STRIPE_TOPIC: &str = "hooks-stripe";
+/// Where Slack's messages go.
+pub const SLACK_TOPIC: &str = "hooks-slack";
 
 /// The node's addresses, from its ready line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,8 +84,9 @@ impl Setup {
     /// I/O.
     pub fn write(&self) -> Result<()> {
         fs::create_dir_all(&self.dir).with_context(|| format!("create {}", self.dir.display()))?;
-        for (name, secret) in [("github.secret", GITHUB_SECRET), ("stripe.secret", STRIPE_SECRET)] {
-            let path = self.dir.join(name);
+        let secrets = [("github", GITHUB_SECRET), ("stripe", STRIPE_SECRET), ("slack", SLACK_SECRET)];
+        for (name, secret) in secrets {
+            let path = self.dir.join(format!("{name}.secret"));
             fs::write(&path, format!("{secret}\n"))?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         }
@@ -102,10 +107,11 @@ impl Setup {
         let (data_dir, amnesia, window) = (quoted(self.data_dir()), self.amnesia, self.dedup_window_ms);
         let limits = "{ max_conns = 2048, max_rps = 1000000, burst_rps = 1000000, body_limit = \"1MiB\" }";
         let (github, stripe) = (provider("github", GITHUB_TOPIC), provider("stripe", STRIPE_TOPIC));
+        let slack = provider("slack", SLACK_TOPIC);
         format!(
             "[node]\ndata_dir = {data_dir}\namnesia = {amnesia}\n\
              [interop]\nbind_addr = \"127.0.0.1:0\"\nmetrics_addr = \"127.0.0.1:0\"\nlimits = {limits}\n\
-             {github}{stripe}\
+             {github}{stripe}{slack}\
              [mailbox]\nlisten = \"127.0.0.1:0\"\noap_listen = \"127.0.0.1:0\"\n\
              metrics_addr = \"127.0.0.1:0\"\n\
              dedup_window_ms = {window}\n\

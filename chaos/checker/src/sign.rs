@@ -30,6 +30,12 @@ pub fn stripe(secret: &str, unix_s: u64, body: &[u8]) -> String {
     format!("t={stamp},v1={mac}")
 }
 
+/// Slack's `X-Slack-Signature` (docs.slack.dev, "Verifying requests from Slack").
+#[must_use]
+pub fn slack(secret: &str, stamp: &str, body: &[u8]) -> String {
+    format!("v0={}", hmac_sha256_hex(secret.as_bytes(), &[b"v0:", stamp.as_bytes(), b":", body]))
+}
+
 /// The content address of `bytes`: `b3:` and 64 hex digits.
 #[must_use]
 pub fn content_address(bytes: &[u8]) -> String {
@@ -49,6 +55,13 @@ mod tests {
             \"data\": { \"object\": { \"id\": \"rdr_123\", \"object\": \"terminal.reader\" } }\n}";
         let expected = "t=1700000000,v1=3bfab77baf5f7b6991a46c9b53b6547d7afc56148b10468fcad9f35c1992ffbd";
         assert_eq!(stripe("whsec_test_secret", 1_700_000_000, body.as_bytes()), expected);
+        let body =
+            b"token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&channel_id=G8PSS9T3V\
+            &channel_name=foobar&user_id=U2CERLKJA&user_name=roadrunner&command=%2Fwebhook-collect&text=\
+            &response_url=https%3A%2F%2Fhooks.slack.com%2Fcommands%2FT1DC2JH3J%2F397700885554\
+            %2F96rGlfmibIGlgcZRskXaIFfN&trigger_id=398738663015.47445629121.803a0bc887a14d10d2c447fce8b6703c";
+        let expected = "v0=a2114d57b48eac39b9ad189dd8316235a7b4a8d21a10bd27519666489c69b503";
+        assert_eq!(slack("8f742231b10e8888abcd99yyyzzz85a5", "1531420618", body), expected);
         assert_eq!(
             content_address(b""),
             "b3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
