@@ -61,7 +61,7 @@ const LIBRARIES: [(&str, &[&str]); 17] = [
     ("axum", &["src/", "tests/"]),
     // what is described, and by whom: the types that read requests
     ("utoipa", &["src/http/dto", "src/http/openapi", "src/http/graphql.rs"]),
-    ("async_graphql", &["src/http/graphql"]),
+    ("async_graphql", &["src/http/graphql", "fuzz/targets/graphql_document.rs"]),
     ("hyper", &["src/", "chaos/src/drill/", "sdk/rust/", "tests/"]),
     ("rustls", &["src/tls/", "sdk/rust/", "tests/"]),
     // one reading of a URL: what was judged is what is connected to

@@ -128,8 +128,6 @@ fn drill(args: &Args) -> Result<Vec<String>> {
     let times = (0..args.rate * LONGEST_S).map(|n| began + n * 1_000_000 / args.rate).collect();
     let plan = Plan { times, run: 1, first: 0, retries: false, repeat_every: 0, connections: 256 };
     let sending = Sending::new(plan, clock, addresses.interop);
-    let (over, dry) = (AtomicBool::new(false), AtomicBool::new(false));
-    let flood = Flood { rate: args.forged / 60, connections: 32, seed: 2 };
     let visited = Visited {
         mailbox: addresses.mailbox,
         interop: addresses.interop,
@@ -137,26 +135,8 @@ fn drill(args: &Args) -> Result<Vec<String>> {
         token: &token,
         topic: READ_TOPIC,
     };
-    let (times, forged, served) = std::thread::scope(|scope| {
-        let senders = scope.spawn(|| sending.run());
-        let patrons: Vec<_> = (0..PATRONS).map(|_| scope.spawn(|| visit(clock, visited, &over))).collect();
-        let mut stage = Stage { args, setup: &setup, clock, addresses, times: Times::default() };
-        let played = stage.calm().and_then(|()| {
-            let flood = scope.spawn(|| flood.run(clock, addresses.interop, &dry));
-            let played = stage.flooded().and_then(|()| stage.faulty()).and_then(|()| stage.recovers());
-            dry.store(true, Ordering::SeqCst);
-            let forged = flood.join().map_err(|_| anyhow!("the flood panicked"));
-            played.and(forged)
-        });
-        over.store(true, Ordering::SeqCst);
-        sending.stop();
-        senders.join().map_err(|_| anyhow!("a sender panicked"))?;
-        let mut served = Vec::new();
-        for patron in patrons {
-            served.extend(patron.join().map_err(|_| anyhow!("a patron panicked"))?);
-        }
-        Ok::<_, anyhow::Error>((stage.times, played?, served))
-    })?;
+    let stage = Stage { args, setup: &setup, clock, addresses, times: Times::default() };
+    let (times, forged, served) = play(stage, &sending, visited)?;
     let told = sending.into_told();
     let mut faults = judge_all(args, &times, &told, &served, &forged);
     let mut api = Api::new(addresses.mailbox, &token); // the other's connection was idle for too long
@@ -175,6 +155,36 @@ fn drill(args: &Args) -> Result<Vec<String>> {
     faults.extend(broken);
     node.kill()?;
     Ok(faults)
+}
+
+/// Plays all phases, with everybody there; when what was, how the forged ones were answered, and who was served.
+fn play(
+    mut stage: Stage<'_>,
+    sending: &Sending,
+    visited: Visited<'_>,
+) -> Result<(Times, BTreeMap<String, u64>, Vec<Served>)> {
+    let (clock, interop) = (stage.clock, stage.addresses.interop);
+    let (over, dry) = (AtomicBool::new(false), AtomicBool::new(false));
+    let flood = Flood { rate: stage.args.forged / 60, connections: 32, seed: 2 };
+    std::thread::scope(|scope| {
+        let senders = scope.spawn(|| sending.run());
+        let patrons: Vec<_> = (0..PATRONS).map(|_| scope.spawn(|| visit(clock, visited, &over))).collect();
+        let played = stage.calm().and_then(|()| {
+            let flood = scope.spawn(|| flood.run(clock, interop, &dry));
+            let played = stage.flooded().and_then(|()| stage.faulty()).and_then(|()| stage.recovers());
+            dry.store(true, Ordering::SeqCst);
+            let forged = flood.join().map_err(|_| anyhow!("the flood panicked"));
+            played.and(forged)
+        });
+        over.store(true, Ordering::SeqCst);
+        sending.stop();
+        senders.join().map_err(|_| anyhow!("a sender panicked"))?;
+        let mut served = Vec::new();
+        for patron in patrons {
+            served.extend(patron.join().map_err(|_| anyhow!("a patron panicked"))?);
+        }
+        Ok((stage.times, played?, served))
+    })
 }
 
 /// What is done to the node, one phase after the other.
@@ -199,12 +209,12 @@ impl Stage<'_> {
 
     fn calm(&mut self) -> Result<()> {
         self.times.calm = self.phase();
-        self.expect(false, "before anything is done to it")
+        self.should_shed(false, "before anything is done to it")
     }
 
     fn flooded(&mut self) -> Result<()> {
         self.times.flooded = self.phase();
-        self.expect(false, "under the flood")
+        self.should_shed(false, "under the flood")
     }
 
     /// The store turns slow and faulty, and stays so for a phase after new messages are shed.
@@ -226,7 +236,7 @@ impl Stage<'_> {
         };
         println!("new messages are shed {:.1} s after the fault", (at - self.times.injected) as f64 / 1e6);
         let _ = self.phase();
-        self.expect(true, "while the fault is in force")?;
+        self.should_shed(true, "while the fault is in force")?;
         self.times.shedding = Some(at..self.clock.now());
         Ok(())
     }
@@ -247,7 +257,7 @@ impl Stage<'_> {
             }
         }
         self.times.after = self.phase();
-        self.expect(false, "after it")
+        self.should_shed(false, "after it")
     }
 
     /// When shedding is first seen to be so; `None` after `limit`.
@@ -264,7 +274,7 @@ impl Stage<'_> {
         failed.map_or(Ok(seen), Err)
     }
 
-    fn expect(&mut self, shedding: bool, when: &str) -> Result<()> {
+    fn should_shed(&mut self, shedding: bool, when: &str) -> Result<()> {
         let look = self.look()?;
         if look.brownout != shedding || look.ready == shedding {
             self.times.faults.push(format!("{when}: {look:?}"));
