@@ -119,10 +119,9 @@ fn drill(args: &Args) -> Result<Vec<String>> {
     let addresses = node.wait_ready(READY_LIMIT)?;
     let token = setup.mint()?;
     let mut api = Api::new(addresses.mailbox, &token);
-    for n in 0..20_000 {
-        if n < 2_000 || args.phase_seconds > 20 {
-            api.send(READ_TOPIC, None, &format!("message {n}"))?;
-        }
+    // more than the patrons take in all phases
+    for n in 0..(args.phase_seconds + 12) * 400 {
+        api.send(READ_TOPIC, None, &format!("message {n}"))?;
     }
     let began = clock.now() + 200_000;
     let times = (0..args.rate * LONGEST_S).map(|n| began + n * 1_000_000 / args.rate).collect();

@@ -79,7 +79,7 @@ impl Visitor<'_> {
         let topic = self.topic;
         self.api_call("stat", "GET", topic, &Value::Null);
         self.api_call("peek", "GET", &format!("{topic}/peek?state=ready&limit=5"), &Value::Null);
-        let ask = json!({"max_messages": 3, "visibility_ms": 60_000});
+        let ask = json!({"max_messages": 1, "visibility_ms": 60_000});
         let got = self.api_call("recv", "POST", &format!("{topic}/recv"), &ask);
         let messages = got["messages"].as_array().cloned().unwrap_or_default();
         let receipts: Vec<&str> = messages.iter().map(|message| text(message, "receipt")).collect();
