@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The rows of the table that follows `<!-- table: NAME -->` in `document`, without its head; code marks stripped.
-fn table(document: &str, name: &str) -> Vec<Vec<String>> {
+pub(crate) fn table(document: &str, name: &str) -> Vec<Vec<String>> {
     let text = files::read(document);
     let mark = format!("<!-- table: {name} -->");
     let (_, after) = text.split_once(&mark).unwrap_or_else(|| panic!("{document} has no {mark}"));
@@ -296,7 +296,7 @@ fn every_step_of_a_webhook_is_explained() {
 }
 
 /// The names of metrics that an expression of an alert uses: what has `_` in it, but for labels' values and functions.
-fn metrics_of(expression: &str) -> Vec<&str> {
+pub(crate) fn metrics_of(expression: &str) -> Vec<&str> {
     let functions = ["histogram_quantile", "min_over_time"];
     let outside = expression.split('"').step_by(2);
     let words = outside.flat_map(|text| text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')));
