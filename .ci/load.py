@@ -211,9 +211,9 @@ class Traffic:
                     self.waits.append((time.monotonic(), time.time() - sent))
             receipts = [message["receipt"] for message in answer["messages"]]
             taken += len(receipts)
-            if receipts and taken % 50 < len(receipts):
-                # two of 100 come again: one fails, one is forgotten
-                if taken % 100 < 50:
+            if receipts and taken % 100 < len(receipts):
+                # two of 200 come again: one fails, one is forgotten
+                if taken % 200 < 100:
                     caller.post(f"/v1/acme/{topic}/nack", {"receipts": receipts[:1], "delay_ms": 0})
                 receipts = receipts[1:]
             if receipts:

@@ -54,6 +54,13 @@ def expression(lines):
     return " ".join(found.group(1).split())
 
 
+def metrics(expression):
+    """The metrics that an expression names."""
+    bare = re.sub(r'"[^"]*"', "", expression)
+    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\b(by|on) \([^)]*\)", "", bare)
+    return {word for word in re.findall(r"[a-z_][a-z0-9_]*\b(?! *\()", bare) if word not in ("and", "or")}
+
+
 def windows(text):
     """Every window of a rules file, ms, in order."""
     return [int(found["n"]) * UNITS[found["unit"]] for found in WINDOW.finditer(text)]
