@@ -45,7 +45,9 @@ def tool(name):
 def alerts(text):
     """The alerts of a rules file, in order: name → its lines."""
     parts = re.split(r"^      - alert: (\S+)\n", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2]))
+    # up to what belongs to the next one: a comment, or another group
+    bodies = [re.split(r"^(?:  - name: |      #|$)", body, flags=re.MULTILINE)[0] for body in parts[2::2]]
+    return dict(zip(parts[1::2], bodies))
 
 
 def expression(lines):
