@@ -7,6 +7,7 @@ mod files;
 mod imports;
 mod manual;
 mod sizes;
+mod watched;
 mod words;
 
 /// Fails with every finding, one a line.
