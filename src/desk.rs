@@ -7,7 +7,7 @@ use crate::http::readiness::Readiness;
 use crate::http::request::Peer;
 use crate::node::OUR_FILES;
 use crate::policy::PolicyKeeper;
-use crate::providers::verifier_name;
+use crate::providers::{Providers, verifier_name};
 use crate::tls::TlsKeeper;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -64,8 +64,8 @@ pub struct Desk {
     pub bus: Bus,
     /// The store's figures, at most a second old.
     pub store: Arc<ArcSwap<StoreFigures>>,
-    /// The providers, as `ronctl` shows them.
-    pub providers: Value,
+    /// The providers.
+    pub providers: Arc<Providers>,
     /// Mints, revokes, rotates.
     pub passport: Passport,
     /// The policy.
@@ -117,7 +117,7 @@ impl ControlDesk for Desk {
     }
 
     fn providers(&self) -> Value {
-        self.providers.clone()
+        self.providers.show(self.clock.wall())
     }
 
     async fn amnesia(&self) -> Value {

@@ -3,10 +3,11 @@
 
 use crate::http::interop::{CustomAnswer, WebhookAnswer, WebhookCall, WebhookGate};
 use crate::http::webhooks::Trace;
-use crate::metrics::{ProviderMetrics, WebhookResult};
+use crate::metrics::{ProviderMetrics, ShadowMetrics, WebhookResult};
+use crate::providers::Providers;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
-use ron_actors::interop::{Judged, VerifierHandle};
+use ron_actors::interop::{Case, Judged, VerifierHandle};
 use ron_actors::kernel::bus::Bus;
 use ron_actors::kernel::event::Event;
 use ron_actors::mailbox::Mailbox;
@@ -18,10 +19,10 @@ use ron_core::ids::{ContentHash, MessageId, QueueKey};
 use ron_core::message::{MessageMeta, NewMessage};
 use ron_core::policy::{Allowed, Request};
 use ron_core::reason::{Reason, Refusal};
-use ron_core::scheme::{Accepted, Handshake, HeaderList, ProviderRules};
+use ron_core::rotation::Rotation;
+use ron_core::scheme::{AcceptReply, Accepted, Handshake, HeaderList, ProviderRules};
 use ron_core::time::Clock;
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// A provider that is served.
 #[derive(Debug)]
@@ -36,13 +37,17 @@ pub struct Served {
     pub body_limit: usize,
     /// Its metrics.
     pub metrics: ProviderMetrics,
+    /// Counts verdicts that have no effect: it is in shadow mode (`enforce = false`).
+    pub shadow: Option<ShadowMetrics>,
+    /// How far its secrets are; the same over reloads.
+    pub rotation: Arc<Mutex<Rotation>>,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Gate {
-    /// The providers that are enabled, by name.
-    pub providers: Arc<HashMap<String, Served>>,
+    /// The providers that are served.
+    pub providers: Arc<Providers>,
     /// Where events go.
     pub mailbox: Mailbox,
     /// Checks the minted capability like any other.
@@ -60,7 +65,7 @@ fn header_list(headers: &HeaderMap) -> HeaderList {
 }
 
 impl Gate {
-    fn served(&self, provider: &str) -> Result<&Served, Refusal> {
+    fn served(&self, provider: &str) -> Result<Arc<Served>, Refusal> {
         let unknown = || Refusal::new(Reason::PolicyBlocked, "no provider of this name is enabled");
         self.providers.get(provider).ok_or_else(unknown)
     }
@@ -79,15 +84,17 @@ impl Gate {
         trace: &mut Trace,
     ) -> Result<WebhookAnswer, Refusal> {
         trace.step = Some("POLICY");
-        self.allowed(call.provider, served)?.check_bytes(call.body.len() as u64)?;
-        let wall = self.clock.wall();
-        let headers = header_list(call.headers);
-        let method = call.method.as_str().to_owned();
-        let query = call.uri.query().unwrap_or_default().to_owned();
+        let allowed = self.allowed(call.provider, served);
+        if let Err(refusal) = allowed.and_then(|allowed| allowed.check_bytes(call.body.len() as u64)) {
+            return shadowed(served, call.method, refusal, trace).map(|()| shadow_answer(served));
+        }
+        let case = self.case(served, &call);
+        let wall = case.wall;
         trace.step = Some("VERIFIER");
-        match served.verifier.judge(method, query, headers, call.body.clone(), wall).await? {
+        match served.verifier.judge(case).await? {
             Judged::Refused(rejection) => {
                 trace.step = Some(rejection.why.code());
+                trace.late_kid = rejection.signer;
                 tracing::debug!(
                     provider = call.provider,
                     why = rejection.why.code(),
@@ -95,7 +102,7 @@ impl Gate {
                     corr_id = %call.call.corr,
                     "webhook refused"
                 );
-                Err(rejection.refusal)
+                shadowed(served, call.method, rejection.refusal, trace).map(|()| shadow_answer(served))
             }
             Judged::Handshake(Handshake { confirm: Some(_), .. }) => {
                 let text = "this node does not visit the provider's confirmation URL; confirm the subscription there";
@@ -104,6 +111,10 @@ impl Gate {
             Judged::Handshake(handshake) => {
                 if let Some(kid) = &handshake.kid {
                     served.metrics.secret_matched(kid.as_str());
+                    // of a GET it is us who signed the answer, and the sender nothing
+                    if call.method == Method::POST {
+                        served.rotation().matched(kid, wall);
+                    }
                 }
                 trace.kid = handshake.kid.clone();
                 served.metrics.verified(WebhookResult::Handshake);
@@ -111,14 +122,32 @@ impl Gate {
             }
             Judged::Accepted(accepted, token) => {
                 served.metrics.secret_matched(accepted.kid.as_str());
+                served.rotation().matched(&accepted.kid, wall);
+                accepted.skew_ms.into_iter().for_each(|ms| served.metrics.skewed(ms));
                 trace.kid = Some(accepted.kid.clone());
                 (trace.skew_ms, trace.unsigned_decided) = (accepted.skew_ms, accepted.unsigned_decided);
+                if let Some(shadow) = &served.shadow {
+                    shadow.accepted();
+                    return Ok(shadow_answer(served));
+                }
                 trace.step = Some("SHED");
                 call.admitted.clone()?;
                 trace.step = Some("RATE");
                 call.rate.charge_webhook()?;
                 self.enqueue(served, &call, &accepted, &token, trace).await
             }
+        }
+    }
+
+    fn case(&self, served: &Served, call: &WebhookCall<'_>) -> Case {
+        Case {
+            rules: served.rules.clone(),
+            queue: served.queue.clone(),
+            method: call.method.as_str().to_owned(),
+            query: call.uri.query().unwrap_or_default().to_owned(),
+            headers: header_list(call.headers),
+            body: call.body.clone(),
+            wall: self.clock.wall(),
         }
     }
 
@@ -221,18 +250,45 @@ fn handshake_answer(handshake: Handshake) -> CustomAnswer {
 
 /// The answer that the scheme names; by default the node's own.
 fn accepted_answer(accepted: &Accepted, msg_id: MessageId, duplicate: bool) -> WebhookAnswer {
-    let custom = match &accepted.reply.body {
+    WebhookAnswer::Accepted { msg_id, duplicate, custom: custom_answer(&accepted.reply) }
+}
+
+/// What the scheme wants instead of the node's own answer.
+fn custom_answer(reply: &AcceptReply) -> Option<CustomAnswer> {
+    let custom = match &reply.body {
         Some((content_type, body)) => Some((content_type.clone(), Bytes::from(body.clone()))),
-        None if accepted.reply.status == 202 => None,
+        None if reply.status == 202 => None,
         None => Some((None, Bytes::new())),
     };
-    let custom = custom.map(|(content_type, body)| CustomAnswer {
-        status: accepted.reply.status,
+    custom.map(|(content_type, body)| CustomAnswer {
+        status: reply.status,
         content_type,
         body,
         headers: Vec::new(),
-    });
-    WebhookAnswer::Accepted { msg_id, duplicate, custom }
+    })
+}
+
+/// Keeps a verdict of a provider in shadow mode for the record; gives it back where it counts. What is no event is
+/// refused as always: a GET that is no challenge of the provider, another method.
+fn shadowed(served: &Served, method: &Method, refusal: Refusal, trace: &mut Trace) -> Result<(), Refusal> {
+    match &served.shadow {
+        Some(shadow) if method == Method::POST => {
+            shadow.refused(refusal.reason);
+            trace.shadow = Some((refusal, trace.step));
+            Ok(())
+        }
+        Some(_) | None => Err(refusal),
+    }
+}
+
+/// The same to all events, whatever the verdict, so that a provider neither disables the endpoint nor repeats them. The
+/// status and body that it wants to see, where it wants some, and marked as what it is.
+fn shadow_answer(served: &Served) -> WebhookAnswer {
+    let marked = |mut custom: CustomAnswer| {
+        custom.headers.push(("x-shadow".to_owned(), "true".to_owned()));
+        custom
+    };
+    WebhookAnswer::Shadow(custom_answer(served.rules.usual_reply()).map(marked))
 }
 
 impl WebhookGate for Gate {
@@ -246,21 +302,33 @@ impl WebhookGate for Gate {
         trace.step = Some("PROVIDER");
         let served = self.served(provider)?;
         (trace.provider, trace.queue) = (Some(served.rules.name().clone()), Some(served.queue.clone()));
+        trace.served = Some(served.clone());
         trace.step = Some("POLICY");
-        let judged = self.allowed(provider, served).and_then(|_| {
+        let judged = self.allowed(provider, &served).and_then(|_| {
             let checked = served.rules.precheck(method.as_str(), &header_list(headers), self.clock.wall());
             checked.map(drop).map_err(|rejection| {
                 trace.step = Some(rejection.why.code());
                 rejection.refusal
             })
         });
-        judged.inspect_err(|refusal| served.metrics.verified(WebhookResult::Refused(refusal.reason)))?;
+        if let Err(refusal) = judged {
+            let reason = refusal.reason;
+            let verdict = shadowed(&served, method, refusal, trace);
+            verdict.inspect_err(|_| served.metrics.verified(WebhookResult::Refused(reason)))?;
+        }
         Ok(served.body_limit)
     }
 
     async fn receive(&self, call: WebhookCall<'_>, trace: &mut Trace) -> Result<WebhookAnswer, Refusal> {
-        let served = self.served(call.provider)?;
-        let answer = self.judged(served, call, trace).await;
+        // what is in force since is for those that come since
+        let served = match trace.served.clone() {
+            Some(served) => served,
+            None => self.served(call.provider)?,
+        };
+        if trace.shadow.is_some() {
+            return Ok(shadow_answer(&served));
+        }
+        let answer = self.judged(&served, call, trace).await;
         if let Err(refusal) = &answer {
             served.metrics.verified(WebhookResult::Refused(refusal.reason));
         }

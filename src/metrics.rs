@@ -8,11 +8,13 @@ mod labels;
 mod process;
 mod queues;
 mod requests;
+mod secrets;
 
 pub use egress::EgressMetrics;
 pub use labels::{Endpoint, Service, Stage, WebhookResult, interop_route, mailbox_call, mailbox_route};
 pub use queues::{NoQueues, QueueCounters, QueueFigure, QueueFigures, escape_label, write_queues};
 pub use requests::{Inflight, MethodLabel, RequestTable};
+pub use secrets::ShadowMetrics;
 
 use labels::{BUS_TOPICS, INTEROP_ROUTES, MAILBOX_ROUTES};
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
@@ -21,6 +23,8 @@ use metrics_exporter_prometheus::{
 };
 use requests::TableSpec;
 use ron_core::reason::Reason;
+use ron_core::rotation::Tracked;
+use secrets::SecretMetrics;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -343,20 +347,13 @@ impl InteropMetrics {
             let labels = [("provider", provider), ("result", result.label())];
             r.counter("svc_interop_webhook_verify_total", "Webhooks, by how verification ended.", &labels)
         };
-        let matches = |kid: &str| {
-            let labels = [("provider", provider), ("kid", kid)];
-            r.counter(
-                "svc_interop_secret_matches_total",
-                "Verified webhooks, by the matching secret.",
-                &labels,
-            )
-        };
         ProviderMetrics {
             accepted: verify(WebhookResult::Accepted),
             duplicate: verify(WebhookResult::Duplicate),
             handshake: verify(WebhookResult::Handshake),
             refused: Reason::ALL.iter().map(|reason| verify(WebhookResult::Refused(*reason))).collect(),
-            secret_matches: kids.into_iter().map(|kid| (kid.to_owned(), matches(kid))).collect(),
+            secrets: SecretMetrics::new(&r, provider, kids),
+            skew: secrets::skew(&r, provider),
         }
     }
 }
@@ -368,7 +365,8 @@ pub struct ProviderMetrics {
     duplicate: Counter,
     handshake: Counter,
     refused: Vec<Counter>,
-    secret_matches: HashMap<String, Counter>,
+    secrets: SecretMetrics,
+    skew: Histogram,
 }
 
 impl ProviderMetrics {
@@ -384,9 +382,22 @@ impl ProviderMetrics {
 
     /// A signature matched the secret `kid`.
     pub fn secret_matched(&self, kid: &str) {
-        if let Some(counter) = self.secret_matches.get(kid) {
-            counter.increment(1);
-        }
+        self.secrets.matched(kid);
+    }
+
+    /// Shows how far its secrets are.
+    pub fn secrets(&self, secrets: &[Tracked]) {
+        self.secrets.show(secrets);
+    }
+
+    /// A secret is not listed any more.
+    pub fn secret_removed(&self, kid: &str) {
+        self.secrets.removed(kid);
+    }
+
+    /// A verified webhook's signed time differed so much from our clock, ms.
+    pub fn skewed(&self, ms: i64) {
+        self.skew.record(ms as f64 / 1e3);
     }
 }
 
@@ -425,7 +436,8 @@ const INTEROP_TABLE: TableSpec = TableSpec {
 fn recorder() -> Result<PrometheusRecorder, BuildError> {
     let builder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
-        .set_buckets_for_metric(Matcher::Suffix("_batch_size".to_owned()), &BATCH_SIZES)?;
+        .set_buckets_for_metric(Matcher::Suffix("_batch_size".to_owned()), &BATCH_SIZES)?
+        .set_buckets_for_metric(Matcher::Full(secrets::SKEW.to_owned()), &secrets::SKEW_SECONDS)?;
     Ok(builder.build_recorder())
 }
 

@@ -8,11 +8,13 @@ use crate::faults::{FaultDesk, Victims};
 use crate::gate::{Gate, Served};
 use crate::http::admission::{Budgets, RateLimits};
 use crate::http::readiness::{Part, Readiness};
+use crate::http::reload::{Asked, reloads};
 use crate::listening::Listening;
 use crate::metrics::Metrics;
 use crate::observe::Watch;
 use crate::policy::{PolicyKeeper, no_policy, read_policy};
-use crate::providers::{serve_providers, verifier_specs};
+use crate::providers::Providers;
+use crate::rotations::{ROTATIONS_FILE, Rotations};
 use crate::sentinel::NodeSensors;
 use crate::socket::{SocketPlace, make_data_dir};
 use crate::tls::TlsKeeper;
@@ -36,16 +38,17 @@ use ron_actors::tree::{Foundation, Tree, TreeArgs};
 use ron_core::brownout::Thresholds;
 use ron_core::restart::RestartPolicy;
 use ron_core::time::Clock;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 mod listen;
 mod parts;
 
-use parts::{metrics_of, passport_of};
+use parts::{keeper_of, metrics_of, passport_of, providers_of};
 
 /// The store's file in the data directory.
 pub const STORE_FILE: &str = "store.redb";
@@ -99,7 +102,9 @@ pub struct Node {
     pub(crate) rate: Arc<RateLimits>,
     pub(crate) passport: Passport,
     pub(crate) policy: Arc<PolicyKeeper>,
-    pub(crate) providers: Arc<HashMap<String, Served>>,
+    pub(crate) providers: Arc<Providers>,
+    pub(crate) rotations: Arc<Rotations>,
+    pub(crate) reloads: mpsc::Receiver<Asked>,
     pub(crate) store_figures: Arc<ArcSwap<StoreFigures>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) clock_keeper: Arc<ClockKeeper>,
@@ -131,11 +136,12 @@ impl Node {
         watch.tell(&foundation.bus);
         let (clock, bus) = (foundation.clock.clone(), foundation.bus.clone());
         let passport = passport_of(&config, &clock, &bus)?;
-        let providers = Arc::new(serve_providers(&config, &metrics)?);
+        let (providers, rotations_file) = providers_of(&config, &metrics, &clock, &mut warnings)?;
         let egresses = Arc::new(Egresses::of(&config, &metrics, &clock)?);
         let readiness = Arc::new(Readiness::booting());
         warnings.into_iter().for_each(|warning| readiness.warn(warning));
         let audit = audit::open(&config, &clock, &metrics, &readiness)?;
+        let (asks, reloads) = reloads();
         let budgets = Arc::new(Budgets::new(config.mailbox.admission.bytes.as_usize(), SETTLE_BYTES));
         let sensors = NodeSensors::new(&budgets, &readiness, &metrics, &bus, &audit);
         let sentinel = (Arc::new(sensors), config.interop.brownout.thresholds());
@@ -170,7 +176,9 @@ impl Node {
             tls,
             egress: Arc::new(EgressDesk::new(&config, egresses, parts)),
             policy,
+            rotations: Rotations::new(providers.clone(), rotations_file, audit.clone(), clock.clone()),
             providers,
+            reloads,
             store_figures: Arc::new(ArcSwap::from_pointee(StoreFigures::default())),
             clock,
             addresses: BTreeMap::new(),
@@ -180,7 +188,7 @@ impl Node {
             listeners: Vec::new(),
             config,
         };
-        node.listen(gate).await?;
+        node.listen(gate, asks).await?;
         for part in Part::ALL {
             node.readiness.set(part, true);
         }
@@ -227,7 +235,7 @@ impl Node {
 
     /// The provider that serves a sample's webhooks.
     #[must_use]
-    pub fn provider(&self, secret: &DevSecret) -> Option<&Served> {
+    pub fn provider(&self, secret: &DevSecret) -> Option<Arc<Served>> {
         self.providers.get(secret.provider)
     }
 
@@ -250,6 +258,7 @@ impl Node {
         let grace = Duration::from_secs(1);
         futures::future::join_all(self.listeners.into_iter().map(|listening| listening.shutdown(grace)))
             .await;
+        self.rotations.save_all();
         self.audit.close(audit::mark(&self.audit, "stop")).await;
         self.tree.stop().await;
         self.socket.remove();
@@ -300,29 +309,6 @@ fn policy_of(config: &Config, warnings: &mut Vec<String>) -> Result<InForce, Boo
     Ok(InForce::new(read.0, read.1))
 }
 
-fn keeper_of(
-    config: &Config,
-    in_force: InForce,
-    tree: &Tree,
-    metrics: &Arc<Metrics>,
-    clock: &Arc<dyn Clock>,
-    readiness: &Arc<Readiness>,
-    audit: &Audit,
-) -> Arc<PolicyKeeper> {
-    let keeper = PolicyKeeper {
-        in_force,
-        file: config.policy.file.clone(),
-        directory: tree.mailbox.directory().clone(),
-        bus: tree.bus.clone(),
-        metrics: metrics.clone(),
-        clock: clock.clone(),
-        readiness: readiness.clone(),
-        audit: audit.clone(),
-    };
-    keeper.announce(&keeper.in_force.current());
-    Arc::new(keeper)
-}
-
 /// What is read again when it changes.
 fn watches_of(policy: &Arc<PolicyKeeper>, tls: &Arc<TlsKeeper>) -> Vec<FileWatch> {
     let files: Vec<_> = policy.file.iter().cloned().collect();
@@ -367,7 +353,7 @@ fn upkeep_of(config: &Config, tree: &Tree, metrics: &Arc<Metrics>, clock: &Arc<d
 async fn raise(
     foundation: Foundation,
     watch: Arc<Watch>,
-    (providers, egresses, policy): (Arc<HashMap<String, Served>>, Arc<Egresses>, InForce),
+    (providers, egresses, policy): (Arc<Providers>, Arc<Egresses>, InForce),
     (passport, audit): (&Passport, &Audit),
     (sensors, limits): (Arc<NodeSensors>, Thresholds),
 ) -> Result<(Tree, SupervisorRef, EndpointParts), BootError> {
@@ -390,7 +376,7 @@ async fn raise(
             let of_egress = parts.clone();
             // the audit log first, so that it stops last
             let children = move || {
-                let verifiers = verifier_specs(&providers, &passport).into_iter();
+                let verifiers = providers.child_specs(&passport).into_iter();
                 let endpoints = egresses.child_specs(&of_egress);
                 std::iter::once(audit.child_spec()).chain(verifiers).chain(endpoints).collect()
             };
@@ -415,8 +401,8 @@ pub fn medium_of(config: &Config) -> Arc<dyn Medium> {
 
 /// A node in amnesia must not sit on files that a durable one left: they would seem to be gone, and are not.
 /// What a durable node keeps in its data directory and amnesia must not find there.
-pub(crate) const OUR_FILES: [&str; 5] =
-    [STORE_FILE, "keyring", REVOKED_FILE, ron_actors::audit::files::DIR, EGRESS_FILE];
+pub(crate) const OUR_FILES: [&str; 6] =
+    [STORE_FILE, "keyring", REVOKED_FILE, ron_actors::audit::files::DIR, EGRESS_FILE, ROTATIONS_FILE];
 
 fn refuse_leftovers(config: &Config) -> Result<(), BootError> {
     let dir = &config.node.data_dir;

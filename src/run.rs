@@ -1,22 +1,17 @@
 //! What a node does while it lives: signals, reloads, and the small duties of every second.
 
-use crate::audit::Act;
-use crate::config::{Config, DevSecret, Sources};
+use crate::config::{DevSecret, Sources};
 use crate::http::readiness::Part;
 use crate::node::Node;
-use crate::schemes::Catalogue;
+use crate::reload::Reloading;
 use crate::telemetry::LogLevel;
 use ron_actors::kernel::bus::LagCount;
-use ron_actors::kernel::event::Event;
 use ron_actors::kernel::supervisor::RootEnd;
-use ron_core::audit::{Decision, Kind, OK};
 use ron_core::disk::DiskGauge;
-use ron_core::reason::{Reason, Refusal};
 use ron_core::scheme::ToSign;
 use secrecy::ExposeSecret;
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -93,16 +88,14 @@ pub async fn serve(mut node: Node, mut signals: Signals, sources: Sources, log: 
     let mut duties = Duties::of(node.config.store.reserve.0);
     let mut timer = tokio::time::interval(EVERY);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut version = 1;
+    let mut reloading = Reloading::new(sources, log);
     loop {
         tokio::select! {
             asked = signals.next() => match asked {
                 Asked::End { .. } => break,
-                Asked::Reload => {
-                    version += 1;
-                    reload_all(&mut node, &sources, &log, version).await;
-                }
+                Asked::Reload => reloading.by_signal(&mut node).await,
             },
+            Some(asked) = node.reloads.recv() => reloading.by_operator(&mut node, asked).await,
             end = node.tree.watch.ended() => {
                 if let RootEnd::Failed(failure) = end {
                     tracing::error!(%failure, "the root failed: the process ends and is to be restarted");
@@ -133,59 +126,6 @@ pub async fn look_after(node: &Node) {
     }
 }
 
-/// Reads anew whatever can be: an act like an operator's others, although the signal does not say whose.
-async fn reload_all(node: &mut Node, sources: &Sources, log: &LogLevel, version: u64) {
-    let mut entry = node.audit.entry(Kind::Config, Decision::Allow, OK).detail("SIGHUP");
-    (entry.more.op, entry.more.version) = (Some("config.reload".into()), Some(version));
-    let act = match Act::begin(&node.audit, entry).await {
-        Ok(act) => act,
-        Err(refusal) => return tracing::error!(%refusal, "nothing is reloaded"),
-    };
-    let reloaded = reload(node, sources, log, version);
-    node.policy.reload_by_signal();
-    node.tls.reload();
-    if let Err(refusal) = act.end(reloaded).await {
-        tracing::warn!(%refusal, "reload");
-    }
-}
-
-/// Re-reads the configuration and puts in force what can be without a restart. A bad one changes nothing.
-fn reload(node: &mut Node, sources: &Sources, log: &LogLevel, version: u64) -> Result<(), Refusal> {
-    let new = match Config::load(sources, &Catalogue) {
-        Ok(new) => new,
-        Err(problems) => {
-            let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            tracing::error!(problems = text.join("; "), "configuration not reloaded: it has problems");
-            return Err(Refusal::new(
-                Reason::Malformed,
-                "the configuration has problems, and is not reloaded",
-            ));
-        }
-    };
-    let of = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
-    node.rate.reload(of(new.interop.limits.max_rps), of(new.interop.limits.burst_rps));
-    let level = log.set(&new.log.level);
-    if let Err(error) = level {
-        tracing::warn!(error, "log.level not changed");
-    }
-    node.config.interop.limits.max_rps = new.interop.limits.max_rps;
-    node.config.interop.limits.burst_rps = new.interop.limits.burst_rps;
-    node.config.log.level.clone_from(&new.log.level);
-    let restart = if new.effective_toml() == node.config.effective_toml() {
-        "nothing"
-    } else {
-        "whatever else changed"
-    };
-    node.tree.bus.publish(Event::ConfigUpdated { version });
-    tracing::info!(
-        version,
-        applied = "log.level, interop.limits.{max_rps,burst_rps}",
-        restart,
-        "configuration reloaded"
-    );
-    Ok(())
-}
-
 struct Duties {
     ticks: u64,
     disk: DiskGauge,
@@ -204,7 +144,8 @@ impl Duties {
         let quarantined = node.tree.mailbox.directory().all().into_iter();
         let quarantined =
             quarantined.filter(|entry| entry.is_quarantined()).map(|entry| entry.key.to_string());
-        let providers = node.providers.iter().filter(|(_, served)| served.verifier.is_quarantined());
+        let served = node.providers.all();
+        let providers = served.iter().filter(|(_, served)| served.verifier.is_quarantined());
         let audit = node.audit.is_quarantined().then(|| "audit".to_owned());
         let all = quarantined.chain(providers.map(|(name, _)| name.clone())).chain(audit);
         let all: Vec<String> = all.chain(node.egress.egresses.quarantined()).collect();
@@ -219,6 +160,9 @@ impl Duties {
         {
             let mut findings = node.upkeep.look(&figures);
             findings.extend(node.tls.findings(node.clock.wall()));
+            findings.extend(node.rotations.tick());
+            let rotations = node.rotations.clone();
+            tokio::task::spawn_blocking(move || rotations.save_if_due());
             node.readiness.set_findings(findings);
             node.store_figures.store(Arc::new(figures));
         }
@@ -271,7 +215,7 @@ pub fn dev_banner(node: &Node, secrets: &[DevSecret]) -> String {
         let _ = writeln!(text, "  {name:<14} {}://{addr}", url_scheme(node, name));
     }
     let _ = writeln!(text, "  {:<14} {}\n", "ronctl", node.socket);
-    let tenant = node.providers.values().next().map(|served| served.queue.tenant.clone());
+    let tenant = node.providers.all().values().next().map(|served| served.queue.tenant.clone());
     let mailbox = node.addresses().get("mailbox").map(ToString::to_string).unwrap_or_default();
     if let Some(tenant) = tenant
         && let Some(token) = dev_token(node, &tenant)
@@ -313,7 +257,8 @@ fn dev_token(node: &Node, tenant: &ron_core::ids::Tenant) -> Option<String> {
 
 fn signed_curl(node: &Node, secrets: &[DevSecret]) -> Option<String> {
     let secret = secrets.iter().find(|secret| secret.provider == "github")?;
-    let scheme = node.provider(secret)?.rules.scheme();
+    let served = node.provider(secret)?;
+    let scheme = served.rules.scheme();
     let key = scheme.signing_key(secret.signs_with.expose_secret()).ok()?;
     let body = r#"{"action":"opened","number":1}"#;
     let request = ToSign {

@@ -3,7 +3,6 @@
 use crate::config::{Provider, SchemeCheck};
 use ron_core::ids::ProviderName;
 use ron_core::scheme::{Known, ProviderRules, ProviderSpec, Scheme, SchemeSpec};
-use ron_core::time::Millis;
 use secrecy::ExposeSecret;
 
 macro_rules! shipped {
@@ -151,10 +150,7 @@ impl Catalogue {
         for secret in &provider.secrets {
             let parsed = scheme.parse_secret(secret.kid.clone(), secret.value.expose_secret());
             let parsed = parsed.map_err(|what| ("secrets", format!("kid {}: {what}", secret.kid)))?;
-            secrets.push(match secret.not_after_unix_s {
-                Some(end) => parsed.until(Millis(end.saturating_mul(1000))),
-                None => parsed,
-            });
+            secrets.push(parsed.within(secret.window()));
         }
         let url = provider.public_url.as_ref().map(|url| whole_url(url, name));
         let known = Known {

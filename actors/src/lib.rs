@@ -17,6 +17,7 @@ pub mod mailbox;
 pub mod passport;
 pub mod policy;
 pub mod revoked_file;
+pub mod rotation_file;
 pub mod sentinel;
 pub mod store;
 pub mod tree;

@@ -10,7 +10,6 @@ use ron_core::egress::{
     AddressPolicy, BreakerRules, Host, Schedule, Signer, Signing, Target, UrlPolicy, headers,
 };
 use ron_core::ids::{ProviderName, QueueKey, Tenant, Topic};
-use ron_core::time::Millis;
 use secrecy::{ExposeSecret, SecretString};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -156,9 +155,13 @@ fn signing(text: &str) -> Option<Signing> {
 
 fn signer(s: &Section<'_, '_>, signing: Signing, secrets: &[Secret]) -> Option<Signer> {
     let scheme = Catalogue::scheme(SCHEME, &toml::Table::new());
+    if secrets.iter().any(|secret| secret.not_before_unix_s.is_some()) {
+        let hint = "list it when the endpoint accepts it: all that are listed sign".to_owned();
+        s.problem("secrets", "have no not_before: it is for what providers sign with", Some(hint));
+    }
     let secret = |secret: &Secret| {
-        let not_after = secret.not_after_unix_s.map(|end| Millis(end.saturating_mul(1000)));
-        (secret.kid.clone(), secret.value.expose_secret().to_owned(), not_after)
+        let end = secret.window().not_after;
+        (secret.kid.clone(), secret.value.expose_secret().to_owned(), end)
     };
     let secrets: Vec<_> = secrets.iter().map(secret).collect();
     let borrowed: Vec<_> =

@@ -5,6 +5,7 @@
 
 mod audit;
 mod auth;
+mod changes;
 mod chaos;
 mod dev;
 mod egress;
@@ -26,6 +27,7 @@ mod units;
 pub use self::metrics::MetricsConfig;
 pub use audit::AuditConfig;
 pub use auth::{AuthConfig, KeyringAt};
+pub use changes::Changes;
 pub use chaos::ChaosConfig;
 pub use dev::{DevSecret, add_dev_secrets};
 pub use egress::Egress;

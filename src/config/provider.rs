@@ -4,6 +4,8 @@ use super::interop::BODY_BYTES_MAX;
 use super::read::Section;
 use super::units::ByteSize;
 use ron_core::ids::{Kid, ProviderName, Tenant, Topic};
+use ron_core::rotation::Window;
+use ron_core::time::Millis;
 use secrecy::{ExposeSecret, SecretString};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -40,6 +42,8 @@ pub struct Provider {
     pub verify_tokens: Vec<SecretString>,
     /// Whether only signed bytes decide.
     pub signed_only: bool,
+    /// Whether its verdicts count. Otherwise they are recorded only, and nothing is enqueued (shadow mode).
+    pub enforce: bool,
 }
 
 /// A secret in force.
@@ -49,8 +53,19 @@ pub struct Secret {
     pub kid: Kid,
     /// The secret: from the environment as it is, from a file without one trailing newline.
     pub value: SecretString,
+    /// When it begins to be accepted, Unix seconds.
+    pub not_before_unix_s: Option<u64>,
     /// When it stops being accepted, Unix seconds.
     pub not_after_unix_s: Option<u64>,
+}
+
+impl Secret {
+    /// When it is accepted, wall clock.
+    #[must_use]
+    pub fn window(&self) -> Window {
+        let at = |unix_s: u64| Millis(unix_s.saturating_mul(1000));
+        Window { not_before: self.not_before_unix_s.map(at), not_after: self.not_after_unix_s.map(at) }
+    }
 }
 
 /// What the catalogue of schemes knows, so that a configuration can be checked whole.
@@ -154,6 +169,7 @@ impl ProviderReader<'_> {
         let verify_tokens = s.list("verify_tokens", |s| self.fetched(s, enabled));
         let verify_tokens = verify_tokens.into_iter().flatten().map(|(_, value)| value).collect();
         let signed_only = s.boolean_or("signed_only", true);
+        let enforce = s.boolean_or("enforce", true);
         let (scheme, tenant, topic) = (provider.0?, provider.1?, provider.2?);
         if enabled
             && secrets_whole
@@ -178,6 +194,7 @@ impl ProviderReader<'_> {
             audience,
             verify_tokens,
             signed_only,
+            enforce,
         };
         if enabled
             && secrets_whole
@@ -203,9 +220,13 @@ impl ProviderReader<'_> {
     /// One secret, fetched from where it is kept. Nothing is fetched for a provider that is not served.
     fn secret(&self, s: &Section<'_, '_>, enabled: bool) -> Option<Secret> {
         let kid = s.parsed("kid", "a key id, [a-z0-9][a-z0-9._-]{0,62}", |text| Kid::parse(text).ok());
-        let not_after = s.parsed_opt("not_after", "a time, as 2026-12-01T00:00:00Z", unix_s);
+        let time = |key| s.parsed_opt(key, "a time, as 2026-12-01T00:00:00Z", unix_s);
+        let (not_before, not_after) = (time("not_before"), time("not_after"));
+        if not_before.zip(not_after).is_some_and(|(start, end)| start > end) {
+            s.problem("not_after", "must not be before not_before", None);
+        }
         let (_, value) = self.fetched(s, enabled)?;
-        Some(Secret { kid: kid?, value, not_after_unix_s: not_after })
+        Some(Secret { kid: kid?, value, not_before_unix_s: not_before, not_after_unix_s: not_after })
     }
 
     /// What the variable or the file holds, and which of the two it is.

@@ -84,7 +84,7 @@ fn every_shipped_file_loads() {
 #[test]
 fn every_key_of_the_contract_is_told_in_the_defaults() {
     let keys = "tls keyring snapshot_dir public_url principals audience verify_tokens signed_only dedup_ttl \
-                tolerance_s body_limit not_after file egress schemes client_ca";
+                tolerance_s body_limit not_before not_after enforce file egress schemes client_ca";
     for key in keys.split(' ') {
         assert!(DEFAULT.contains(key), "{key}");
     }
@@ -311,6 +311,11 @@ fn missing_and_empty_secrets_stop_the_boot() {
         ("[{ env = \"ONE\" }]", "x", "kid: is missing"),
         ("[{ kid = \"a\", env = \"ONE\" }, { kid = \"a\", env = \"ONE\" }]", "x", "two with the same kid"),
         ("[{ kid = \"a\", env = \"ONE\", not_after = \"soon\" }]", "x", "must be a time"),
+        (
+            "[{ kid = \"a\", env = \"ONE\", not_before = 2026-12-01T00:00:01Z, not_after = 2026-12-01T00:00:00Z }]",
+            "x",
+            "must not be before not_before",
+        ),
         ("\"hunter2\"", "x", "must be a list of tables"),
         ("[{ kid = \"a\", env = \"hunter2\" }]", "x", "a variable that is not set"),
         ("[{ kid = \"a\", file = \"hunter2\" }]", "x", "a file that cannot be read"),

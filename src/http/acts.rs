@@ -17,10 +17,11 @@ use ron_core::audit::{Decision, Kind, OK};
 use ron_core::reason::{Reason, Refusal};
 
 /// Acts: the path, what the log calls it.
-const ACTS: [(&str, &str); 13] = [
+const ACTS: [(&str, &str); 14] = [
     ("/ctl/cap/mint", "cap.mint"),
     (REVOKE, "cap.revoke"),
     ("/ctl/key/rotate", "key.rotate"),
+    ("/ctl/config/reload", "config.reload"),
     ("/ctl/policy/reload", "policy.reload"),
     ("/ctl/policy/apply", "policy.apply"),
     ("/ctl/quarantine/release", "quarantine.release"),

@@ -62,6 +62,8 @@ pub enum WebhookAnswer {
     },
     /// A challenge of the provider, answered as it demands.
     Handshake(CustomAnswer),
+    /// Judged for the record only: nothing is stored, whatever the verdict. `None` = `202` and our JSON.
+    Shadow(Option<CustomAnswer>),
 }
 
 /// A status and body that a scheme names.
@@ -175,8 +177,12 @@ async fn webhook<G: WebhookGate>(
     telling.answered(&answer);
     let answer = answer?;
     match answer {
-        WebhookAnswer::Handshake(custom) | WebhookAnswer::Accepted { custom: Some(custom), .. } => {
-            custom_answer(custom)
+        WebhookAnswer::Handshake(custom)
+        | WebhookAnswer::Shadow(Some(custom))
+        | WebhookAnswer::Accepted { custom: Some(custom), .. } => custom_answer(custom),
+        WebhookAnswer::Shadow(None) => {
+            let body = format!(r#"{{"accepted":false,"shadow":true,"corr_id":"{}"}}"#, call.corr);
+            Ok(json(StatusCode::ACCEPTED, body.into_bytes()))
         }
         WebhookAnswer::Accepted { msg_id, duplicate, custom: None } => {
             let body = format!(

@@ -24,6 +24,7 @@ pub(crate) mod io;
 pub mod mailbox;
 pub mod openapi;
 pub mod readiness;
+pub mod reload;
 pub mod request;
 pub mod serve;
 pub mod upkeep;

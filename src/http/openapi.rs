@@ -145,7 +145,9 @@ fn webhooks() -> Vec<Call> {
         Call::new(Part::Webhooks, Post, path, "webhook", "A provider's event")
             .says(
                 "Verified by the provider's scheme, de-duplicated, and stored before it is answered. Which \
-                 headers are read is the scheme's affair; some schemes name another status and body than 202.",
+                 headers are read is the scheme's affair; some schemes name another status and body than \
+                 202. A provider in shadow mode (`enforce = false`) is answered \
+                 `{\"accepted\":false,\"shadow\":true}` whatever the verdict, and nothing is stored.",
             )
             .params([provider()])
             .body("*/*", bytes(), Required::False, None)

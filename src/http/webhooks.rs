@@ -1,5 +1,6 @@
 //! What becomes of a webhook, for the audit log: one record each, and of strangers past a few a second a count.
 
+use crate::gate::Served;
 use crate::http::interop::WebhookAnswer;
 use crate::http::request::Call;
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use ron_core::audit::{Decision, Entry, Kind, OK};
 use ron_core::capability::CapId;
 use ron_core::ids::{Kid, ProviderName, QueueKey};
 use ron_core::reason::{Effect, Refusal};
+use std::sync::Arc;
 
 /// What is found out about a webhook on its way.
 #[derive(Debug, Default)]
@@ -30,6 +32,12 @@ pub struct Trace {
     pub unsigned_decided: bool,
     /// It is a known event with another signed body.
     pub id_conflict: bool,
+    /// Which secret made the signature of one that is refused for that secret's time.
+    pub late_kid: Option<Kid>,
+    /// The rules by which it is judged to its end, whatever is put in force meanwhile.
+    pub served: Option<Arc<Served>>,
+    /// What it would be refused with and at which step, if its provider were not in shadow mode.
+    pub shadow: Option<(Refusal, Option<&'static str>)>,
 }
 
 /// Records what became of a webhook, also if it is dropped in the midst of it.
@@ -57,17 +65,25 @@ impl<'a> Telling<'a> {
                 entry.more.msg_id = Some(*msg_id);
                 self.audit.record(entry);
             }
+            Ok(WebhookAnswer::Shadow(_)) => match &self.trace.shadow {
+                Some((refusal, step)) => self.refused_at(refusal, *step),
+                None => self.audit.record(self.entry(Decision::Allow, "SHADOW")),
+            },
             Err(refusal) => self.refused(refusal),
         }
     }
 
     fn refused(&self, refusal: &Refusal) {
+        self.refused_at(refusal, self.trace.step);
+    }
+
+    fn refused_at(&self, refusal: &Refusal, step: Option<&'static str>) {
         let reason = refusal.reason.code();
         // a store that failed may have it all the same
         let decision = if refusal.effect == Effect::Unknown { Decision::Failed } else { Decision::Deny };
         let entry = || {
             let mut entry = self.entry(decision, reason);
-            entry.more.step = self.trace.step;
+            entry.more.step = step;
             entry
         };
         match self.trace.kid {
@@ -83,12 +99,13 @@ impl<'a> Telling<'a> {
         entry.provider.clone_from(&trace.provider);
         entry.tenant = trace.queue.as_ref().map(|queue| queue.tenant.clone());
         entry.more.topic = trace.queue.as_ref().map(|queue| queue.topic.clone());
-        entry.kid.clone_from(&trace.kid);
+        entry.kid = trace.kid.clone().or_else(|| trace.late_kid.clone());
         entry.cap_id = trace.cap_id;
         entry.content = trace.body.as_ref().map(|body| self.audit.content(body));
         entry.more.skew_ms = trace.skew_ms;
         entry.more.unsigned_decided = trace.unsigned_decided;
         entry.more.id_conflict = trace.id_conflict;
+        entry.more.shadow = trace.served.as_ref().is_some_and(|served| served.shadow.is_some());
         entry
     }
 }

@@ -215,7 +215,38 @@ fn providers_count_by_result_and_kid() {
         "svc_interop_webhook_verify_total{provider=\"github\",result=\"SIGNATURE_INVALID\"} 1",
         "svc_interop_webhook_verify_total{provider=\"github\",result=\"REPLAY_WINDOW\"} 0",
         "svc_interop_secret_matches_total{provider=\"github\",kid=\"2026-11\"} 1",
+        "svc_interop_secret_state{provider=\"github\",kid=\"2026-11\"} 0",
     ] {
+        assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+    }
+}
+
+#[test]
+fn the_clock_of_a_sender_has_two_sides() {
+    let metrics = fresh();
+    let provider = metrics.interop.provider("github", ["k1"]);
+    for ms in [-61_000, -2_000, 0, 400, 31_000] {
+        provider.skewed(ms);
+    }
+    let text = metrics.render_interop();
+    for (le, count) in [("-60", 1), ("-1", 2), ("0", 3), ("1", 4), ("30", 4), ("60", 5), ("+Inf", 5)] {
+        let line =
+            format!("svc_interop_clock_skew_seconds_bucket{{provider=\"github\",le=\"{le}\"}} {count}");
+        assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+    }
+}
+
+#[test]
+fn verdicts_without_effect_are_counted_apart() {
+    let metrics = fresh();
+    let (provider, shadow) = (metrics.interop.provider("github", ["k1"]), metrics.interop.shadow("github"));
+    shadow.accepted();
+    shadow.refused(Reason::SignatureInvalid);
+    provider.verified(WebhookResult::Refused(Reason::BodyLimit));
+    let text = metrics.render_interop();
+    for line in ["shadow_accepted\"} 1", "shadow_SIGNATURE_INVALID\"} 1", "BODY_LIMIT\"} 1", "accepted\"} 0"]
+    {
+        let line = format!("svc_interop_webhook_verify_total{{provider=\"github\",result=\"{line}");
         assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
     }
 }

@@ -14,12 +14,12 @@ use crate::http::egress::egress_routes;
 use crate::http::faults::fault_routes;
 use crate::http::interop::{InteropApp, Version, interop_router};
 use crate::http::mailbox::{Durability, MailboxApp, MailboxLimits, mailbox_router};
+use crate::http::reload::{Asked, reload_routes};
 use crate::http::request::Ids;
 use crate::http::serve::{ServeLimits, serve_tcp, serve_unix};
 use crate::http::upkeep::upkeep_routes;
 use crate::oap::{OapApp, OapLimits, OapRoutes, serve_oap};
 use crate::observe::Queues;
-use crate::providers::shown_providers;
 use crate::socket::SocketPlace;
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -27,7 +27,7 @@ use ron_actors::entropy::{Entropy, OsEntropy};
 use ron_actors::mailbox::Mailbox;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 /// What all listeners share.
 struct Shared {
@@ -47,7 +47,7 @@ struct Place {
 
 impl Node {
     /// Binds everything. The node answers from here on.
-    pub(super) async fn listen(&mut self, gate: Gate) -> Result<(), BootError> {
+    pub(super) async fn listen(&mut self, gate: Gate, asks: mpsc::Sender<Asked>) -> Result<(), BootError> {
         let mut seed = [0; 8];
         OsEntropy.fill(&mut seed).map_err(|_| BootError::Root("no random bytes".into()))?;
         let shared = Shared {
@@ -64,7 +64,7 @@ impl Node {
             self.listeners.push(listening);
         }
         self.listen_oap(&shared).await?;
-        self.listen_to_ronctl(&shared)
+        self.listen_to_ronctl(&shared, asks)
     }
 
     async fn listen_oap(&mut self, shared: &Shared) -> Result<(), BootError> {
@@ -183,7 +183,7 @@ impl Node {
         })
     }
 
-    fn listen_to_ronctl(&mut self, shared: &Shared) -> Result<(), BootError> {
+    fn listen_to_ronctl(&mut self, shared: &Shared, asks: mpsc::Sender<Asked>) -> Result<(), BootError> {
         if self.config.node.amnesia {
             let port = self.addresses.get("mailbox").map_or(0, SocketAddr::port);
             let runtime_dir = std::env::var("XDG_RUNTIME_DIR").ok();
@@ -203,7 +203,7 @@ impl Node {
             verifiers: self.verifiers.clone(),
             bus: self.tree.bus.clone(),
             store: self.store_figures.clone(),
-            providers: shown_providers(&self.config),
+            providers: self.providers.clone(),
             passport: self.passport.clone(),
             policy: self.policy.clone(),
             clock_keeper: self.clock_keeper.clone(),
@@ -218,6 +218,7 @@ impl Node {
             .merge(fault_routes(self.faults.clone()))
             .merge(audit_routes(self.audit.clone(), readiness.clone()))
             .merge(egress_routes(self.egress.clone()))
+            .merge(reload_routes(asks))
             .merge(ctl_metrics_route(self.admin_of_mailbox(), readiness, metrics));
         let router = ctl_router(Arc::new(desk), mailbox, more);
         let door = Arc::new(Door::new(router, meter, shared.ids.clone()));

@@ -2,13 +2,21 @@
 
 use super::{BootError, REVOKED_FILE};
 use crate::config::{Config, KeyringAt};
+use crate::http::readiness::Readiness;
 use crate::metrics::{Metrics, MetricsOptions};
+use crate::policy::PolicyKeeper;
+use crate::providers::Providers;
+use crate::rotations::{ROTATIONS_FILE, foresee, recall};
+use ron_actors::audit::Audit;
 use ron_actors::entropy::OsEntropy;
 use ron_actors::kernel::bus::Bus;
 use ron_actors::kernel::clock::SystemClock;
 use ron_actors::passport::{KeyringPlace, Passport, PassportArgs, PassportLimits};
+use ron_actors::policy::InForce;
+use ron_actors::tree::Tree;
 use ron_core::capability::Revoked;
 use ron_core::time::Clock;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,4 +62,41 @@ pub(super) fn passport_of(config: &Config, clock: &Arc<dyn Clock>, bus: &Bus) ->
         limits: PassportLimits { ttl_max_ms, cache_ttl_ms },
     };
     Passport::new(args).map_err(|error| BootError::Root(error.to_string()))
+}
+
+/// The providers, and where it is kept what was seen of their secrets. What a reload would refuse, a start only tells:
+/// who starts a node must get it.
+pub(super) fn providers_of(
+    config: &Config,
+    metrics: &Metrics,
+    clock: &Arc<dyn Clock>,
+    warnings: &mut Vec<String>,
+) -> Result<(Arc<Providers>, Option<PathBuf>), BootError> {
+    let file = (!config.node.amnesia).then(|| config.node.data_dir.join(ROTATIONS_FILE));
+    let remembered = recall(file.as_deref(), warnings);
+    foresee(config, clock.wall()).iter().for_each(|text| tracing::warn!("{text}"));
+    Ok((Arc::new(Providers::of(config, metrics, &remembered, clock.wall())?), file))
+}
+
+pub(super) fn keeper_of(
+    config: &Config,
+    in_force: InForce,
+    tree: &Tree,
+    metrics: &Arc<Metrics>,
+    clock: &Arc<dyn Clock>,
+    readiness: &Arc<Readiness>,
+    audit: &Audit,
+) -> Arc<PolicyKeeper> {
+    let keeper = PolicyKeeper {
+        in_force,
+        file: config.policy.file.clone(),
+        directory: tree.mailbox.directory().clone(),
+        bus: tree.bus.clone(),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+        readiness: readiness.clone(),
+        audit: audit.clone(),
+    };
+    keeper.announce(&keeper.in_force.current());
+    Arc::new(keeper)
 }

@@ -228,6 +228,7 @@ fn full_record() -> String {
         skew_ms: Some(1),
         unsigned_decided: true,
         id_conflict: true,
+        shadow: true,
         version: Some(1),
         count: Some(1),
         since: Some(at),

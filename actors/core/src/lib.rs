@@ -26,6 +26,7 @@ pub mod reason;
 pub mod receipt;
 pub mod reprocess;
 pub mod restart;
+pub mod rotation;
 pub mod scheme;
 pub mod shard;
 pub mod time;

@@ -4,4 +4,4 @@
 pub mod egress;
 pub mod verifier;
 
-pub use verifier::{Judged, Verifier, VerifierArgs, VerifierHandle, VerifierMsg};
+pub use verifier::{Case, Judged, Verifier, VerifierArgs, VerifierHandle, VerifierMsg};

@@ -32,20 +32,32 @@ pub enum Judged {
     Refused(Rejection),
 }
 
+/// A webhook, and the rules by which it is judged: those that were in force when it came. They ride along, so that
+/// others put in force meanwhile change nothing for it, and no verifier is restarted for them.
+#[derive(Debug)]
+pub struct Case {
+    /// The provider, its scheme and secrets.
+    pub rules: Arc<ProviderRules>,
+    /// Where its event goes.
+    pub queue: QueueKey,
+    /// `POST` or `GET`.
+    pub method: String,
+    /// As sent, without the `?`.
+    pub query: String,
+    /// All headers as sent.
+    pub headers: HeaderList,
+    /// The raw bytes.
+    pub body: Bytes,
+    /// Wall clock of its arrival.
+    pub wall: Millis,
+}
+
 /// What a verifier is told.
 pub enum VerifierMsg {
     /// Judge this webhook.
     Judge {
-        /// `POST` or `GET`.
-        method: String,
-        /// As sent, without the `?`.
-        query: String,
-        /// All headers as sent.
-        headers: HeaderList,
-        /// The raw bytes.
-        body: Bytes,
-        /// Wall clock of its arrival.
-        wall: Millis,
+        /// The webhook.
+        case: Box<Case>,
         /// Where the verdict goes.
         reply: oneshot::Sender<Result<Judged, Refusal>>,
         /// Rides along until then.
@@ -58,10 +70,6 @@ pub enum VerifierMsg {
 /// What a verifier needs.
 #[derive(Debug, Clone)]
 pub struct VerifierArgs {
-    /// The provider, its scheme and secrets.
-    pub rules: Arc<ProviderRules>,
-    /// Where its events go.
-    pub queue: QueueKey,
     /// Makes the capability.
     pub passport: Passport,
 }
@@ -90,11 +98,9 @@ impl Actor for Verifier {
         state: &mut VerifierArgs,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            VerifierMsg::Judge { method, query, headers, body, wall, reply, permit } => {
-                let request =
-                    InboundRequest { method: &method, query: &query, headers: &headers, body: &body };
+            VerifierMsg::Judge { case, reply, permit } => {
                 // Its sender may have gone: nothing has happened, so nothing is owed.
-                let _ = reply.send(state.judge(&request, wall));
+                let _ = reply.send(state.judge(&case));
                 drop(permit);
                 Ok(())
             }
@@ -104,13 +110,14 @@ impl Actor for Verifier {
 }
 
 impl VerifierArgs {
-    fn judge(&self, request: &InboundRequest<'_>, wall: Millis) -> Result<Judged, Refusal> {
-        match self.rules.judge(request, wall) {
+    fn judge(&self, case: &Case) -> Result<Judged, Refusal> {
+        let Case { rules, queue, method, query, headers, body, wall } = case;
+        match rules.judge(&InboundRequest { method, query, headers, body }, *wall) {
             Verdict::Refuse(rejection) => Ok(Judged::Refused(rejection)),
             Verdict::Handshake(handshake) => Ok(Judged::Handshake(handshake)),
             Verdict::Accept(accepted) => {
-                let QueueKey { tenant, topic } = &self.queue;
-                let token = self.passport.mint_webhook(tenant, topic, PAYLOAD_BYTES_MAX as u64, wall)?;
+                let QueueKey { tenant, topic } = queue;
+                let token = self.passport.mint_webhook(tenant, topic, PAYLOAD_BYTES_MAX as u64, *wall)?;
                 Ok(Judged::Accepted(accepted, token))
             }
         }
@@ -150,19 +157,12 @@ impl VerifierHandle {
     ///
     /// # Errors
     /// BACKPRESSURE, or DOWNSTREAM_UNAVAILABLE while it is down. Nothing has happened then.
-    pub async fn judge(
-        &self,
-        method: String,
-        query: String,
-        headers: HeaderList,
-        body: Bytes,
-        wall: Millis,
-    ) -> Result<Judged, Refusal> {
+    pub async fn judge(&self, case: Case) -> Result<Judged, Refusal> {
         let full =
             |_| Refusal::new(Reason::Backpressure, "too many webhooks wait for this provider's verifier");
-        let permit = self.admission.try_acquire(body.len()).map_err(full)?;
+        let permit = self.admission.try_acquire(case.body.len()).map_err(full)?;
         let (reply, verdict) = oneshot::channel();
-        let message = VerifierMsg::Judge { method, query, headers, body, wall, reply, permit };
+        let message = VerifierMsg::Judge { case: Box::new(case), reply, permit };
         match self.handle.cast(message) {
             Ok(()) => {}
             Err(CastError::Quarantined(_)) => {

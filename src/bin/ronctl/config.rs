@@ -1,8 +1,10 @@
 //! `ronctl config check|print`: judges a configuration as boot would, without starting anything.
 
+use crate::ambient;
 use clap::{Args, Subcommand};
 use ron_actors::entropy::OsEntropy;
 use ron_node::config::{Config, SchemeCheck, Sources, add_dev_secrets, check_report, report};
+use ron_node::rotations::foresee;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -90,13 +92,19 @@ fn check(
     schemes: &dyn SchemeCheck,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
+    let loaded = Config::load(sources, schemes);
+    let warnings = loaded.as_ref().map(|config| foresee(config, ambient::wall())).unwrap_or_default();
     if json {
-        let problems = Config::load(sources, schemes).err().unwrap_or_default();
-        writeln!(out, "{}", serde_json::json!({ "ok": problems.is_empty(), "problems": problems }))?;
+        let problems = loaded.err().unwrap_or_default();
+        let ok = problems.is_empty();
+        writeln!(out, "{}", serde_json::json!({ "ok": ok, "problems": problems, "warnings": warnings }))?;
         return Ok(if problems.is_empty() { 0 } else { EXIT_CONFIG });
     }
     match check_report(sources, schemes) {
-        Ok(text) => write!(out, "{text}").map(|()| 0),
+        Ok(text) => {
+            write!(out, "{text}")?;
+            warnings.iter().try_for_each(|warning| writeln!(out, "warning: {warning}")).map(|()| 0)
+        }
         Err(text) => write!(out, "{text}").map(|()| EXIT_CONFIG),
     }
     .map_err(Into::into)

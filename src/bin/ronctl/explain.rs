@@ -100,6 +100,12 @@ fn pairs(record: &Value, providers: &Value) -> Vec<(&'static str, String)> {
     if record["unsigned_decided"] == true {
         push("note", Some("an unsigned value took part in the decision (signed_only = false)".to_owned()));
     }
+    if record["shadow"] == true {
+        push(
+            "note",
+            Some("shadow mode (enforce = false): nothing was enqueued, and no verdict answered".to_owned()),
+        );
+    }
     if record["id_conflict"] == true {
         push(
             "note",
@@ -134,6 +140,10 @@ fn meaning(step: &str) -> Option<&'static str> {
         "SIGNATURE_MISMATCH" => {
             "no configured secret made the signature over the bytes that came: the secret is another one, or \
              something on the way changed the body"
+        }
+        "SECRET_OUT_OF_TIME" => {
+            "the secret `kid` made the signature, outside its not_before and not_after: the sender must use the one in \
+             force (`ronctl interop providers`)"
         }
         "CHALLENGE_DENIED" => {
             "a challenge by GET that is not this provider's, or with the wrong verify token"

@@ -118,12 +118,48 @@ async fn providers(mut node: Client, out: Output) -> Result<(), Failure> {
     let row = |value: &serde_json::Value| {
         let kids: Vec<&str> =
             value["kids"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str).collect();
-        let enabled = if value["enabled"] == true { "yes" } else { "no" };
+        let enabled = match (value["enabled"] == true, value["enforce"] == false) {
+            (true, false) => "yes",
+            (true, true) => "shadow",
+            (false, _) => "no",
+        };
         let queue = format!("{}/{}", text(value, "tenant"), text(value, "topic"));
-        vec![text(value, "name"), text(value, "scheme"), enabled.to_owned(), queue, kids.join(",")]
+        let rotation = value["rotation"].as_str().unwrap_or("–").to_owned();
+        let (name, scheme) = (text(value, "name"), text(value, "scheme"));
+        vec![name, scheme, enabled.to_owned(), queue, kids.join(","), rotation]
     };
     let rows = answer.as_array().into_iter().flatten().map(row).collect();
-    out.table(&["provider", "scheme", "enabled", "queue", "kids"], rows)
+    out.table(&["provider", "scheme", "enabled", "queue", "kids", "rotation"], rows)?;
+    secrets(&answer, out)
+}
+
+/// How far each secret is, and what is to be done about it.
+fn secrets(providers: &serde_json::Value, out: Output) -> Result<(), Failure> {
+    let (mut rows, mut warnings) = (Vec::new(), Vec::new());
+    for provider in providers.as_array().into_iter().flatten() {
+        let name = provider["name"].as_str().unwrap_or_default();
+        for secret in provider["secrets"].as_array().into_iter().flatten() {
+            let text = |key: &str| secret[key].as_str().unwrap_or("–").to_owned();
+            let accepted = if secret["accepted"] == true { "yes" } else { "no" };
+            rows.push(vec![
+                name.to_owned(),
+                text("kid"),
+                text("state"),
+                accepted.to_owned(),
+                text("since"),
+                text("last_match"),
+                text("not_after"),
+            ]);
+        }
+        let told = provider["warnings"].as_array().into_iter().flatten();
+        let told = told.filter_map(serde_json::Value::as_str);
+        warnings.extend(told.map(|text| format!("warning: provider {name}: {text}")));
+    }
+    if !rows.is_empty() {
+        out.line("")?;
+        out.table(&["provider", "kid", "state", "accepted", "since", "last match", "not after"], rows)?;
+    }
+    warnings.into_iter().try_for_each(|warning| out.line(warning))
 }
 
 fn schemes(out: Output) -> Result<(), Failure> {

@@ -25,6 +25,7 @@ mod locate;
 mod output;
 mod own_node;
 mod policy;
+mod reload;
 mod sender;
 mod snapshot;
 mod status;
@@ -81,9 +82,9 @@ enum Command {
     /// Inject faults into a node that allows them, for drills
     #[command(subcommand)]
     Chaos(chaos::ChaosCommand),
-    /// Check a configuration, or print what is in force
+    /// Check a configuration, print it, or have the node read its own again
     #[command(subcommand)]
-    Config(config::ConfigCommand),
+    Config(Config),
     /// Make, read, narrow and revoke capabilities
     #[command(subcommand)]
     Cap(Cap),
@@ -119,6 +120,14 @@ enum Command {
 }
 
 #[derive(Debug, Subcommand)]
+enum Config {
+    #[command(flatten)]
+    File(config::ConfigCommand),
+    /// Have the node read its configuration, secrets, policy and certificates again; exit 78 if something is wrong
+    Reload(reload::ReloadArgs),
+}
+
+#[derive(Debug, Subcommand)]
 enum Cap {
     #[command(flatten)]
     Token(cap::CapCommand),
@@ -144,7 +153,8 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let node = || locate::find(socket, config).map(|place| Client::new(Door::Unix(place)));
     let places = |data_dir: Option<&Path>| locate::places(data_dir, socket, config);
     match cli.command {
-        Command::Config(command) => {
+        Command::Config(Config::Reload(args)) => reload::run(&args, node()?, out).await,
+        Command::Config(Config::File(command)) => {
             let code =
                 config::run(&command.or_file(cli.config), cli.json, &Catalogue, &mut io::stdout().lock())?;
             return Ok(ExitCode::from(code));

@@ -135,3 +135,10 @@ fn an_endpoint_that_is_not_enabled_needs_no_secret_and_is_not_served() {
     let checked = with_file(&text, &[], |sources| check_report(sources, &NamesOnly).unwrap());
     assert!(checked.contains("0 of 1 egress endpoints enabled"), "{checked}");
 }
+
+#[test]
+fn a_secret_that_signs_has_no_beginning() {
+    let later = LEAST.replace("env = \"S\" }", "env = \"S\", not_before = 2026-12-01T00:00:00Z }");
+    let found = with_file(&format!("[egress.billing]\n{later}"), &[("S", SECRET)], problems).join("\n");
+    assert!(found.contains("egress.billing.secrets: have no not_before"), "{found}");
+}

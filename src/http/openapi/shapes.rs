@@ -375,14 +375,17 @@ pub(super) struct ListedFilter {
     attr: BTreeMap<String, String>,
 }
 
-/// A webhook is verified and stored; some schemes name another answer.
+/// A webhook is verified and stored, or in shadow mode only judged; some schemes name another answer.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Accepted {
     accepted: bool,
+    /// If it is stored.
     #[schema(pattern = "^[0-9A-HJKMNP-TV-Z]{26}$")]
-    msg_id: String,
+    msg_id: Option<String>,
     /// The provider sent it before.
-    duplicate: bool,
+    duplicate: Option<bool>,
+    /// `true`: it was judged for the record only, and is not stored.
+    shadow: Option<bool>,
     corr_id: String,
 }
 

@@ -141,6 +141,8 @@ struct Body<'a> {
     unsigned_decided: bool,
     #[serde(skip_serializing_if = "is_false")]
     id_conflict: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    shadow: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -192,6 +194,7 @@ impl<'a> Body<'a> {
             skew_ms: more.skew_ms,
             unsigned_decided: more.unsigned_decided,
             id_conflict: more.id_conflict,
+            shadow: more.shadow,
             version: more.version,
             count: more.count,
             since: more.since.map(Millis::rfc3339),

@@ -96,6 +96,8 @@ pub struct More {
     pub unsigned_decided: bool,
     /// A known event came with another signed body.
     pub id_conflict: bool,
+    /// The provider is in shadow mode: the verdict had no effect.
+    pub shadow: bool,
     /// Number of the policy or configuration.
     pub version: Option<u64>,
     /// How many decisions this record stands for; `None` = 1.

@@ -8,6 +8,7 @@ use super::spec::Coverage;
 use super::{AcceptReply, HeaderList, RejectReason, Rejection, Scheme, SchemeError, Secret, TOLERANCE_S_MAX};
 use crate::ids::{ContentHash, Kid, ProviderName};
 use crate::message::{DedupClaim, Origin, OtherBody};
+use crate::rotation::Listed;
 use crate::time::Millis;
 
 /// How long a duplicate is remembered where requests carry no signed time, in seconds: it is the only defence
@@ -243,10 +244,31 @@ impl ProviderRules {
         self.secrets.iter().map(Secret::kid)
     }
 
+    /// Its secrets without the secrets: names, and when each is accepted.
+    pub fn listed(&self) -> impl Iterator<Item = Listed> {
+        self.secrets.iter().map(Secret::listed)
+    }
+
     /// How long a duplicate is remembered, in ms.
     #[must_use]
     pub fn dedup_ttl_ms(&self) -> u64 {
         self.dedup_ttl_ms
+    }
+
+    /// How long after it was signed a request may still come, ms: the tolerance, where a time is signed; else as long
+    /// as duplicates are remembered, for nothing else bounds the life of such a signature.
+    #[must_use]
+    pub fn signed_ttl_ms(&self) -> u64 {
+        match self.scheme.has_signed_time() {
+            true => self.tolerance_s.saturating_mul(1000),
+            false => self.dedup_ttl_ms,
+        }
+    }
+
+    /// The answer to an event that nothing special holds for.
+    #[must_use]
+    pub fn usual_reply(&self) -> &AcceptReply {
+        &self.scheme.accept
     }
 
     /// What can be said before the body is read: the headers' syntax and the time window. What passes is not

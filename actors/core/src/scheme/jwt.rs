@@ -82,8 +82,10 @@ impl JwtRules {
         let algorithm = self.algorithm(&head)?;
         let made = |secret: &&Secret| signs(secret, algorithm, signed.as_bytes(), &signature);
         let signer = secrets.iter().filter(|secret| secret.in_force(now)).find(made);
-        let signer =
-            signer.ok_or_else(|| reject(RejectReason::SignatureMismatch, "was made by no configured key"))?;
+        let signer = signer.ok_or_else(|| match secrets.iter().find(made) {
+            Some(late) => Rejection::out_of_time(late.kid()),
+            None => reject(RejectReason::SignatureMismatch, "was made by no configured key"),
+        })?;
         let claims: Claims = serde_json::from_slice(&payload)
             .map_err(|_| reject(RejectReason::BadEncoding, "does not hold a JSON object"))?;
         self.in_time(&claims, tolerance_s, now)?;

@@ -4,6 +4,7 @@ use super::private::PrivateKey;
 use super::public::{self, PublicKey};
 use super::spec::{Algorithm, KeyFormat};
 use crate::ids::Kid;
+use crate::rotation::{Listed, Window};
 use crate::time::Millis;
 use data_encoding::{BASE64, HEXLOWER, HEXLOWER_PERMISSIVE};
 use ed25519_dalek::Signer;
@@ -45,7 +46,7 @@ pub enum SecretError {
 pub struct Secret {
     kid: Kid,
     key: Key,
-    not_after: Option<Millis>,
+    window: Window,
 }
 
 #[derive(Clone)]
@@ -62,11 +63,18 @@ impl Secret {
         &self.kid
     }
 
-    /// The same secret, no longer tried after `end` (wall clock).
+    /// The same secret, accepted within this window alone; where its certificate ends sooner, only as long.
     #[must_use]
-    pub fn until(mut self, end: Millis) -> Secret {
-        self.not_after = Some(end);
+    pub fn within(mut self, window: Window) -> Secret {
+        let ends = [self.window.not_after, window.not_after];
+        self.window = Window { not_after: ends.into_iter().flatten().min(), ..window };
         self
+    }
+
+    /// Its name, and when it is accepted.
+    #[must_use]
+    pub fn listed(&self) -> Listed {
+        Listed { kid: self.kid.clone(), window: self.window }
     }
 
     pub(super) fn key(&self) -> &Key {
@@ -74,10 +82,7 @@ impl Secret {
     }
 
     pub(super) fn in_force(&self, now: Option<Millis>) -> bool {
-        match (now, self.not_after) {
-            (Some(now), Some(end)) => now <= end,
-            _ => true,
-        }
+        now.is_none_or(|now| self.window.holds(now))
     }
 
     pub(super) fn parse(kid: Kid, text: &str, format: KeyFormat, uses: Uses) -> Result<Secret, SecretError> {
@@ -99,7 +104,7 @@ impl Secret {
                 (Key::Public(key), not_after)
             }
         };
-        Ok(Secret { kid, key, not_after })
+        Ok(Secret { kid, key, window: Window { not_after, ..Window::ALWAYS } })
     }
 
     /// Whether one of `signatures` by `algorithm` is this secret's over the concatenated `base`.

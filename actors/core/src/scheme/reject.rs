@@ -1,5 +1,6 @@
 //! Why a request was refused.
 
+use crate::ids::Kid;
 use crate::reason::{Reason, Refusal};
 use std::borrow::Cow;
 
@@ -20,6 +21,8 @@ pub enum RejectReason {
     Stale,
     /// No configured secret made this signature.
     SignatureMismatch,
+    /// A configured secret made this signature, outside the time in which it is accepted.
+    SecretOutOfTime,
     /// A signed challenge that is not safe to send back.
     BadChallenge,
     /// A challenge by GET that is not this provider's, or with the wrong token.
@@ -58,6 +61,7 @@ impl RejectReason {
             RejectReason::BadTimestamp => "BAD_TIMESTAMP",
             RejectReason::Stale => "STALE",
             RejectReason::SignatureMismatch => "SIGNATURE_MISMATCH",
+            RejectReason::SecretOutOfTime => "SECRET_OUT_OF_TIME",
             RejectReason::BadChallenge => "BAD_CHALLENGE",
             RejectReason::ChallengeDenied => "CHALLENGE_DENIED",
             RejectReason::BadMethod => "BAD_METHOD",
@@ -87,6 +91,7 @@ impl RejectReason {
             | RejectReason::MalformedHeader
             | RejectReason::BadTimestamp
             | RejectReason::SignatureMismatch
+            | RejectReason::SecretOutOfTime
             | RejectReason::MissingField
             | RejectReason::UnsupportedAlgorithm
             | RejectReason::CertUrlDenied
@@ -107,10 +112,19 @@ pub struct Rejection {
     pub why: RejectReason,
     /// What the client gets.
     pub refusal: Refusal,
+    /// The configured secret that made the signature, if one did: for audit, never for the client.
+    pub signer: Option<Kid>,
 }
 
 impl Rejection {
     pub(super) fn new(why: RejectReason, text: impl Into<Cow<'static, str>>) -> Rejection {
-        Rejection { why, refusal: Refusal::new(why.reason(), text) }
+        Rejection { why, refusal: Refusal::new(why.reason(), text), signer: None }
+    }
+
+    /// Signed by a secret that is over, or has not begun.
+    pub(super) fn out_of_time(kid: &Kid) -> Rejection {
+        let text =
+            "the signature is by a secret that is not accepted at this time; sign with the one in force";
+        Rejection { signer: Some(kid.clone()), ..Rejection::new(RejectReason::SecretOutOfTime, text) }
     }
 }

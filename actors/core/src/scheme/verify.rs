@@ -283,6 +283,30 @@ impl Scheme {
         secrets: &'s [Secret],
         now: Option<Millis>,
     ) -> Result<(&'s Secret, usize), Rejection> {
+        let of = |in_force: bool| secrets.iter().filter(move |secret| secret.in_force(now) == in_force);
+        if let Some(signer) = self.made_by(claim, found, request, of(true))? {
+            return Ok(signer);
+        }
+        // whose it is when it is nobody's in force: what a sender who was left behind by a rotation must be told
+        if let Some((secret, _)) = self.made_by(claim, found, request, of(false))? {
+            return Err(Rejection::out_of_time(secret.kid()));
+        }
+        let text = format!(
+            "no configured secret made the signature in {}; check the secret, and that nothing on the \
+             way changes the body",
+            self.signature.shown()
+        );
+        Err(Rejection::new(RejectReason::SignatureMismatch, text))
+    }
+
+    /// The first of these secrets that made one of the claim's signatures. All are tried, whichever fits.
+    fn made_by<'s>(
+        &self,
+        claim: &Claim<'_>,
+        found: &[Found],
+        request: &Request<'_>,
+        secrets: impl Iterator<Item = &'s Secret> + Clone,
+    ) -> Result<Option<(&'s Secret, usize)>, Rejection> {
         let mut signer = None;
         for (version, signatures) in &claim.signatures {
             let Some(Version { algorithm, base, .. }) = self.versions.get(*version) else { continue };
@@ -298,21 +322,14 @@ impl Scheme {
                     // Its MAC can be had for the asking.
                     continue;
                 }
-                for secret in secrets.iter().filter(|secret| secret.in_force(now)) {
+                for secret in secrets.clone() {
                     if secret.verifies(algorithm, &base, signatures) && signer.is_none() {
                         signer = Some((secret, *version));
                     }
                 }
             }
         }
-        signer.ok_or_else(|| {
-            let text = format!(
-                "no configured secret made the signature in {}; check the secret, and that nothing on the \
-                 way changes the body",
-                self.signature.shown()
-            );
-            Rejection::new(RejectReason::SignatureMismatch, text)
-        })
+        Ok(signer)
     }
 
     /// Whether a header is signed in this request.

@@ -1,6 +1,8 @@
 use super::*;
 use crate::ids::ContentHash;
 use crate::message::{DedupClaim, Origin, OtherBody};
+use crate::reason::Reason;
+use crate::rotation::Window;
 
 fn provider(scheme: Scheme) -> ProviderSpec {
     let pair = scheme.sample_pair(&[7; 32]).unwrap();
@@ -41,11 +43,46 @@ fn a_secret_ends_with_its_time() {
     let scheme = shipped("github");
     let signed = Signed::new(scheme.clone(), b"{}");
     let mut spec = provider(scheme);
-    spec.secrets = spec.secrets.into_iter().map(|secret| secret.until(NOW)).collect();
+    let window = Window { not_before: Some(NOW), not_after: Some(NOW.plus(5)) };
+    spec.secrets = spec.secrets.into_iter().map(|secret| secret.within(window)).collect();
     let rules = ProviderRules::new(spec).unwrap();
     accepted(judge(&rules, &signed.headers, b"{}", NOW));
-    let late = judge(&rules, &signed.headers, b"{}", NOW.plus(1));
-    assert_eq!(refused(late).why, RejectReason::SignatureMismatch);
+    accepted(judge(&rules, &signed.headers, b"{}", NOW.plus(5)));
+    for out in [Millis(NOW.0 - 1), NOW.plus(6)] {
+        let rejection = refused(judge(&rules, &signed.headers, b"{}", out));
+        assert_eq!(rejection.why, RejectReason::SecretOutOfTime, "whose it is, is known");
+        assert_eq!((rejection.signer, rejection.refusal.reason), (Some(kid("k0")), Reason::SignatureInvalid));
+        // a wrong signature is nobody's, in time or out of it
+        let forged = judge(&rules, &signed.headers, b"{ }", out);
+        assert_eq!(refused(forged).why, RejectReason::SignatureMismatch);
+    }
+}
+
+#[test]
+fn a_token_by_a_key_that_is_over_says_whose_it_is() {
+    let scheme = shipped("messagebird");
+    let mut spec = provider(scheme.clone());
+    spec.known.public_url = Some("https://a.example/hook".to_owned());
+    let window = Window { not_after: Some(NOW), ..Window::ALWAYS };
+    spec.secrets = spec.secrets.into_iter().map(|secret| secret.within(window)).collect();
+    let known = spec.known.clone();
+    let rules = ProviderRules::new(spec).unwrap();
+    let key = scheme.signing_key(&scheme.sample_pair(&[7; 32]).unwrap().signing).unwrap();
+    let to_sign = ToSign { id: Some("e"), known, ..ToSign::new(NOW, b"{}") };
+    let headers = scheme.sign(&key, &to_sign).unwrap().headers;
+    accepted(judge(&rules, &headers, b"{}", NOW));
+    let late = refused(judge(&rules, &headers, b"{}", NOW.plus(1)));
+    assert_eq!((late.why, late.signer), (RejectReason::SecretOutOfTime, Some(kid("k0"))));
+}
+
+#[test]
+fn a_certificate_ends_when_it_says_whatever_the_list_says() {
+    let secret = shipped("github").parse_secret(kid("k0"), "secret").unwrap();
+    let ends = |secret: &Secret| secret.listed().window.not_after;
+    let (early, late) = (Some(NOW), Some(NOW.plus(9)));
+    let of_certificate = secret.within(Window { not_after: early, ..Window::ALWAYS });
+    assert_eq!(ends(&of_certificate.clone().within(Window { not_after: late, ..Window::ALWAYS })), early);
+    assert_eq!(ends(&of_certificate.within(Window::ALWAYS)), early);
 }
 
 #[test]
