@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod brownout;
 pub mod capability;
+pub mod crowd;
 pub mod dedup;
 pub mod disk;
 pub mod drr;
@@ -16,6 +17,7 @@ pub mod envelope;
 pub mod fanout;
 pub mod fault;
 pub mod ids;
+pub mod inflate;
 pub mod limit;
 pub mod message;
 pub mod oap;
