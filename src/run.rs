@@ -220,6 +220,7 @@ impl Duties {
             let mut findings = node.upkeep.look(&figures);
             findings.extend(node.tls.findings(node.clock.wall()));
             node.readiness.set_findings(findings);
+            node.metrics.mailbox.objects.show(&figures);
             node.store_figures.store(Arc::new(figures));
         }
         if self.ticks.is_multiple_of(UPKEEP_TICKS) {

@@ -19,6 +19,7 @@ pub mod ids;
 pub mod limit;
 pub mod message;
 pub mod oap;
+pub mod objects;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
 pub mod policy;
