@@ -225,6 +225,7 @@ impl Gate {
             idempotency_key: None,
             corr_id: call.call.corr.to_string(),
             source_msg_id: None,
+            body_ref: None,
         };
         let dedup = Some(accepted.dedup.claim(served.rules.name(), &payload_hash));
         NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup }

@@ -5,6 +5,7 @@
 
 mod egress;
 mod labels;
+mod objects;
 mod process;
 mod queues;
 mod requests;
@@ -136,6 +137,8 @@ pub struct MailboxMetrics {
     pub store_file_bytes: Gauge,
     /// Bytes that what lives in it needs, about.
     pub store_live_bytes: Gauge,
+    /// What objects there are.
+    pub objects: objects::ObjectGauges,
     /// When the newest snapshot was taken, Unix seconds; 0 = never.
     pub snapshot_timestamp: Gauge,
     /// When the store was last read through, Unix seconds; 0 = not since the start.
@@ -186,6 +189,7 @@ impl MailboxMetrics {
                 "Bytes that what lives in the store needs, about.",
                 &[],
             ),
+            objects: objects::ObjectGauges::of(&r),
             snapshot_timestamp: r.gauge(
                 "store_snapshot_timestamp_seconds",
                 "When the newest snapshot was taken, Unix time; 0 = never.",

@@ -438,6 +438,7 @@ fn lay(
             dedup_keys_topic_max: usize::try_from(mailbox.settings.max_dedup_keys).unwrap_or(usize::MAX),
             compact_free_bytes: config.store.compact_free.0,
             ram_bytes_max: config.store.ram_bytes.as_usize(),
+            objects: config.store.objects,
             blocking: Blocking::Pool,
         },
         mailbox: MailboxConfig {

@@ -164,6 +164,7 @@ impl Duties {
             let rotations = node.rotations.clone();
             tokio::task::spawn_blocking(move || rotations.save_if_due());
             node.readiness.set_findings(findings);
+            node.metrics.mailbox.objects.show(&figures);
             node.store_figures.store(Arc::new(figures));
         }
         if self.ticks.is_multiple_of(UPKEEP_TICKS) {

@@ -276,6 +276,8 @@ impl Upkeep {
             "ram_messages": figures.ram_messages,
             "body_bytes": figures.body_bytes,
             "dedup_keys": figures.dedup_keys,
+            "objects": figures.objects,
+            "object_bytes": figures.object_bytes,
             "chunks": figures.chunks,
             "stragglers": figures.stragglers,
             "commits": figures.commits,

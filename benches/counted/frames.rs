@@ -116,6 +116,7 @@ fn delivered((at, payload): (usize, &Vec<u8>)) -> Delivered<'_> {
         corr_id: "01KAPZ5Q3N8Z6W4T2R0V9X7Y5B",
         source_msg_id: None,
         restored_ms: None,
+        body_ref: None,
     }
 }
 

@@ -6,6 +6,7 @@ use super::provider::{Provider, ProviderReader};
 use super::read::Section;
 use super::units::ByteSize;
 use ipnet::IpNet;
+use ron_actors::store::OBJECT_BYTES_MAX;
 use ron_core::brownout::Thresholds;
 use ron_core::ids::ProviderName;
 use ron_core::message::PAYLOAD_BYTES_MAX;
@@ -22,6 +23,8 @@ pub struct InteropConfig {
     pub metrics_addr: SocketAddr,
     /// Whether the public listener serves the API, too.
     pub api: bool,
+    /// Bytes of one object (`/put`).
+    pub object_max: ByteSize,
     /// Peers whose forwarding headers count.
     pub trusted_proxies: Vec<IpNet>,
     /// TLS of the public listener.
@@ -107,6 +110,7 @@ impl InteropConfig {
             bind_addr: s.address("bind_addr"),
             metrics_addr: s.address("metrics_addr"),
             api: s.boolean("api"),
+            object_max: s.size("object_max", 1..=OBJECT_BYTES_MAX),
             trusted_proxies: trusted_proxies(s),
             tls: Tls::read(s, "tls"),
             metrics_tls: Tls::read(s, "metrics_tls"),

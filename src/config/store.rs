@@ -2,6 +2,7 @@
 
 use super::read::Section;
 use super::units::ByteSize;
+use ron_core::objects::ObjectLimits;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub struct StoreConfig {
     pub ballast: ByteSize,
     /// Most live idempotency keys of the node.
     pub max_dedup_keys: u64,
+    /// How much objects may be.
+    pub objects: ObjectLimits,
     /// Where snapshots go; `None` = below the data directory.
     pub snapshot_dir: Option<PathBuf>,
     /// How often one is taken.
@@ -50,6 +53,12 @@ impl StoreConfig {
             ram_bytes: s.size("ram_bytes", 0..=1 << 40),
             ballast: s.size("ballast", 0..=1 << 40),
             max_dedup_keys: s.integer("max_dedup_keys", 1..=1_000_000_000),
+            objects: ObjectLimits {
+                bytes: s.size("objects_bytes", 0..=1 << 50).0,
+                count: s.integer("max_objects", 0..=100_000_000),
+                tenant_bytes: s.size("tenant_objects_bytes", 0..=1 << 50).0,
+                tenant_count: s.integer("tenant_objects", 0..=100_000_000),
+            },
             snapshot_dir,
             snapshot_every: s.duration("snapshot_every", minute..=year),
             snapshot_keep: s.integer("snapshot_keep", 1..=10_000),

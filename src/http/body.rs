@@ -27,7 +27,7 @@ pub(super) fn within_limit(declared: Option<u64>, limit: usize) -> Result<usize,
     }
 }
 
-fn over(limit: usize) -> Refusal {
+pub(super) fn over(limit: usize) -> Refusal {
     Refusal::new(Reason::BodyLimit, format!("the body is over the limit of {limit} bytes"))
 }
 
@@ -79,6 +79,46 @@ async fn next_data(body: &mut Body, until: Instant) -> Result<Option<Bytes>, Ref
                 _ => {} // trailers mean nothing here
             },
         }
+    }
+}
+
+/// Bytes that must come within each deadline of a [`Paced`] body.
+const PACE_BYTES: u64 = 1 << 20;
+
+/// A large body on its way in: each [`PACE_BYTES`] of it have the time that a small one has.
+#[derive(Debug)]
+pub(super) struct Paced {
+    body: Body,
+    deadline: Duration,
+    until: Instant,
+    /// Bytes since the deadline was set.
+    since: u64,
+    len: u64,
+}
+
+impl Paced {
+    pub(super) fn new(body: Body, deadline: Duration) -> Paced {
+        Paced { body, deadline, until: Instant::now() + deadline, since: 0, len: 0 }
+    }
+
+    /// Bytes so far.
+    pub(super) const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The next bytes; `None` at its end.
+    ///
+    /// # Errors
+    /// TIMEOUT if it is too slow, MALFORMED if it breaks off.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
+        let data = next_data(&mut self.body, self.until).await?;
+        let more = data.as_ref().map_or(0, |data| data.len() as u64);
+        self.len += more;
+        self.since += more;
+        if self.since >= PACE_BYTES {
+            (self.since, self.until) = (0, Instant::now() + self.deadline);
+        }
+        Ok(data)
     }
 }
 

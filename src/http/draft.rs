@@ -23,6 +23,8 @@ pub(crate) struct Draft {
     pub(crate) ttl_ms: Option<u64>,
     /// What the sender says the payload's hash is.
     pub(crate) payload_hash: Option<ContentHash>,
+    /// The object that is its body; then it has no payload.
+    pub(crate) body_ref: Option<ContentHash>,
     /// In the order sent.
     pub(crate) attrs: Vec<(String, String)>,
 }
@@ -98,6 +100,14 @@ impl Draft {
         Ok(())
     }
 
+    /// Whether it may have a payload of so many bytes.
+    pub(crate) fn check_payload(&self, len: usize) -> Result<(), Refusal> {
+        match self.body_ref {
+            Some(_) if len > 0 => Err(malformed("a message whose body is an object has no payload")),
+            _ => Ok(()),
+        }
+    }
+
     /// The message with these bytes; how long its key is remembered is for the topic to say.
     pub(crate) fn into_message(
         self,
@@ -105,7 +115,9 @@ impl Draft {
         payload_hash: ContentHash,
         corr_id: String,
     ) -> NewMessage {
-        let claim = |key: &String| DedupClaim::new(&Origin::Api, key.as_bytes(), &payload_hash, 0);
+        // the same key with another object is another body
+        let body = self.body_ref.unwrap_or(payload_hash);
+        let claim = |key: &String| DedupClaim::new(&Origin::Api, key.as_bytes(), &body, 0);
         let dedup = self.idempotency_key.as_ref().map(claim);
         let content_type = self.content_type.unwrap_or_else(|| "application/octet-stream".to_owned());
         let meta = MessageMeta {
@@ -114,6 +126,7 @@ impl Draft {
             idempotency_key: self.idempotency_key,
             corr_id,
             source_msg_id: None,
+            body_ref: self.body_ref,
         };
         NewMessage { payload, payload_hash, meta, delay_ms: self.delay_ms, ttl_ms: self.ttl_ms, dedup }
     }

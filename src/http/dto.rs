@@ -4,7 +4,7 @@
 use crate::http::draft::{Draft, FieldNames, malformed};
 use crate::http::mailbox::Durability;
 use bytes::Bytes;
-use ron_core::ids::Topic;
+use ron_core::ids::{ContentHash, Topic};
 use ron_core::reason::{Reason, Refusal};
 use ron_core::shard::{Paused, PeekState, SettingsPatch, Want};
 use serde::Deserialize;
@@ -88,10 +88,13 @@ pub(super) struct BatchRequest {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BatchItem {
-    /// The message as text; give exactly one of `payload` and `payload_b64`.
+    /// The message as text; give exactly one of `payload`, `payload_b64` and `body_ref`.
     payload: Option<String>,
     /// The message in base64 with padding.
     payload_b64: Option<String>,
+    /// An object of the tenant that is the body, by its address; the payload is then empty.
+    #[schema(pattern = "^b3:[0-9a-f]{64}$")]
+    body_ref: Option<String>,
     /// `application/octet-stream` if absent.
     #[schema(max_length = 1024)]
     content_type: Option<String>,
@@ -114,13 +117,17 @@ impl BatchItem {
     /// # Errors
     /// MALFORMED or BODY_LIMIT, for this item alone.
     pub(super) fn into_draft(self) -> Result<(Bytes, Draft), Refusal> {
-        let payload = match (self.payload, self.payload_b64) {
-            (Some(text), None) => Bytes::from(text),
-            (None, Some(text)) => data_encoding::BASE64
+        let body_ref = self.body_ref.as_deref().map(ContentHash::parse).transpose();
+        let body_ref =
+            body_ref.map_err(|_| malformed("body_ref must be b3: and 64 lower-case hex digits"))?;
+        let payload = match (self.payload, self.payload_b64, body_ref) {
+            (Some(text), None, None) => Bytes::from(text),
+            (None, Some(text), None) => data_encoding::BASE64
                 .decode(text.as_bytes())
                 .map(Bytes::from)
                 .map_err(|_| malformed("payload_b64 must be base64 with padding"))?,
-            _ => return Err(malformed("give exactly one of payload and payload_b64")),
+            (None, None, Some(_)) => Bytes::new(),
+            _ => return Err(malformed("give exactly one of payload, payload_b64 and body_ref")),
         };
         if payload.len() > ron_core::message::PAYLOAD_BYTES_MAX {
             return Err(Refusal::new(Reason::BodyLimit, "a payload may have 1 MiB"));
@@ -131,6 +138,7 @@ impl BatchItem {
             delay_ms: self.delay_ms.unwrap_or(0),
             ttl_ms: self.ttl_ms,
             payload_hash: None,
+            body_ref,
             attrs: self.attrs.unwrap_or_default().0,
         };
         draft.check(FieldNames::BODY)?;

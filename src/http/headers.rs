@@ -6,6 +6,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use ron_core::ids::ContentHash;
 use ron_core::reason::{Reason, Refusal};
 
+const PAYLOAD_HASH: &str = "X-Payload-Hash";
+const BODY_REF: &str = "X-Body-Ref";
+
 const NAMES: FieldNames = FieldNames {
     content_type: "Content-Type",
     key: "Idempotency-Key",
@@ -48,6 +51,17 @@ fn number(name: &'static str, value: &str, min: u64, max: u64) -> Result<u64, Re
         .ok_or_else(|| malformed(format!("header {name} must be a whole number, {min} to {max}")))
 }
 
+fn address(name: &'static str, value: &str) -> Result<ContentHash, Refusal> {
+    let bad = |_| malformed(format!("header {name} must be b3: and 64 lower-case hex digits"));
+    ContentHash::parse(value).map_err(bad)
+}
+
+/// What the sender says the body's hash is.
+pub(super) fn payload_hash(headers: &HeaderMap) -> Result<Option<ContentHash>, Refusal> {
+    let value = only_text(headers, &HeaderName::from_static("x-payload-hash"))?;
+    value.map(|value| address(PAYLOAD_HASH, value)).transpose()
+}
+
 /// What an enqueue's headers say about its message (SPEC §4). One walk over the headers.
 pub(super) fn enqueue_draft(headers: &HeaderMap) -> Result<Draft, Refusal> {
     let mut draft = Draft::default();
@@ -71,10 +85,14 @@ pub(super) fn enqueue_draft(headers: &HeaderMap) -> Result<Draft, Refusal> {
                 once(&mut draft.ttl_ms, NAMES.ttl, ms)?;
             }
             "x-payload-hash" => {
-                let hash = ContentHash::parse(text("X-Payload-Hash", value)?).map_err(|_| {
-                    malformed("header X-Payload-Hash must be b3: and 64 lower-case hex digits")
-                })?;
-                once(&mut draft.payload_hash, "X-Payload-Hash", hash)?;
+                once(
+                    &mut draft.payload_hash,
+                    PAYLOAD_HASH,
+                    address(PAYLOAD_HASH, text(PAYLOAD_HASH, value)?)?,
+                )?;
+            }
+            "x-body-ref" => {
+                once(&mut draft.body_ref, BODY_REF, address(BODY_REF, text(BODY_REF, value)?)?)?;
             }
             other => {
                 if let Some(attr) = other.strip_prefix("x-attr-") {
@@ -147,11 +165,14 @@ mod tests {
             delay_ms: 10,
             ttl_ms: Some(1000),
             payload_hash: Some(hash),
+            body_ref: None,
             attrs: vec![("zone".into(), "é".into()), ("a_b".into(), String::new())],
         };
         assert_eq!(draft, expected);
         assert_eq!(enqueue_draft(&HeaderMap::new()).unwrap(), Draft::default());
     }
+
+    const A_HASH: &[u8] = b"b3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
 
     #[test]
     fn bad_headers_are_named() {
@@ -174,6 +195,8 @@ mod tests {
             (&[("Content-Type", b"\xff\xfe")], "Content-Type is not UTF-8"),
             (&[("Content-Type", b"a/b"), ("Content-Type", b"a/b")], "Content-Type is repeated"),
             (&[("X-Payload-Hash", b"b3:00")], "X-Payload-Hash"),
+            (&[("X-Body-Ref", b"b3:00")], "X-Body-Ref"),
+            (&[("X-Body-Ref", A_HASH), ("X-Body-Ref", A_HASH)], "X-Body-Ref is repeated"),
             (&[("X-Attr-a.b", b"x")], "X-Attr"),
             (&[("X-Attr-", b"x")], "X-Attr"),
             (&[("X-Attr-z", b"\xc3\x28")], "x-attr-z is not UTF-8"),

@@ -5,6 +5,7 @@ use crate::http::body;
 use crate::http::error::{Failure, OwnAnswer, json, json_of};
 use crate::http::graphql::graphql_routes;
 use crate::http::mailbox::{MailboxApp, MailboxService, mailbox_routes, with_fallbacks};
+use crate::http::objects::{ObjectsApp, object_routes};
 use crate::http::openapi::{Describes, openapi_routes};
 use crate::http::readiness::Readiness;
 use crate::http::request::{Call, Path, path_part};
@@ -138,8 +139,17 @@ pub struct InteropApp<G> {
     pub audit: Audit,
 }
 
-/// The public port's router; `api` adds the mailbox routes (`interop.api`).
-pub fn interop_router<G, M>(app: Arc<InteropApp<G>>, api: Option<Arc<MailboxApp<M>>>) -> Router
+/// What `interop.api` adds to the public port: the mailbox's routes, and objects.
+#[derive(Debug)]
+pub struct PublicApi<M> {
+    /// The mailbox.
+    pub mailbox: Arc<MailboxApp<M>>,
+    /// Objects.
+    pub objects: Arc<ObjectsApp<M>>,
+}
+
+/// The public port's router; `api` adds what `interop.api` does.
+pub fn interop_router<G, M>(app: Arc<InteropApp<G>>, api: Option<PublicApi<M>>) -> Router
 where
     G: WebhookGate,
     M: MailboxService,
@@ -150,10 +160,10 @@ where
         .with_state(app)
         .merge(openapi_routes(Describes::Interop { api: api.is_some() }));
     with_fallbacks(match api {
-        Some(api) => {
-            let calls = mailbox_routes(Arc::clone(&api));
-            let graphql = graphql_routes(api, with_fallbacks(calls.clone()));
-            routes.merge(calls).merge(graphql)
+        Some(PublicApi { mailbox, objects }) => {
+            let calls = mailbox_routes(Arc::clone(&mailbox));
+            let graphql = graphql_routes(mailbox, with_fallbacks(calls.clone()));
+            routes.merge(calls).merge(graphql).merge(object_routes(objects))
         }
         None => routes,
     })

@@ -361,6 +361,7 @@ impl<M: MailboxService> MailboxApp<M> {
         if declared.is_none() {
             authority.check_bytes(payload.len())?;
         }
+        draft.check_payload(payload.len())?;
         let hash = ContentHash::of(&payload);
         if draft.payload_hash.is_some_and(|claimed| claimed != hash) {
             self.meter.metrics().mailbox.integrity_fail(Stage::Ingress);
@@ -462,7 +463,7 @@ impl<M: MailboxService> MailboxApp<M> {
         matches!(self.access, Access::Full) || self.policy.peek().policy.judge(&request).is_ok()
     }
 
-    fn wall_s(&self) -> u64 {
+    pub(in crate::http) fn wall_s(&self) -> u64 {
         self.clock.wall().0 / 1000
     }
 }

@@ -22,6 +22,7 @@ mod headers;
 pub mod interop;
 pub(crate) mod io;
 pub mod mailbox;
+pub mod objects;
 pub mod openapi;
 pub mod readiness;
 pub mod reload;

@@ -6,6 +6,7 @@
 
 mod call;
 mod mailbox_calls;
+mod object_calls;
 mod operator_calls;
 mod page;
 mod schemas;
@@ -48,9 +49,9 @@ impl Describes {
         match (self, part) {
             (_, Part::Everywhere) | (Describes::All, _) => true,
             (Describes::Interop { .. }, Part::Webhooks) => true,
-            (Describes::Interop { api }, Part::Mailbox) => api,
+            (Describes::Interop { api }, Part::Mailbox | Part::Objects) => api,
             (Describes::Interop { .. }, Part::Operator) => false,
-            (Describes::Mailbox, part) => part != Part::Webhooks,
+            (Describes::Mailbox, part) => !matches!(part, Part::Webhooks | Part::Objects),
         }
     }
 }
@@ -106,6 +107,7 @@ const fn part_says(part: Part) -> &'static str {
         Part::Webhooks => "Providers send here; their signature is what counts.",
         Part::Everywhere => "About the node; no capability.",
         Part::Mailbox => "Send, receive, settle, look.",
+        Part::Objects => "Bodies that are too large for a message, by the hash of their bytes.",
         Part::Operator => "For operators: a topic as a whole, dead letters, subscribers.",
     }
 }
@@ -114,6 +116,7 @@ fn calls() -> Vec<Call> {
     let mut calls = webhooks();
     calls.extend(about_the_node());
     calls.extend(mailbox_calls::calls());
+    calls.extend(object_calls::calls());
     calls.extend(operator_calls::calls());
     calls
 }
@@ -214,6 +217,9 @@ fn components(describes: Describes) -> utoipa::openapi::Components {
             GraphqlRequest, shapes::GraphqlAnswer, shapes::Settled, shapes::TopicsPage,
             shapes::TopicStat, shapes::Peeked, shapes::MessageHistory,
         );
+    }
+    if describes.has(Part::Objects) {
+        builder = components!(builder; shapes::Put);
     }
     if describes.has(Part::Operator) {
         builder = components!(builder;

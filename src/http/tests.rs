@@ -14,8 +14,9 @@ use crate::http::admission::{Budgets, RateLimits};
 use crate::http::auth::{Access, Audience};
 use crate::http::ctl::ctl_router;
 use crate::http::door::{Door, Meter, Surface};
-use crate::http::interop::{InteropApp, Version, interop_router};
+use crate::http::interop::{InteropApp, PublicApi, Version, interop_router};
 use crate::http::mailbox::{MailboxApp, MailboxLimits, mailbox_router};
+use crate::http::objects::ObjectsApp;
 use crate::http::readiness::{Part, Readiness};
 use crate::http::request::Ids;
 use crate::http::serve::{ServeLimits, serve_tcp, serve_unix};
@@ -119,10 +120,17 @@ impl Net {
         })
     }
 
+    fn public_api(&self, access: Access) -> PublicApi<Arc<FakeMailbox>> {
+        let mailbox = self.app(Surface::Interop, access);
+        let objects =
+            ObjectsApp::new(mailbox.clone(), fakes::store_that_is_down(), 1 << 30, self.body_deadline);
+        PublicApi { mailbox, objects: Arc::new(objects) }
+    }
+
     async fn serve_interop(&self, gate: FakeGate, api: bool) -> (SocketAddr, Listening) {
         let app = self.interop_app(gate);
         let access = Access::Capability(Arc::new(FakeAuth), Audience::Interop);
-        let api = api.then(|| self.app(Surface::Interop, access));
+        let api = api.then(|| self.public_api(access));
         self.serve(Surface::Interop, interop_router(app, api)).await
     }
 

@@ -33,8 +33,8 @@ pub(super) const MAILBOX_ROUTES: [&str; 26] = [
 ];
 
 /// The interop port's routes; [`interop_route`] gives the index.
-pub(super) const INTEROP_ROUTES: [&str; 7] =
-    ["/webhooks/{provider}", "/version", "/v1", "/openapi.json", "/docs", "/graphql", "other"];
+pub(super) const INTEROP_ROUTES: [&str; 9] =
+    ["/webhooks/{provider}", "/version", "/v1", "/openapi.json", "/docs", "/graphql", "/put", "/o", "other"];
 
 /// The index of one of the mailbox's routes by its name.
 #[must_use]
@@ -93,7 +93,9 @@ pub fn interop_route(path: &str) -> usize {
         _ if path.starts_with("/v1/") => 2,
         "/graphql" => 5,
         _ if is_docs(path) => 4,
-        _ => 6,
+        "/put" => 6,
+        _ if path.starts_with("/o/") => 7,
+        _ => 8,
     }
 }
 

@@ -12,8 +12,9 @@ use crate::http::ctl::ctl_router;
 use crate::http::door::{Door, Meter, Surface};
 use crate::http::egress::egress_routes;
 use crate::http::faults::fault_routes;
-use crate::http::interop::{InteropApp, Version, interop_router};
+use crate::http::interop::{InteropApp, PublicApi, Version, interop_router};
 use crate::http::mailbox::{Durability, MailboxApp, MailboxLimits, mailbox_router};
+use crate::http::objects::ObjectsApp;
 use crate::http::reload::{Asked, reload_routes};
 use crate::http::request::Ids;
 use crate::http::serve::{ServeLimits, serve_tcp, serve_unix};
@@ -157,7 +158,10 @@ impl Node {
         };
         let api = self.config.interop.api.then(|| {
             let access = Access::Capability(Arc::new(self.passport.clone()), Audience::Interop);
-            self.mailbox_app(shared, Surface::Interop, access, Some(self.rate.clone()))
+            let mailbox = self.mailbox_app(shared, Surface::Interop, access, Some(self.rate.clone()));
+            let (store, max) = (self.tree.store.clone(), self.config.interop.object_max.0);
+            let objects = ObjectsApp::new(mailbox.clone(), store, max, limits.body_timeout);
+            PublicApi { mailbox, objects: Arc::new(objects) }
         });
         interop_router(Arc::new(app), api)
     }

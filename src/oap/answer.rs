@@ -87,6 +87,7 @@ pub(super) fn messages(all: &[HandedOut]) -> Vec<u8> {
             corr_id: &meta.corr_id,
             source_msg_id: source.as_deref(),
             restored_ms: of.restored_at.map(|at| at.0),
+            body_ref: meta.body_ref.map(|hash| hash.0),
         };
         oap::to_vec(&delivered)
     };

@@ -228,6 +228,7 @@ fn drafted(draft: oap::Draft<'_>, frame: &Bytes, corr: String) -> Result<NewMess
         delay_ms: draft.delay_ms,
         ttl_ms: draft.ttl_ms,
         payload_hash: draft.payload_hash.map(ContentHash),
+        body_ref: None,
         attrs,
     };
     checked.check(FieldNames::BODY)?;

@@ -39,6 +39,7 @@ mod metrics;
 mod oap;
 mod oap_comp;
 mod oap_wire;
+mod objects;
 mod openapi;
 mod pki;
 mod policy;

@@ -88,6 +88,9 @@ pub struct Envelope {
     /// The payload in base64, otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload_b64: Option<String>,
+    /// The object that is its body, as an address; its payload is then empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_ref: Option<String>,
     /// The enqueueing request's correlation id.
     pub corr_id: String,
     /// When the lease ends, RFC 3339; absent when nothing is leased.
@@ -156,6 +159,7 @@ impl Envelope {
             payload_hash: ContentHash::to_string(&message.payload_hash),
             payload: text.map(str::to_owned),
             payload_b64,
+            body_ref: meta.body_ref.map(|hash| hash.to_string()),
             corr_id: meta.corr_id.clone(),
             source_msg_id: meta.source_msg_id.clone(),
             deadline: view.deadline.map(Millis::rfc3339),

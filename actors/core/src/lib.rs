@@ -21,6 +21,7 @@ pub mod inflate;
 pub mod limit;
 pub mod message;
 pub mod oap;
+pub mod objects;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
 pub mod policy;

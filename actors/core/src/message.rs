@@ -91,6 +91,10 @@ pub struct MessageMeta {
     pub corr_id: String,
     /// The id of the message that this one was made from, if it was.
     pub source_msg_id: Option<String>,
+    /// The object that is its body, if it is not its payload: then that is empty. Stored behind the other fields, so
+    /// that what was stored before there were objects reads as it did.
+    #[serde(skip)]
+    pub body_ref: Option<ContentHash>,
 }
 
 /// A message on its way into the store.
@@ -149,6 +153,8 @@ pub struct CopyOf {
     pub expires: Option<Millis>,
     /// [`NewMessage::group`].
     pub group: u64,
+    /// The number of the object that it refers to: its copies do, too.
+    pub object: Option<u64>,
 }
 
 /// A stored message as it comes back: the record after its checksums held.
@@ -334,6 +340,8 @@ pub enum PutOutcome {
     RamFull,
     /// A copy that was brought before, or whose subscription is over.
     Overtaken,
+    /// The tenant has no such object as the message refers to.
+    NoObject,
 }
 
 /// Where and when a message was written.

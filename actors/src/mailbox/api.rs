@@ -451,6 +451,7 @@ pub(super) fn enqueued(identity: &Identity, outcome: PutOutcome) -> Result<Enque
         PutOutcome::Conflict => return Err(Reason::IdempotencyConflict),
         PutOutcome::DedupFull | PutOutcome::RamFull => return Err(Reason::Backpressure),
         PutOutcome::Overtaken => return Err(Reason::Internal), // copies have no sender
+        PutOutcome::NoObject => return Err(Reason::NotFound),
     };
     Ok(Enqueued { msg_id: identity.message_id(at, slot), duplicate, other_body })
 }

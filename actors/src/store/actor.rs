@@ -7,6 +7,7 @@ use super::engine::Engine;
 use super::error::{StoreError, UnitFailure};
 use super::identity::Identity;
 use super::load::LoadJob;
+use super::objects::{NotStored, ObjectJob, ObjectOp};
 use super::queue::Item;
 use super::read::Reader;
 use super::unit::Unit;
@@ -206,6 +207,13 @@ impl Store {
             done
         };
         self.cell.blocking().run(Job::Turn, probe).await.unwrap_or(false)
+    }
+
+    /// Has something done with an object, and waits for its commit.
+    pub(super) async fn object_job(&self, op: ObjectOp) -> Result<(), NotStored> {
+        let (reply, answer) = oneshot::channel();
+        self.hand_in(Item::Object(ObjectJob { op, reply }));
+        answer.await.unwrap_or(Err(NotStored::Failed))
     }
 
     fn hand_in(&self, item: Item) {

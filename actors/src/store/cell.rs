@@ -1,11 +1,15 @@
 //! The engine behind a lock, outliving the actor that drives it: a killed store actor leaves a commit running,
 //! and its successor waits for that one instead of racing it. Also where a failed store is closed and reopened.
 
+mod objects;
+mod stilled;
+
 use super::backend::Medium;
 use super::engine::{Engine, TopicRow, Work};
 use super::error::{StoreError, UnitFailure};
 use super::identity::Identity;
 use super::load::LoadJob;
+use super::objects::{NotStored, ObjectJob};
 use super::pace::Pace;
 use super::queue::{Counts, Queue, Turn};
 use super::read::Reader;
@@ -60,6 +64,7 @@ pub struct Finished {
     units: Vec<Unit>,
     results: Vec<Result<Vec<PutOutcome>, UnitFailure>>,
     loads: Vec<(LoadReply, Result<LoadJob, StoreError>)>,
+    objects: Vec<(ObjectJob, Result<(), NotStored>)>,
 }
 
 impl Finished {
@@ -70,6 +75,10 @@ impl Finished {
         }
         for (unit, result) in self.units.iter_mut().zip(&self.results) {
             unit.answer(result.as_deref().map_err(|failure| *failure));
+        }
+        for (job, result) in self.objects {
+            // Whoever went away has no use for it.
+            let _ = job.reply.send(result);
         }
         for (reply, job) in self.loads {
             // A shard that is gone meanwhile needs no snapshot.
@@ -237,6 +246,9 @@ impl EngineCell {
                 (Finished::default(), false)
             }
         };
+        if !turn.objects.is_empty() {
+            finished.objects = self.commit_objects(&mut state, turn.objects);
+        }
         for ask in turn.asks {
             match state.engine.as_ref().filter(|_| committed) {
                 Some(engine) => ask(Ok(engine)),
@@ -317,7 +329,7 @@ impl EngineCell {
                 if committed.size > 0 {
                     self.observer.committed(took, committed.size);
                 }
-                Some(Finished { units, results: committed.results, loads: Vec::new() })
+                Some(Finished { units, results: committed.results, ..Finished::default() })
             }
             Err(error) => {
                 self.observer.failed();
@@ -331,39 +343,6 @@ impl EngineCell {
                 drop(units); // tells everyone: indeterminate
                 None
             }
-        }
-    }
-
-    /// The lease clocks of `shard` stand still since `since`. The next commit says so: until there is one, the
-    /// store was last alive before that.
-    pub(crate) fn stands_still(&self, shard: ShardId, since: Millis) {
-        self.stilled().entry(shard).or_insert(since);
-    }
-
-    /// It turned out that the lease clocks of `shard` had gone on at `over`, and stopped `again`.
-    pub(crate) fn went_on(&self, shard: ShardId, over: Millis, again: Option<Millis>) {
-        let mut stilled = self.stilled();
-        if stilled.get(&shard).is_some_and(|since| *since <= over) {
-            match again {
-                Some(again) => drop(stilled.insert(shard, again)),
-                None => drop(stilled.remove(&shard)),
-            }
-        }
-    }
-
-    fn stilled(&self) -> std::sync::MutexGuard<'_, BTreeMap<ShardId, Millis>> {
-        self.stilled.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn tell_stilled(&self, engine: &mut Engine) -> BTreeMap<ShardId, Millis> {
-        let stilled = self.stilled().clone();
-        stilled.iter().for_each(|(shard, since)| engine.stands_still(*shard, *since));
-        stilled
-    }
-
-    fn stilled_written(&self, written: &BTreeMap<ShardId, Millis>) {
-        if !written.is_empty() {
-            self.stilled().retain(|shard, since| written.get(shard) != Some(since));
         }
     }
 

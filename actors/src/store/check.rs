@@ -4,6 +4,7 @@
 
 mod chunks;
 mod copy;
+mod objects;
 
 use super::codec::{Delta, open, open_value};
 use super::engine::{Dirty, TopicRow, chunk_states};
@@ -13,7 +14,8 @@ use super::findings::{Damage, Findings};
 use super::fold::by_place;
 use super::identity::{Identity, mark};
 use super::schema::{
-    DEDUP, DEDUP_BUCKET_MS, DELTA, DLQ, FORMAT, HEAD, META, NOTE, STATE, STILL, TASK, TOPIC,
+    DEDUP, DEDUP_BUCKET_MS, DELTA, DLQ, FORMAT, FORMAT_TAKEN_OVER, HEAD, META, NOTE, STATE, STILL, TASK,
+    TOPIC,
 };
 use redb::{ReadTransaction, ReadableTable};
 use ron_core::dedup::DedupRow;
@@ -34,6 +36,8 @@ enum Stage {
     Notes(u64),
     Letters(u32, u64),
     Keys(u64, u64),
+    /// Objects from this number on.
+    Objects(u64),
     Done,
 }
 
@@ -43,11 +47,13 @@ pub struct Checker {
     stage: Stage,
     findings: Findings,
     topics: BTreeMap<ShardId, QueueKey>,
+    /// The object that the last step ended in.
+    object: Option<objects::Begun>,
 }
 
 impl Default for Checker {
     fn default() -> Checker {
-        Checker { stage: Stage::Marks, findings: Findings::default(), topics: BTreeMap::new() }
+        Checker { stage: Stage::Marks, findings: Findings::default(), topics: BTreeMap::new(), object: None }
     }
 }
 
@@ -73,6 +79,7 @@ impl Checker {
                 Stage::Notes(from) => self.notes(txn, from, &mut left)?,
                 Stage::Letters(shard, from) => self.letters(txn, (shard, from), &unfolded, &mut left)?,
                 Stage::Keys(bucket, from) => self.keys(txn, (bucket, from), &mut left)?,
+                Stage::Objects(from) => self.objects(txn, from, &mut left)?,
                 Stage::Done => {}
             }
         }
@@ -120,7 +127,7 @@ impl Checker {
             }
         }
         match mark::<u32>(&meta, "format") {
-            Ok(Some(FORMAT)) => {}
+            Ok(Some(FORMAT | FORMAT_TAKEN_OVER)) => {}
             Ok(Some(found)) if found > FORMAT => {
                 return Err(StoreError::NewerFormat { found, known: FORMAT });
             }
@@ -288,7 +295,7 @@ impl Checker {
                 return Ok(());
             }
         }
-        self.stage = Stage::Done;
+        self.stage = Stage::Objects(0);
         Ok(())
     }
 }

@@ -59,11 +59,14 @@ pub(crate) fn push_record(body: &mut Vec<u8>, message: &NewMessage) -> usize {
     body.len() - start
 }
 
-/// Appends a meta behind its length. Nearly all are short and need no allocation of their own.
+/// Appends a meta behind its length, and the address it refers to, if it does, as its last 32 bytes. Nearly all are
+/// short and need no allocation of their own.
 fn push_meta(body: &mut Vec<u8>, meta: &MessageMeta) {
+    let address = meta.body_ref.as_ref().map_or(&[][..], |hash| &hash.0);
     let mut push = |meta: &[u8]| {
-        body.extend_from_slice(&(meta.len() as u32).to_le_bytes());
+        body.extend_from_slice(&((meta.len() + address.len()) as u32).to_le_bytes());
         body.extend_from_slice(meta);
+        body.extend_from_slice(address);
     };
     let mut short = [0; 256];
     match postcard::to_slice(meta, &mut short) {
@@ -72,12 +75,24 @@ fn push_meta(body: &mut Vec<u8>, meta: &MessageMeta) {
     }
 }
 
+fn read_meta(bytes: &[u8]) -> Result<MessageMeta, &'static str> {
+    let (mut meta, rest): (MessageMeta, _) =
+        postcard::take_from_bytes(bytes).map_err(|_| "meta does not decode")?;
+    meta.body_ref = match rest {
+        [] => None,
+        rest => Some(ContentHash(rest.try_into().map_err(|_| "meta has trailing bytes")?)),
+    };
+    Ok(meta)
+}
+
 /// Bytes that [`push_record`] will write, near enough to cut chunks by.
 pub(crate) fn record_len(message: &NewMessage) -> usize {
     let meta = &message.meta;
     let attrs: usize = meta.attrs.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
     let key = meta.idempotency_key.as_ref().map_or(0, |key| key.len() + 2);
-    SUM + 32 + 4 + meta.content_type.len() + meta.corr_id.len() + key + attrs + 10 + message.payload.len()
+    let address = meta.body_ref.map_or(0, |hash| hash.0.len());
+    let fixed = SUM + 32 + 4 + 10 + address;
+    fixed + meta.content_type.len() + meta.corr_id.len() + key + attrs + message.payload.len()
 }
 
 /// Reads a record back, checking its checksum and the payload's hash.
@@ -94,7 +109,7 @@ pub(crate) fn read_record(
     let (meta_len, rest) = rest.split_first_chunk::<4>().ok_or("too short")?;
     let meta_len = u32::from_le_bytes(*meta_len) as usize;
     let meta_bytes = rest.get(..meta_len).ok_or("meta length")?;
-    let meta: MessageMeta = postcard::from_bytes(meta_bytes).map_err(|_| "meta does not decode")?;
+    let meta = read_meta(meta_bytes)?;
     let payload = record.slice(SUM + 32 + 4 + meta_len..);
     let payload_hash = ContentHash(*hash);
     if ContentHash::of(&payload) != payload_hash {
@@ -125,6 +140,8 @@ pub(crate) struct HeadEntry {
     pub(crate) group: u64,
     /// The message whose record it shares, if it is a copy: it has none of its own.
     pub(crate) source: Option<Slot>,
+    /// The number of the object that it refers to: what recovery counts, as it reads no record.
+    pub(crate) object: Option<u64>,
 }
 
 /// The messages of one shard in a chunk: they lie next to each other.
@@ -150,6 +167,7 @@ const HAS_DUE: u8 = 1;
 const HAS_EXPIRES: u8 = 2;
 const HAS_GROUP: u8 = 4;
 const HAS_SOURCE: u8 = 8;
+const HAS_OBJECT: u8 = 16;
 
 impl Head {
     /// The row that it is stored as.
@@ -170,7 +188,8 @@ impl Head {
             let flags = u8::from(entry.due.is_some()) * HAS_DUE
                 + u8::from(entry.expires.is_some()) * HAS_EXPIRES
                 + u8::from(entry.group != 0) * HAS_GROUP
-                + u8::from(entry.source.is_some()) * HAS_SOURCE;
+                + u8::from(entry.source.is_some()) * HAS_SOURCE
+                + u8::from(entry.object.is_some()) * HAS_OBJECT;
             row.push(flags);
             row.extend_from_slice(&entry.offset.to_le_bytes());
             row.extend_from_slice(&entry.len.to_le_bytes());
@@ -181,8 +200,8 @@ impl Head {
             if entry.group != 0 {
                 row.extend_from_slice(&entry.group.to_le_bytes());
             }
-            if let Some(source) = entry.source {
-                row.extend_from_slice(&source.0.to_le_bytes());
+            for number in entry.source.map(|source| source.0).into_iter().chain(entry.object) {
+                row.extend_from_slice(&number.to_le_bytes());
             }
         }
         let sum = xxh3_64(&row[SUM..]).to_le_bytes();
@@ -216,7 +235,8 @@ impl Head {
             let expires = if flags & HAS_EXPIRES == 0 { None } else { Some(Millis(from.u64()?)) };
             let group = if flags & HAS_GROUP == 0 { 0 } else { from.u64()? };
             let source = if flags & HAS_SOURCE == 0 { None } else { Some(Slot(from.u64()?)) };
-            entries.push(HeadEntry { offset, len, payload_len, due, expires, group, source });
+            let object = if flags & HAS_OBJECT == 0 { None } else { Some(from.u64()?) };
+            entries.push(HeadEntry { offset, len, payload_len, due, expires, group, source, object });
         }
         from.0.is_empty().then_some(Head { enqueued, body_len, runs, entries })
     }
@@ -327,6 +347,7 @@ mod tests {
                 idempotency_key: Some("key".into()),
                 corr_id: "corr-1234".into(),
                 source_msg_id: None,
+                body_ref: None,
             },
             delay_ms: 0,
             ttl_ms: None,
@@ -352,6 +373,22 @@ mod tests {
     }
 
     #[test]
+    fn an_address_stands_behind_a_meta_that_reads_without_it_as_before() {
+        let plain = message(b"");
+        let mut referring = plain.clone();
+        referring.meta.body_ref = Some(ContentHash::of(b"the object"));
+        for message in [plain, referring] {
+            let mut body = Vec::new();
+            assert!(push_record(&mut body, &message) <= record_len(&message));
+            let back = read_record(Slot::new(1, 0), Millis(5), &Bytes::from(body)).unwrap();
+            assert_eq!(back.meta, message.meta);
+        }
+        let old = postcard::to_allocvec(&message(b"").meta).unwrap();
+        assert_eq!(read_meta(&old).unwrap().body_ref, None);
+        assert!(read_meta(&[&old[..], &[7; 31]].concat()).is_err());
+    }
+
+    #[test]
     fn heads_round_trip_and_notice_rot() {
         let head = Head {
             enqueued: Millis(7),
@@ -366,6 +403,7 @@ mod tests {
                     expires: None,
                     group: 7,
                     source: None,
+                    object: Some(1 << 40),
                 },
                 HeadEntry {
                     offset: 50,
@@ -375,6 +413,7 @@ mod tests {
                     expires: Some(Millis(11)),
                     group: 0,
                     source: Some(Slot::new(1, 2)),
+                    object: Some(3),
                 },
             ],
         };

@@ -4,9 +4,10 @@
 //! Heads, bodies and keys never change once they are written (rewrites are held), and chunk numbers are never given
 //! twice. So they are copied slice by slice, each out of a transaction of its own, until nearly all are there. Then
 //! one transaction, the *cut*, gives what does change (marks, topics, deltas, states, notes, dead letters, tasks,
-//! fanout), the few chunks that came since, and which of the copied ones still exist. What comes out is the store
-//! as it was at the commit before the cut, whole.
+//! fanout, rows of objects), the few chunks that came since, and which of the copied ones still exist. What comes out is
+//! the store as it was at the commit before the cut, whole.
 
+use super::copy_objects::CopiedObjects;
 use super::engine::Engine;
 use super::error::StoreError;
 use super::identity::{SnapshotMark, mark_snapshot};
@@ -35,9 +36,23 @@ const DROPPED_MAX: usize = 64;
 const CACHE_BYTES: usize = 8 << 20;
 
 /// Every table of a store; one that is missing here would be missing in the copy.
-const TABLES: [&str; 14] = [
-    "meta", "topic", "head", "body", "delta", "state", "note", "dlq", "dedup", "still", "task", "list",
-    "subs", "fan",
+const TABLES: [&str; 16] = [
+    "meta",
+    "topic",
+    "head",
+    "body",
+    "delta",
+    "state",
+    "note",
+    "dlq",
+    "dedup",
+    "still",
+    "task",
+    "list",
+    "subs",
+    "fan",
+    "object",
+    "object_part",
 ];
 
 /// Where the store is to be read from; it says no once the store was reopened.
@@ -99,6 +114,7 @@ pub(crate) struct Copying {
     next_chunk: u64,
     /// The chunks copied so far; after the cut those of them that were gone by then.
     chunks: Vec<u64>,
+    objects: CopiedObjects,
     /// Bytes copied since the last sync.
     unsynced: usize,
     /// Bytes copied so far.
@@ -112,7 +128,8 @@ impl Copying {
         builder.set_cache_size(CACHE_BYTES);
         let to = builder.create_with_backend(to)?;
         let (keys_below, next_key) = (next_chunk, Some((0, 0)));
-        Ok(Copying { to, keys_below, next_key, next_chunk: 0, chunks: Vec::new(), unsynced: 0, bytes: 0 })
+        let (chunks, objects) = (Vec::new(), CopiedObjects::default());
+        Ok(Copying { to, keys_below, next_key, next_chunk: 0, chunks, objects, unsynced: 0, bytes: 0 })
     }
 
     /// Copies some of what does not change. Returns whether there is more of it now.
@@ -123,7 +140,9 @@ impl Copying {
         if let Some(next) = self.next_key {
             self.next_key = self.keys(&read, &write, next, &mut room)?;
         }
-        let more = self.next_key.is_some() || self.chunks(&read, &write, &mut room)?;
+        let more = self.next_key.is_some()
+            || self.chunks(&read, &write, &mut room)?
+            || self.objects.slice(&read, &write, &mut room)?;
         drop(read);
         let copied = SLICE_BYTES_MAX - room.bytes;
         self.unsynced += copied;
@@ -205,6 +224,7 @@ impl Copying {
         self.new_keys(&read, &write)?;
         let mut room = Room { rows: usize::MAX, bytes: usize::MAX };
         self.chunks(&read, &write, &mut room)?;
+        self.objects.rest(&read, &write, &mut room)?;
         self.bytes += (usize::MAX - room.bytes) as u64;
         drop(read);
         mark_snapshot(&write, &mark)?;
@@ -250,14 +270,14 @@ impl Copying {
     }
 }
 
-struct Room {
+pub(super) struct Room {
     rows: usize,
     bytes: usize,
 }
 
 impl Room {
     /// Takes a row of this many bytes; true if there is no more room.
-    fn take(&mut self, bytes: usize) -> bool {
+    pub(super) fn take(&mut self, bytes: usize) -> bool {
         self.rows = self.rows.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(bytes);
         self.rows == 0 || self.bytes == 0

@@ -43,6 +43,16 @@ impl Cutter {
 
     /// Puts one message of `shard` behind the others.
     pub fn push(&mut self, shard: ShardId, message: &NewMessage) -> StoredAt {
+        self.push_holding(shard, message, None)
+    }
+
+    /// The same for one that refers to the object of this number.
+    pub(crate) fn push_holding(
+        &mut self,
+        shard: ShardId,
+        message: &NewMessage,
+        object: Option<u64>,
+    ) -> StoredAt {
         let wanted = record_len(message);
         let full = |(head, body): &(Head, Vec<u8>)| {
             body.len() + wanted > BODY_PART_BYTES_MAX || head.entries.len() >= CHUNK_MESSAGES_MAX
@@ -59,7 +69,8 @@ impl Cutter {
         let expires = message.ttl_ms.map(|ttl| now.plus(ttl));
         let payload_len = message.payload.len() as u32;
         let group = message.group();
-        self.enter(shard, HeadEntry { offset, len, payload_len, due, expires, group, source: None })
+        let source = None;
+        self.enter(shard, HeadEntry { offset, len, payload_len, due, expires, group, source, object })
     }
 
     /// Puts one copy for `shard` behind the others.
@@ -67,9 +78,9 @@ impl Cutter {
         if self.open.as_ref().is_some_and(|(head, _)| head.entries.len() >= CHUNK_COPIES_MAX) {
             self.close();
         }
-        let CopyOf { slot, len: payload_len, due, expires, group } = *of;
+        let CopyOf { slot, len: payload_len, due, expires, group, object } = *of;
         let (len, source) = (COPY_LEN, Some(slot));
-        self.enter(shard, HeadEntry { offset: 0, len, payload_len, due, expires, group, source })
+        self.enter(shard, HeadEntry { offset: 0, len, payload_len, due, expires, group, source, object })
     }
 
     fn opened(&mut self) -> &mut (Head, Vec<u8>) {
@@ -144,6 +155,7 @@ mod tests {
             idempotency_key: None,
             corr_id: "c".into(),
             source_msg_id: None,
+            body_ref: None,
         };
         let payload_hash = ContentHash::of(&payload);
         NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup: None }

@@ -103,6 +103,14 @@ pub struct StoreFigures {
     pub ram_bytes: u64,
     /// Of `dedup_keys`, theirs.
     pub ram_keys: u64,
+    /// Objects.
+    pub objects: u64,
+    /// Their bytes.
+    pub object_bytes: u64,
+    /// Of `objects`, those that messages refer to.
+    pub objects_held: u64,
+    /// Uploads of objects under way.
+    pub object_uploads: u64,
 }
 
 impl StoreFigures {
@@ -111,7 +119,7 @@ impl StoreFigures {
     pub const fn live_bytes(&self) -> u64 {
         let bodies = self.body_bytes.saturating_sub(self.ram_bytes);
         let rows = (self.live + self.dedup_keys).saturating_sub(self.ram_messages + self.ram_keys);
-        bodies + bodies / 4 + rows * 64
+        bodies + bodies / 4 + rows * 64 + self.object_bytes + self.object_bytes / 4
     }
 }
 
@@ -203,6 +211,7 @@ impl Engine {
     /// The store's figures.
     #[must_use]
     pub fn figures(&self) -> StoreFigures {
+        let objects = self.reader.objects().figures();
         let in_ram = self.chunks.iter().filter(|(chunk, _)| Slot::new(**chunk, 0).is_ram());
         StoreFigures {
             chunks: self.chunks.len() as u64,
@@ -214,6 +223,10 @@ impl Engine {
             ram_messages: in_ram.map(|(_, info)| u64::from(info.live)).sum(),
             ram_bytes: self.volatile.bytes() as u64,
             ram_keys: self.dedup.ram_len() as u64,
+            objects: objects.count,
+            object_bytes: objects.bytes,
+            objects_held: objects.held,
+            object_uploads: objects.uploads,
         }
     }
 
@@ -356,6 +369,7 @@ impl Engine {
 
     /// Brings the state changes into RAM.
     fn apply_delta(&mut self, delta: &Delta) {
+        self.objects_gone(delta);
         for run in &delta.runs {
             let chunk = run.first.chunk();
             let Some(info) = self.chunks.get_mut(&chunk) else { continue };
@@ -433,6 +447,7 @@ impl Engine {
                 known.push(chunk, |chunk| self.chunks.contains_key(&chunk));
             }
             self.reader.remember(chunk, ChunkImage::new(&head, body));
+            self.objects_held(chunk, &head);
             self.fan_out(chunk, &head);
         }
     }

@@ -1,7 +1,7 @@
 //! Fanout as the store sees it: lists and cursors are changed when a commit is cut and written with it, and what is
 //! still to be brought keeps its chunks alive. The couriers look at the same lists to learn what is due.
 
-use super::codec::{Head, open_value, seal_value};
+use super::codec::{Head, HeadEntry, open_value, seal_value};
 use super::engine::Engine;
 use super::error::StoreError;
 use super::schema::{FAN, HEAD, LIST, SUBS};
@@ -304,8 +304,8 @@ pub(crate) fn read_sent(
                 if sent.len() == limit {
                     return Ok((sent, slot));
                 }
-                let (len, due, expires, group) = (entry.payload_len, entry.due, entry.expires, entry.group);
-                sent.push(CopyOf { slot, len, due, expires, group });
+                let HeadEntry { payload_len: len, due, expires, group, object, .. } = *entry;
+                sent.push(CopyOf { slot, len, due, expires, group, object });
             }
         }
         end = Slot::new(chunk + 1, 0);

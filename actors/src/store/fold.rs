@@ -91,7 +91,8 @@ impl Engine {
         let sweep = now.since(self.dedup_swept) >= DEDUP_BUCKET_MS;
         let heartbeat = now < self.latest_deadline && now.since(self.last_saved) >= HEARTBEAT_MS;
         let release = self.reader.fans().lock().has_released();
-        if !(fold || rewrite || sweep || heartbeat || release) {
+        let objects = self.objects_are_due(now);
+        if !(fold || rewrite || sweep || heartbeat || release || objects) {
             return Ok(false);
         }
         self.poisoned = true;
@@ -108,6 +109,9 @@ impl Engine {
         }
         if release {
             self.let_go(&txn)?;
+        }
+        if objects {
+            self.remove_objects(&txn, now)?;
         }
         self.still.save(&txn)?;
         self.save_marks(&txn, self.last_commit)?;
@@ -145,6 +149,7 @@ impl Engine {
         while !(self.dirty.is_empty() && self.folding.is_empty()) {
             self.fold_slice(&txn)?;
         }
+        while self.remove_objects(&txn, self.last_commit)? {}
         self.still.save(&txn)?;
         self.save_marks(&txn, self.last_commit)?;
         self.checkpoint(txn)?;

@@ -11,6 +11,7 @@ mod check;
 mod chunks;
 mod codec;
 mod copy;
+mod copy_objects;
 mod cut;
 mod engine;
 mod error;
@@ -25,6 +26,8 @@ mod journal;
 mod letters;
 mod load;
 mod locks;
+mod object_book;
+mod objects;
 pub mod offline;
 mod pace;
 mod prepare;
@@ -64,16 +67,19 @@ pub use faults::DeviceFaults;
 pub use findings::{Damage, Findings};
 pub use identity::{Identity, PastLife, SnapshotMark};
 pub use load::LoadJob;
+pub use object_book::{OBJECT_WHOLE_MAX, ObjectBook, ObjectReader, Upload};
 pub use read::{ChunkImage, ReadFailure, Reader};
 pub use recover::{BootCounts, ClockFrom, Opening};
 pub use renew::{Place, Renewing};
 pub use restore::{Plan, Replaced, RestoreError, Restored, TopicRestored};
+pub use schema::OBJECT_BYTES_MAX;
 pub use scrub::Scrub;
 pub use snapshots::{SnapshotConfig, SnapshotError, SnapshotFile, Snapshots, list_snapshots};
 pub use unit::{OnDone, ShardSink, Unit, UnitResult};
 pub use volume::Volume;
 
 use crate::blocking::Blocking;
+use ron_core::objects::ObjectLimits;
 use std::fmt;
 
 /// Bytes of a journal, unless told otherwise: a checkpoint of so much takes a few milliseconds.
@@ -100,6 +106,8 @@ pub struct StoreConfig {
     pub compact_free_bytes: u64,
     /// Bytes of messages that are kept in memory alone, all topics.
     pub ram_bytes_max: usize,
+    /// How much objects may be.
+    pub objects: ObjectLimits,
     /// Where commits, loads and reads run.
     pub blocking: Blocking,
 }
@@ -115,6 +123,7 @@ impl Default for StoreConfig {
             dedup_keys_topic_max: 1_000_000,
             compact_free_bytes: 0,
             ram_bytes_max: 64 << 20,
+            objects: ObjectLimits::default(),
             blocking: Blocking::Pool,
         }
     }

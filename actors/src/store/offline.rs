@@ -8,7 +8,11 @@ use super::error::StoreError;
 use super::findings::Findings;
 use super::finish::EPOCH;
 use super::inventory::Inventory;
-use super::schema::{BODY, DEDUP, DELTA, DLQ, FAN, HEAD, LIST, META, NOTE, STATE, STILL, SUBS, TASK, TOPIC};
+use super::objects::object_rows;
+use super::schema::{
+    BODY, DEDUP, DELTA, DLQ, FAN, HEAD, LIST, META, NOTE, OBJECT, OBJECT_PART, STATE, STILL, SUBS, TASK,
+    TOPIC,
+};
 use super::untouched;
 use super::volume::Volume;
 use redb::{
@@ -89,7 +93,7 @@ pub fn stats(path: &Path) -> Result<StoreStats, StoreError> {
     let io = |error| StoreError::Io { path: path.display().to_string(), error };
     let file_bytes = std::fs::metadata(path).map_err(io)?.len();
     let txn = db.begin_read()?;
-    let tables = vec![
+    let mut tables = vec![
         table(&txn, "meta", META)?,
         table(&txn, "topic", TOPIC)?,
         table(&txn, "head", HEAD)?,
@@ -105,6 +109,10 @@ pub fn stats(path: &Path) -> Result<StoreStats, StoreError> {
         table(&txn, "subs", SUBS)?,
         table(&txn, "fan", FAN)?,
     ];
+    if object_rows(&txn)?.is_some() {
+        tables.push(table(&txn, "object", OBJECT)?);
+        tables.push(table(&txn, "object_part", OBJECT_PART)?);
+    }
     let held = Inventory::take(&txn)?;
     let mut stragglers = 0;
     let mut chunks = 0;

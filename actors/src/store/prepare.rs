@@ -50,12 +50,12 @@ struct Cuts {
 impl Cuts {
     /// Puts one message of `shard` behind all others of it, of either kind: in a commit too, places rise in the
     /// order in which they are given, or one that comes later would stand before one that is at work already.
-    fn push(&mut self, ram: bool, shard: ShardId, message: &NewMessage) -> StoredAt {
+    fn push(&mut self, ram: bool, shard: ShardId, message: &NewMessage, object: Option<u64>) -> StoredAt {
         let cutter = if ram { &mut self.ram } else { &mut self.durable };
         if let Some((_, last)) = self.last.filter(|(of, _)| *of == shard) {
             cutter.rise_above(last);
         }
-        let stored = cutter.push(shard, message);
+        let stored = cutter.push_holding(shard, message, object);
         self.last = Some((shard, stored.slot));
         if ram {
             self.ram_bytes += record_len(message);
@@ -175,6 +175,10 @@ impl Engine {
             Some((_, Verdict::Full)) => return PutOutcome::DedupFull,
             Some((_, Verdict::New)) | None => {}
         }
+        let object = match message.meta.body_ref.map(|hash| self.object_of(shard, work, &hash)) {
+            Some(None) => return PutOutcome::NoObject,
+            object => object.flatten(),
+        };
         let fits = cuts.ram_bytes + record_len(message) <= self.config.ram_bytes_max;
         // What takes a dead letter's place must not be lost, since that one ends with it: then it goes to disk.
         let replaces = !work.ops.is_empty();
@@ -183,7 +187,7 @@ impl Engine {
         }
         // Copies stand for its record, and must not outlive it.
         let ram = work.ram && fits && !self.reader.fans().lock().is_source(shard);
-        let stored = cuts.push(ram, shard, message);
+        let stored = cuts.push(ram, shard, message, object);
         if let Some(claim) = &message.dedup {
             let row = self.remember(now, shard, claim, &stored);
             let bucket = row.expires.0 / DEDUP_BUCKET_MS;

@@ -3,6 +3,7 @@
 //! restart of the actor.
 
 use super::cell::{Ask, LoadRequest};
+use super::objects::ObjectJob;
 use super::unit::Unit;
 use super::{ShardEpoch, UnitFailure};
 use ron_core::drr::{Drr, Parcel, TurnLimits};
@@ -16,16 +17,25 @@ const TURN_BYTES_MAX: usize = 2 << 20;
 /// Units in one commit.
 const TURN_UNITS_MAX: usize = 8_192;
 
+/// Bytes of objects in one commit: half of a turn, so that they hold up messages for no longer than those each other.
+const OBJECT_BYTES_MAX: usize = 1 << 20;
+
 /// What one turn of the store does, in this order.
 #[derive(Default)]
 pub(crate) struct Turn {
     pub(crate) units: Vec<Unit>,
     pub(crate) asks: Vec<Ask>,
     pub(crate) loads: Vec<LoadRequest>,
+    /// In turns of their own, so that no message waits for their commit.
+    pub(crate) objects: Vec<ObjectJob>,
 }
 
 impl Turn {
     pub(crate) fn is_empty(&self) -> bool {
+        self.only_objects() && self.objects.is_empty()
+    }
+
+    fn only_objects(&self) -> bool {
         self.units.is_empty() && self.asks.is_empty() && self.loads.is_empty()
     }
 
@@ -33,7 +43,7 @@ impl Turn {
     pub(crate) fn refuse(self) {
         self.units.into_iter().for_each(|unit| unit.refuse(UnitFailure::NotTried));
         self.asks.into_iter().for_each(|ask| ask(Err(UnitFailure::NotTried)));
-        // A load that is dropped is answered: the store is being restarted.
+        // A load that is dropped is answered: the store is being restarted. So is an object.
     }
 }
 
@@ -67,6 +77,8 @@ struct Waiting {
     /// Whose turn it is when not all of it fits.
     drr: Drr,
     enlisted: Counts,
+    /// The last turn was one of objects: the next is not, if something else waits.
+    objects_had_theirs: bool,
     /// Somebody has promised to take what is here.
     driven: bool,
 }
@@ -77,6 +89,7 @@ pub(crate) enum Item {
     Unit(Unit),
     Ask(Ask),
     Load(LoadRequest),
+    Object(ObjectJob),
 }
 
 impl Queue {
@@ -100,6 +113,7 @@ impl Queue {
                 waiting.turn.asks.push(ask);
             }
             Item::Load(load) => waiting.turn.loads.push(load),
+            Item::Object(job) => waiting.turn.objects.push(job),
         }
         !std::mem::replace(&mut waiting.driven, true)
     }
@@ -116,9 +130,12 @@ impl Queue {
             waiting.driven = false;
             return None;
         }
+        if let Some(turn) = waiting.turn_of_objects() {
+            return Some(turn);
+        }
         let units = waiting.turn.units.len();
         if units <= 1 || (waiting.bytes <= TURN_BYTES_MAX && units <= TURN_UNITS_MAX) {
-            return Some(waiting.take_all());
+            return Some(waiting.take_rest());
         }
         Some(waiting.cut())
     }
@@ -157,9 +174,32 @@ impl Queue {
 
 impl Waiting {
     fn take_all(&mut self) -> Turn {
+        let objects = std::mem::take(&mut self.turn.objects);
+        Turn { objects, ..self.take_rest() }
+    }
+
+    /// All but the objects.
+    fn take_rest(&mut self) -> Turn {
         self.bytes = 0;
         self.asked_at.clear();
-        std::mem::take(&mut self.turn)
+        let objects = std::mem::take(&mut self.turn.objects);
+        std::mem::replace(&mut self.turn, Turn { objects, ..Turn::default() })
+    }
+
+    /// Every other turn, while objects and others wait.
+    fn turn_of_objects(&mut self) -> Option<Turn> {
+        let others = !self.turn.only_objects();
+        self.objects_had_theirs = !(self.turn.objects.is_empty() || self.objects_had_theirs && others);
+        if !self.objects_had_theirs {
+            return None;
+        }
+        let mut bytes = 0;
+        let mut fits = |job: &ObjectJob| {
+            bytes += job.bytes();
+            bytes <= OBJECT_BYTES_MAX
+        };
+        let fitting = self.turn.objects.iter().take_while(|job| fits(job)).count().max(1);
+        Some(Turn { objects: self.turn.objects.drain(..fitting).collect(), ..Turn::default() })
     }
 
     /// One turn out of more than fits: the tenants take turns.
@@ -177,7 +217,7 @@ impl Waiting {
         let busy: BTreeSet<ShardId> = self.turn.units.iter().map(|unit| unit.shard).collect();
         let free = |load: &mut LoadRequest| !busy.contains(&load.shard);
         let loads = self.turn.loads.extract_if(.., free).collect();
-        Turn { units, asks, loads }
+        Turn { units, asks, loads, objects: Vec::new() }
     }
 
     fn number(&mut self, unit: &mut Unit) {
@@ -193,10 +233,13 @@ impl Waiting {
 mod tests {
     use super::*;
     use crate::store::Work;
+    use crate::store::objects::ObjectOp;
     use bytes::Bytes;
     use ron_core::drr::Share;
     use ron_core::ids::ContentHash;
     use ron_core::message::{MessageMeta, NewMessage};
+    use ron_core::objects::UploadId;
+    use tokio::sync::oneshot;
 
     fn unit(tenant: u32, shard: u32, bytes: usize) -> Unit {
         let payload = Bytes::from(vec![0; bytes]);
@@ -206,6 +249,7 @@ mod tests {
             idempotency_key: None,
             corr_id: "c".into(),
             source_msg_id: None,
+            body_ref: None,
         };
         let payload_hash = ContentHash([0; 32]);
         let message = NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup: None };
@@ -228,6 +272,31 @@ mod tests {
         let turn = queue.take().unwrap();
         assert_eq!((shards(&turn), turn.asks.len()), (vec![3, 1, 2], 1));
         assert!(queue.take().is_none());
+    }
+
+    #[test]
+    fn objects_have_every_other_turn_and_bounded_bytes() {
+        let queue = Queue::default();
+        let job = || {
+            let op = ObjectOp::Grow(UploadId(1), vec![0; 400_000].into());
+            Item::Object(ObjectJob { op, reply: oneshot::channel().0 })
+        };
+        for _ in 0..5 {
+            queue.push(job());
+        }
+        queue.push(Item::Unit(unit(1, 1, 1_000)));
+        let mut turns = Vec::new();
+        while let Some(turn) = queue.take() {
+            turns.push((turn.objects.len(), turn.units.len()));
+            if turns.len() == 2 {
+                queue.push(Item::Unit(unit(1, 1, 1_000)));
+            }
+        }
+        assert_eq!(turns, [(2, 0), (0, 1), (2, 0), (0, 1), (1, 0)]);
+        queue.push(job());
+        assert!(!queue.is_empty() && queue.waits());
+        queue.refuse_all();
+        assert!(queue.is_empty(), "whoever waits for it is told by its being dropped");
     }
 
     #[test]

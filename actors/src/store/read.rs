@@ -6,6 +6,7 @@ use super::cut::part_count;
 use super::error::StoreError;
 use super::fanout::{FanBook, read_sent};
 use super::letters::dead_letter;
+use super::object_book::ObjectBook;
 use super::refs::copies_of;
 use super::schema::{BODY, DLQ, HEAD, NOTE, body_key};
 use crate::blocking::{Blocking, Job};
@@ -134,6 +135,8 @@ struct Shared {
     blocking: Blocking,
     /// Who gets copies, and how far each has come.
     fans: FanBook,
+    /// Objects: which there are, and who reads them.
+    objects: ObjectBook,
     /// How many want the bodies to stay where they are.
     rewrites_held: AtomicUsize,
 }
@@ -158,8 +161,36 @@ impl Reader {
     pub fn new(cache_bytes_max: usize, blocking: Blocking) -> Reader {
         let (db, cache) = (ArcSwapOption::empty(), Mutex::default());
         let rewrites_held = AtomicUsize::new(0);
-        let (pinned, fans) = (Mutex::default(), FanBook::default());
-        Reader(Arc::new(Shared { db, cache, pinned, cache_bytes_max, blocking, fans, rewrites_held }))
+        let (pinned, fans, objects) = (Mutex::default(), FanBook::default(), ObjectBook::default());
+        Reader(Arc::new(Shared {
+            db,
+            cache,
+            pinned,
+            cache_bytes_max,
+            blocking,
+            fans,
+            objects,
+            rewrites_held,
+        }))
+    }
+
+    /// Objects: which there are, and who reads them.
+    #[must_use]
+    pub fn objects(&self) -> &ObjectBook {
+        &self.0.objects
+    }
+
+    /// The database, if it is open; to be held for one short transaction.
+    pub(super) fn database(&self) -> Option<Arc<Database>> {
+        self.0.db.load_full()
+    }
+
+    /// Does what blocks.
+    pub(super) async fn on_pool<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        self.0.blocking.run(Job::Read, work).await
     }
 
     /// Who gets copies, and how far each has come.

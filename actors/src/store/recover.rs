@@ -11,10 +11,12 @@ use super::fanout::read_fans;
 use super::fold::by_place;
 use super::identity::{self, Identity};
 use super::journal::Journal;
+use super::objects;
 use super::read::Reader;
 use super::refs::References;
 use super::schema::{
-    BODY, DEDUP, DELTA, DLQ, FAN, FORMAT, HEAD, LIST, META, NOTE, STATE, STILL, SUBS, TASK, TOPIC,
+    BODY, DEDUP, DELTA, DLQ, FAN, FORMAT, FORMAT_TAKEN_OVER, HEAD, LIST, META, NOTE, OBJECT, OBJECT_PART,
+    STATE, STILL, SUBS, TASK, TOPIC,
 };
 use super::still::Still;
 use super::txn::Txn;
@@ -25,6 +27,7 @@ use ron_core::dedup::{Dedup, DedupRow};
 use ron_core::fanout::{Fans, Touched};
 use ron_core::ids::{ShardId, Slot};
 use ron_core::message::{MsgState, Phase};
+use ron_core::objects::Objects;
 use ron_core::reprocess::Task;
 use ron_core::shard::Settings;
 use ron_core::time::{Clock, Millis};
@@ -83,6 +86,7 @@ pub(crate) fn open(
     let topics = read_topics(&txn)?;
     let fans = read_fans(&txn, |shard| topics.contains_key(&shard))?;
     let mut found = Found { fans, ..Found::default() };
+    found.objects = objects::recover(&txn, config.objects)?;
     found.read_deltas(&txn)?;
     found.read_heads(&txn)?;
     let proven = read_meta(&txn, "next_chunk")?.filter(|_| !ron_core::planted!(PlacesGivenAgain));
@@ -133,6 +137,7 @@ pub(crate) fn open(
         commits: 0,
         poisoned: false,
     };
+    reader.objects().replace(found.objects);
     engine.tidy_up(Txn::unlisted(txn), now, found.fans)?;
     Ok((engine, found.counts))
 }
@@ -166,6 +171,8 @@ pub(super) fn create_tables(txn: &WriteTransaction, opening: Opening) -> Result<
     txn.open_table(LIST)?;
     txn.open_table(SUBS)?;
     txn.open_table(FAN)?;
+    txn.open_table(OBJECT)?;
+    txn.open_table(OBJECT_PART)?;
     let format: Option<u32> = read_meta(txn, "format")?;
     match format {
         None => {
@@ -180,6 +187,7 @@ pub(super) fn create_tables(txn: &WriteTransaction, opening: Opening) -> Result<
             write_meta(txn, identity::RECEIPT_KEY, &key)?;
         }
         Some(found) if found > FORMAT => return Err(StoreError::NewerFormat { found, known: FORMAT }),
+        Some(FORMAT_TAKEN_OVER) => write_meta(txn, "format", &FORMAT)?,
         Some(found) if found < FORMAT => return Err(StoreError::OlderFormat { found, known: FORMAT }),
         Some(_) => {}
     }
@@ -266,6 +274,7 @@ struct Found {
     stragglers: BTreeSet<u64>,
     refs: References,
     fans: Fans,
+    objects: Objects,
     counts: HashMap<ShardId, BootCounts>,
     next_chunk: u64,
     next_delta: u64,
@@ -358,6 +367,9 @@ impl Found {
                     None => None,
                 };
                 info.live += 1;
+                if let Some(number) = entry.object {
+                    self.objects.hold(Slot::new(chunk, idx), number);
+                }
                 if let Some(source) = entry.source {
                     self.refs.add(Slot::new(chunk, idx), source);
                 }

@@ -40,13 +40,31 @@ pub(crate) const BODY_PART_BYTES_MAX: usize = 61_000;
 /// shard → node time since when its lease clocks stand still. Gone when a later load has written its leases.
 pub(crate) const STILL: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("still");
 
+/// number → an object: whose, its address and length, when it was last uploaded; or that an upload has begun.
+pub(crate) const OBJECT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("object");
+/// `number << 16 | part` → a part of an object's bytes behind a checksum of that key and of them, cut at
+/// [`OBJECT_PART_BYTES`].
+pub(crate) const OBJECT_PART: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("object_part");
+
+/// Bytes of an object in one part; all but the last have as many.
+pub(crate) const OBJECT_PART_BYTES: usize = BODY_PART_BYTES_MAX - 8;
+/// The largest object, bytes: one is removed in one commit, which others wait for. A part's number has 16 bits.
+pub const OBJECT_BYTES_MAX: u64 = 256 << 20;
+
+/// The key of a part of an object.
+pub(crate) const fn object_key(number: u64, part: u64) -> u64 {
+    (number << 16) | part
+}
+
 /// Width of an expiry bucket of `DEDUP`, ms.
 pub(crate) const DEDUP_BUCKET_MS: u64 = 600_000;
 
 /// The format of this schema; a store with another one is refused. 2: topics have settings. 3: either states know
 /// of reprocessing, or a chunk's number is even and settings name a durability. 4: both. 5: a head's message may be
-/// a copy. 6: a journal stands before the tables.
-pub(crate) const FORMAT: u32 = 6;
+/// a copy. 6: a journal stands before the tables. 7: there are objects, and a head's message may refer to one.
+pub(crate) const FORMAT: u32 = 7;
+/// The oldest format that is taken over: it has no objects, and is otherwise the same.
+pub(crate) const FORMAT_TAKEN_OVER: u32 = 6;
 
 /// The key of a body part.
 pub(crate) const fn body_key(chunk: u64, part: usize) -> u64 {
@@ -75,5 +93,6 @@ macro_rules! journaled {
 // Numbers stay what they are: journals hold them.
 journaled!(
     0 => META, 1 => TOPIC, 2 => HEAD, 3 => BODY, 4 => DELTA, 5 => STATE, 6 => NOTE,
-    7 => DLQ, 8 => TASK, 9 => DEDUP, 10 => LIST, 11 => SUBS, 12 => FAN, 13 => STILL
+    7 => DLQ, 8 => TASK, 9 => DEDUP, 10 => LIST, 11 => SUBS, 12 => FAN, 13 => STILL, 14 => OBJECT,
+    15 => OBJECT_PART
 );

@@ -246,7 +246,7 @@ impl Inner {
             let from = source.clone();
             let more;
             (copying, more) = self.piece(move || copying.slice(&from).map(|more| (copying, more))).await?;
-            if !more || copying.bytes > CHASED * (figures.body_bytes + (64 << 20)) {
+            if !more || copying.bytes > CHASED * (figures.body_bytes + figures.object_bytes + (64 << 20)) {
                 break;
             }
         }

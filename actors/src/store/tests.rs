@@ -1,6 +1,7 @@
 //! The engine without actors: what a commit leaves behind, and what a reopening finds.
 
 mod fanout;
+mod objects;
 mod ram;
 
 use super::backend::{Medium, RamBackend};
@@ -100,6 +101,7 @@ pub(super) fn message(text: &str) -> NewMessage {
         idempotency_key: None,
         corr_id: "corr-0001".into(),
         source_msg_id: None,
+        body_ref: None,
     };
     let payload_hash = ContentHash::of(&payload);
     NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup: None }

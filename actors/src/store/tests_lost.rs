@@ -39,6 +39,7 @@ fn message() -> NewMessage {
         idempotency_key: None,
         corr_id: "corr-0001".into(),
         source_msg_id: None,
+        body_ref: None,
     };
     let payload_hash = ContentHash::of(&payload);
     NewMessage { payload, payload_hash, meta, delay_ms: 0, ttl_ms: None, dedup: None }

@@ -79,11 +79,16 @@ impl Engine {
             known.push(chunk, |chunk| self.chunks.contains_key(&chunk));
         }
         self.reader.pin(chunk, ChunkImage::new(&kept.head, kept.body.clone()));
+        self.objects_held(chunk, &kept.head);
+        for (idx, _) in kept.fate.iter().filter(|(_, fate)| fate.is_none()) {
+            self.reader.objects().lock().gone(Slot::new(chunk, *idx), 1);
+        }
         self.volatile.bytes += kept.body.len();
         self.volatile.chunks.insert(chunk, kept);
     }
 
     fn apply_ram_delta(&mut self, delta: &Delta) {
+        self.objects_gone(delta);
         for run in &delta.runs {
             let chunk = run.first.chunk();
             let Some(info) = self.chunks.get_mut(&chunk) else { continue };

@@ -141,6 +141,7 @@ impl World {
             idempotency_key: claim.as_ref().map(|(text, _)| text.clone()),
             corr_id: format!("corr-{:016x}", self.rng.bits()),
             source_msg_id: None,
+            body_ref: None,
         };
         Draft { payload, meta, delay_ms, ttl_ms, claim }
     }

@@ -228,7 +228,8 @@ impl Model {
             | PutOutcome::Conflict
             | PutOutcome::DedupFull
             | PutOutcome::RamFull
-            | PutOutcome::Overtaken => None,
+            | PutOutcome::Overtaken
+            | PutOutcome::NoObject => None,
         });
         let expected = self.predict(effect, now, &mut |_| stored.next());
         if expected.as_deref() != Some(outcomes) {

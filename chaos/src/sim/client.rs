@@ -227,6 +227,7 @@ impl Client {
                 idempotency_key: key,
                 corr_id: format!("sim-{number:08}"),
                 source_msg_id: None,
+                body_ref: None,
             },
             payload,
             delay_ms: content.delay_ms,

@@ -6,7 +6,7 @@ use crate::message::{Delivery, Durability, Message, Nack, Sent, Want};
 use crate::repeat::Effect;
 use crate::window::Lane;
 use bytes::Bytes;
-use ron_core::ids::{Incarnation, MessageId, Slot};
+use ron_core::ids::{ContentHash, Incarnation, MessageId, Slot};
 use ron_core::oap::{self, BatchOutcome, Bounded, Delivered, Draft, Enqueued, EnqueuedBatch, Raw, Request};
 use ron_core::receipt::Receipt;
 use ron_core::time::Millis;
@@ -184,6 +184,7 @@ fn delivery(one: Delivered<'_>, whole: &Bytes) -> Delivery {
         corr_id: one.corr_id.to_owned(),
         source_msg_id: one.source_msg_id.map(str::to_owned),
         restored_ms: one.restored_ms,
+        body_ref: one.body_ref.map(ContentHash),
     }
 }
 

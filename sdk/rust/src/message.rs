@@ -1,7 +1,7 @@
 //! What is sent, what comes back, and what is handed out.
 
 use bytes::Bytes;
-use ron_core::ids::MessageId;
+use ron_core::ids::{ContentHash, MessageId};
 use ron_core::receipt::Receipt;
 use std::borrow::Cow;
 use std::fmt;
@@ -120,6 +120,8 @@ pub struct Delivery {
     pub source_msg_id: Option<String>,
     /// When the store was last restored from a snapshot with it, Unix ms.
     pub restored_ms: Option<u64>,
+    /// The object that is its body (`GET /o/{address}` of the node's public port); its payload is then empty.
+    pub body_ref: Option<ContentHash>,
 }
 
 impl Delivery {

@@ -154,6 +154,7 @@ impl ResendRequest {
             }
             (Some(_), Some(_)) => return Err(malformed("give at most one of payload and payload_b64")),
         };
+        let body_ref = original.as_ref().filter(|_| given.is_none()).and_then(|was| was.meta.body_ref);
         let (was, meta) = match original {
             Some(message) => (Some(message.payload), message.meta),
             None => (None, ron_core::message::MessageMeta::default()),
@@ -170,6 +171,7 @@ impl ResendRequest {
             delay_ms: self.delay_ms.unwrap_or(0),
             ttl_ms: self.ttl_ms,
             payload_hash: None,
+            body_ref,
             attrs: self.attrs.map_or(meta.attrs, |attrs| attrs.0),
         };
         draft.check(FieldNames::BODY)?;

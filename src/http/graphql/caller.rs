@@ -104,7 +104,7 @@ impl Caller {
 ///
 /// # Errors
 /// UNAUTH.
-pub(super) fn own_tenant(headers: &HeaderMap) -> Result<Tenant, Refusal> {
+pub(in crate::http) fn own_tenant(headers: &HeaderMap) -> Result<Tenant, Refusal> {
     let token = Token::parse(bearer(headers)?).map_err(|why| Refusal::new(Reason::Unauth, why))?;
     Tenant::parse(&token.tenant).map_err(|_| Refusal::new(Reason::Unauth, "capability: not a token"))
 }

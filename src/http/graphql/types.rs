@@ -31,7 +31,7 @@ impl ScalarType for Long {
     }
 }
 
-/// A message to send. Exactly one of `payload` and `payload_b64`.
+/// A message to send. Exactly one of `payload`, `payload_b64` and `body_ref`.
 #[derive(Debug, InputObject, Serialize)]
 #[graphql(rename_fields = "snake_case")]
 pub(super) struct MessageInput {
@@ -42,6 +42,9 @@ pub(super) struct MessageInput {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[graphql(name = "payload_b64")]
     payload_b64: Option<String>,
+    /// An object of the tenant that is the body, by its address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_ref: Option<String>,
     /// `application/octet-stream` if absent.
     content_type: Option<String>,
     /// Makes a repeat harmless within the topic's `dedup_window_ms`.
@@ -168,6 +171,7 @@ pub(super) struct Envelope {
     payload: Option<String>,
     #[graphql(name = "payload_b64")]
     payload_b64: Option<String>,
+    body_ref: Option<String>,
     corr_id: String,
     deadline: Option<String>,
     source_msg_id: Option<String>,

@@ -48,6 +48,7 @@ pub(crate) fn item_refused(reason: Reason) -> Refusal {
         Reason::IdempotencyConflict => "this idempotency key was used with another payload",
         Reason::Backpressure => "the topic holds as many messages or idempotency keys as it may; retry later",
         Reason::Storage => "the store could not keep the message",
+        Reason::NotFound => "the tenant has no such object as the message refers to",
         _ => "the message was refused",
     };
     Refusal::new(reason, text)

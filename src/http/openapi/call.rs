@@ -19,6 +19,8 @@ pub(super) enum Part {
     Everywhere,
     /// The mailbox's port, and the public one with `interop.api`.
     Mailbox,
+    /// The public port with `interop.api`.
+    Objects,
     /// The mailbox's port alone.
     Operator,
 }
@@ -30,6 +32,7 @@ impl Part {
             Part::Webhooks => "webhooks",
             Part::Everywhere => "node",
             Part::Mailbox => "mailbox",
+            Part::Objects => "objects",
             Part::Operator => "operator",
         }
     }

@@ -84,6 +84,11 @@ fn sending() -> [Call; 2] {
                     "What the payload's hash must be.",
                     text().pattern(Some("^b3:[0-9a-f]{64}$")),
                 ),
+                in_header(
+                    "X-Body-Ref",
+                    "An object of the tenant that is the body; what is sent is then empty.",
+                    text().pattern(Some("^b3:[0-9a-f]{64}$")),
+                ),
                 in_header("X-Attr-group", "The message's group, where the topic is strict.", text()),
             ])
             .body("application/octet-stream", bytes(), Required::False, None)

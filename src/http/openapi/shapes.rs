@@ -20,6 +20,17 @@ pub(super) struct Enqueued {
     corr_id: String,
 }
 
+/// An object is stored.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Put {
+    /// BLAKE3-256 of the body.
+    #[schema(pattern = "^b3:[0-9a-f]{64}$")]
+    address: String,
+    /// Bytes.
+    len: u64,
+    corr_id: String,
+}
+
 /// What an answered send is as safe as: synced to disk, or in memory.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -97,6 +108,9 @@ pub(super) struct Envelope {
     /// Otherwise.
     #[schema(nullable = false)]
     payload_b64: Option<String>,
+    /// The object that is the body, in the tenant's `/o/`; the payload is then empty.
+    #[schema(nullable = false, pattern = "^b3:[0-9a-f]{64}$")]
+    body_ref: Option<String>,
     /// The sender's.
     corr_id: String,
     /// When the lease ends; not where nothing is leased.

@@ -10,9 +10,11 @@ use ron_actors::audit::{Audit, AuditArgs, AuditLimits, AuditObserver};
 use ron_actors::entropy::SeededEntropy;
 use ron_actors::kernel::bus::{Bus, BusLimits};
 use ron_actors::kernel::child::{Observer, ServiceLabel};
+use ron_actors::kernel::handle::HandlePublisher;
 use ron_actors::kernel::supervisor::{SupervisorOptions, start_root};
 use ron_actors::mailbox::{Enqueued, PeekPage, Settle, TopicRow, TopicStat};
 use ron_actors::mailbox::{Fate, MessageHistory, TopicInForce};
+use ron_actors::store::{EngineCell, RamMedium, Store, StoreConfig, StoreObserver};
 use ron_core::audit::Who;
 use ron_core::capability::CapId;
 use ron_core::envelope::{Delivered, Envelope};
@@ -178,6 +180,7 @@ pub(super) fn delivered(payload: &'static str) -> Delivered {
             idempotency_key: None,
             corr_id: "corr-0001".into(),
             source_msg_id: None,
+            body_ref: None,
         },
         copied_from: None,
     };
@@ -474,4 +477,18 @@ pub(super) fn running_audit() -> Audit {
         std::future::pending::<()>().await;
     });
     audit
+}
+
+/// A store whose actor is not up: what its routes look like can be seen, and whatever they want done is refused.
+pub(super) fn store_that_is_down() -> Store {
+    #[derive(Debug)]
+    struct Quiet;
+    impl StoreObserver for Quiet {
+        fn committed(&self, _: f64, _: usize) {}
+        fn failed(&self) {}
+    }
+    let clock = |_| Arc::new(FixedClock) as Arc<dyn Clock>;
+    let (medium, config) = (Arc::new(RamMedium::default()), StoreConfig::default());
+    let opened = EngineCell::open(medium, config, &clock, [1; 40], Arc::new(Quiet)).unwrap();
+    Store::new(HandlePublisher::new().handle(), opened.cell)
 }

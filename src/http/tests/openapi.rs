@@ -53,7 +53,7 @@ async fn every_route_is_described_with_its_methods_and_no_other() {
         let access = |audience| Access::Capability(Arc::new(FakeAuth), audience);
         let (router, surface) = match of {
             Describes::Interop { api } => {
-                let api = api.then(|| net.app(Surface::Interop, access(Audience::Interop)));
+                let api = api.then(|| net.public_api(access(Audience::Interop)));
                 (interop_router(net.interop_app(FakeGate::default()), api), Surface::Interop)
             }
             _ => {

@@ -174,6 +174,12 @@ impl TopicPattern {
         }
     }
 
+    /// Whether it lets every topic through.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.prefix && self.text.is_empty()
+    }
+
     /// Whether it lets `topic` through.
     #[must_use]
     pub fn matches(&self, topic: &Topic) -> bool {
@@ -238,8 +244,13 @@ impl Caveat {
                 (granted, "capability: not for this operation (`op`)")
             }
             Caveat::Topic(pattern) => {
-                // a tenant's list, and the API's own schema, are of no one topic
-                let of_none = matches!(ask.op, Op::Stat | Op::Introspect);
+                // a tenant's list, and the API's own schema, are of no one topic; objects are of all the tenant's, so
+                // whoever is held to some of its topics has none of them
+                let of_none = match ask.op {
+                    Op::Stat | Op::Introspect => true,
+                    Op::Put | Op::Get => pattern.is_all(),
+                    _ => false,
+                };
                 let seen = ask.topic.map_or(of_none, |topic| pattern.matches(topic));
                 (seen, "capability: not for this topic (`topic`)")
             }

@@ -231,7 +231,16 @@ fn topics_are_exact_or_a_prefix() {
     };
     assert!(whole_tenant(Op::Stat));
     assert!(whole_tenant(Op::Introspect));
-    assert!(!whole_tenant(Op::Put) && !whole_tenant(Op::Admin));
+    assert!(!whole_tenant(Op::Put) && !whole_tenant(Op::Get) && !whole_tenant(Op::Admin));
+    for (topic, objects) in [("*", true), ("t*", false)] {
+        let (tenant, named) = (acme(), Topic::parse("t").unwrap());
+        let token = capability(&["exp = never", &format!("topic = {topic}")]);
+        for op in [Op::Put, Op::Get] {
+            let ask = Ask { topic: None, ..ask(op, &tenant, &named) };
+            assert_eq!(token.allows(&ask).is_ok(), objects, "{topic}");
+        }
+        assert!(token.allows(&Ask { topic: None, ..ask(Op::Admin, &tenant, &named) }).is_err());
+    }
 }
 
 #[test]

@@ -144,6 +144,7 @@ mod tests {
         let meta = MessageMeta {
             attrs: attrs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             source_msg_id: source.map(str::to_owned),
+            body_ref: None,
             ..MessageMeta::default()
         };
         Delivered {

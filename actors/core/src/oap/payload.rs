@@ -385,6 +385,8 @@ pub struct Delivered<'a> {
     pub source_msg_id: Option<&'a str>,
     /// When the store was last restored from a snapshot with it, Unix ms.
     pub restored_ms: Option<u64>,
+    /// The object that is its body, by the BLAKE3 of its bytes; its payload is then empty.
+    pub body_ref: Option<[u8; 32]>,
 }
 
 /// One result a receipt, in order: `None` = done, else the reason.

@@ -44,6 +44,7 @@ fn delivered() -> Delivered<'static> {
         corr_id: "oap-1-0000000000000003",
         source_msg_id: None,
         restored_ms: None,
+        body_ref: None,
     }
 }
 

@@ -243,7 +243,8 @@ impl Shard {
                     | PutOutcome::Conflict
                     | PutOutcome::DedupFull
                     | PutOutcome::RamFull
-                    | PutOutcome::Overtaken => {}
+                    | PutOutcome::Overtaken
+                    | PutOutcome::NoObject => {}
                 }
             }
         }

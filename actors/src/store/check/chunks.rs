@@ -8,6 +8,7 @@ use crate::store::engine::{Dirty, TopicRow, chunk_states};
 use crate::store::error::StoreError;
 use crate::store::findings::Damage;
 use crate::store::fold::by_place;
+use crate::store::objects::object_rows;
 use crate::store::schema::{BODY, DLQ, HEAD, STATE, TOPIC, body_key};
 use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadTransaction};
@@ -32,6 +33,7 @@ impl Checker {
             states: txn.open_table(STATE)?,
             letters: txn.open_table(DLQ)?,
             topics: txn.open_table(TOPIC)?,
+            objects: object_rows(txn)?,
         };
         let mut next = from;
         for row in heads.range(from..)? {
@@ -110,6 +112,11 @@ impl Checker {
                 strays.insert(shard);
             }
             self.letter_of(tables, shard, slot, state.flatten())?;
+            if let Some(number) = entry.object
+                && !tables.has_object(number)?
+            {
+                self.findings.row("object", number, "missing, and a message refers to it");
+            }
             let place = entry.offset as usize..entry.offset as usize + entry.len as usize;
             let own = || body.as_ref().and_then(|body| (place.end <= body.len()).then(|| body.slice(place)));
             let read = match entry.source {
@@ -238,4 +245,13 @@ struct ChunkTables {
     states: ReadOnlyTable<u64, &'static [u8]>,
     letters: ReadOnlyTable<(u32, u64), &'static [u8]>,
     topics: ReadOnlyTable<u32, &'static [u8]>,
+    objects: Option<ReadOnlyTable<u64, &'static [u8]>>,
+}
+
+impl ChunkTables {
+    /// Whether there is an object with this number.
+    fn has_object(&self, number: u64) -> Result<bool, StoreError> {
+        let Some(objects) = &self.objects else { return Ok(false) };
+        Ok(objects.get(number)?.is_some())
+    }
 }

@@ -12,7 +12,7 @@ fn topic(name: &str) -> QueueKey {
     QueueKey { topic: Topic::parse(name).unwrap(), ..queue() }
 }
 
-fn subscribe(engine: &mut Engine, epoch: ShardEpoch, names: &[&str]) {
+pub(super) fn subscribe(engine: &mut Engine, epoch: ShardEpoch, names: &[&str]) {
     let addition = |name: &&str| Addition { topic: topic(name).topic, filter: Filter::default() };
     let edit = Edit { add: names.iter().map(addition).collect(), remove: Vec::new() };
     let (verdict, topic) = (Arc::default(), Some(TopicRow { key: queue(), state: TopicState::default() }));
@@ -27,7 +27,7 @@ fn epoch_of(engine: &mut Engine, shard: ShardId) -> ShardEpoch {
 /// Brings `sent` to a subscriber; `from` is where its cursor should be.
 fn bring(engine: &mut Engine, shard: ShardId, number: u32, from: Slot, sent: &[Slot]) -> Vec<PutOutcome> {
     let since = engine.list_of(SHARD, |fan| fan.subscription(number).unwrap().since).unwrap();
-    let of = |slot: &Slot| CopyOf { slot: *slot, len: 1, due: None, expires: None, group: 0 };
+    let of = |slot: &Slot| CopyOf { slot: *slot, len: 1, due: None, expires: None, group: 0, object: None };
     let to = Slot::new(sent.last().unwrap().chunk() + 1, 0);
     let step = Advance { list: SHARD, number, since, from, to };
     let copies = Some(Box::new(Copies { step, messages: sent.iter().map(of).collect() }));
@@ -38,7 +38,7 @@ fn bring(engine: &mut Engine, shard: ShardId, number: u32, from: Slot, sent: &[S
     engine.commit(&mut [(shard, work)]).unwrap().results.remove(0).unwrap()
 }
 
-fn cursor(engine: &Engine, number: u32) -> Slot {
+pub(super) fn cursor(engine: &Engine, number: u32) -> Slot {
     engine.list_of(SHARD, |fan| fan.due().find(|due| due.number == number).unwrap().from).unwrap()
 }
 
@@ -137,7 +137,7 @@ fn a_chunk_of_which_copies_alone_are_left_leaves_no_body_behind() {
     let sent = slots(&commit(&mut engine, epoch, vec![message("x")], Vec::new()));
     let a = epoch_of(&mut engine, A);
     let since = engine.list_of(SHARD, |fan| fan.subscription(0).unwrap().since).unwrap();
-    let of = CopyOf { slot: sent[0], len: 1, due: None, expires: None, group: 0 };
+    let of = CopyOf { slot: sent[0], len: 1, due: None, expires: None, group: 0, object: None };
     let (from, to) = (since, Slot::new(sent[0].chunk() + 1, 0));
     let step = Advance { list: SHARD, number: 0, since, from, to };
     let copies = Some(Box::new(Copies { step, messages: vec![of] }));

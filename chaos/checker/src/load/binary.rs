@@ -190,6 +190,7 @@ fn delivered(from: &mut Reader<'_>) -> Result<Got, String> {
     }
     from.option(Reader::text)?; // the message it is a copy of
     from.option(Reader::number)?; // when it was restored
+    from.option(|from| from.array(32))?; // the object that is its body
     let (hash, len) = (sign::content_address(payload), payload.len() as u64);
     Ok(Got { msg_id, receipt, delivery, attempt, deadline, hash, stated_hash, len, content_type, attrs })
 }
@@ -237,10 +238,10 @@ mod tests {
     #[test]
     fn a_delivery_is_read_to_the_last_byte() {
         let got = deliveries(&answer(
-            "000000be0001000200c80201000000000000000000000000000000000000000000000000000501019c363a5598000100\
+            "000000bf0001000200c80201000000000000000000000000000000000000000000000000000501019c363a5598000100\
             000000000000000102030405060708090a0b0c0d0e0f101112131415161718191a1b1ce8a6a0a1a0349891a2a1a03401\
             0101086f726465722d31370a746578742f706c61696e01047a6f6e65026575ea8f163db38682925e4491c5e58d4bb350\
-            6ef8c14eb78a86e908c5624a67200f0568656c6c6f166f61702d312d303030303030303030303030303030330000",
+            6ef8c14eb78a86e908c5624a67200f0568656c6c6f166f61702d312d30303030303030303030303030303033000000",
         ));
         let got = &got.unwrap()[0];
         assert_eq!((got.len, got.attempt, got.delivery), (5, 1, 1));

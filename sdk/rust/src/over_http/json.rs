@@ -9,7 +9,7 @@ use data_encoding::BASE64;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Request, StatusCode};
 use http_body_util::Full;
-use ron_core::ids::MessageId;
+use ron_core::ids::{ContentHash, MessageId};
 use ron_core::receipt::Receipt;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -257,6 +257,7 @@ struct Envelope {
     attrs: BTreeMap<String, String>,
     payload: Option<String>,
     payload_b64: Option<String>,
+    body_ref: Option<String>,
     corr_id: String,
     deadline: String,
     source_msg_id: Option<String>,
@@ -284,6 +285,7 @@ impl Envelope {
             corr_id: self.corr_id,
             source_msg_id: self.source_msg_id,
             restored_ms: self.restored_at.as_deref().map(unix_ms).transpose()?,
+            body_ref: self.body_ref.as_deref().map(ContentHash::parse).transpose().map_err(|_| UNLIKE)?,
         })
     }
 }
