@@ -85,12 +85,15 @@ async fn next_data(body: &mut Body, until: Instant) -> Result<Option<Bytes>, Ref
 /// Bytes that must come within each deadline of a [`Paced`] body.
 const PACE_BYTES: u64 = 1 << 20;
 
-/// A large body on its way in: each [`PACE_BYTES`] of it have the time that a small one has.
+/// A large body on its way in: each [`PACE_BYTES`] of it have the time that a small one has. What its reader does
+/// between two pieces does not count.
 #[derive(Debug)]
 pub(super) struct Paced {
     body: Body,
     deadline: Duration,
     until: Instant,
+    /// When the reader was given the last piece.
+    given: Instant,
     /// Bytes since the deadline was set.
     since: u64,
     len: u64,
@@ -98,7 +101,8 @@ pub(super) struct Paced {
 
 impl Paced {
     pub(super) fn new(body: Body, deadline: Duration) -> Paced {
-        Paced { body, deadline, until: Instant::now() + deadline, since: 0, len: 0 }
+        let given = Instant::now();
+        Paced { body, deadline, until: given + deadline, given, since: 0, len: 0 }
     }
 
     /// Bytes so far.
@@ -111,12 +115,14 @@ impl Paced {
     /// # Errors
     /// TIMEOUT if it is too slow, MALFORMED if it breaks off.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
+        self.until += self.given.elapsed();
         let data = next_data(&mut self.body, self.until).await?;
+        self.given = Instant::now();
         let more = data.as_ref().map_or(0, |data| data.len() as u64);
         self.len += more;
         self.since += more;
         if self.since >= PACE_BYTES {
-            (self.since, self.until) = (0, Instant::now() + self.deadline);
+            (self.since, self.until) = (0, self.given + self.deadline);
         }
         Ok(data)
     }

@@ -4,8 +4,8 @@
 //! Heads, bodies and keys never change once they are written (rewrites are held), and chunk numbers are never given
 //! twice. So they are copied slice by slice, each out of a transaction of its own, until nearly all are there. Then
 //! one transaction, the *cut*, gives what does change (marks, topics, deltas, states, notes, dead letters, tasks,
-//! fanout, rows of objects), the few chunks that came since, and which of the copied ones still exist. What comes out is
-//! the store as it was at the commit before the cut, whole.
+//! fanout, rows of objects), the few chunks that came since, and which of the copied ones still exist. What comes out
+//! is the store as it was at the commit before the cut, whole.
 
 use super::copy_objects::CopiedObjects;
 use super::engine::Engine;
