@@ -1,6 +1,7 @@
 //! From a webhook to a stored message: the provider's verifier judges it, and the mailbox takes it under the
 //! capability that the verifier minted. No path enqueues without one.
 
+use crate::http::intake::{Allowance, Terms};
 use crate::http::interop::{CustomAnswer, WebhookAnswer, WebhookCall, WebhookGate};
 use crate::http::webhooks::Trace;
 use crate::metrics::{ProviderMetrics, WebhookResult};
@@ -32,8 +33,8 @@ pub struct Served {
     pub verifier: VerifierHandle,
     /// Where its events go.
     pub queue: QueueKey,
-    /// Largest body, bytes.
-    pub body_limit: usize,
+    /// What its webhooks may be, and hold before they are verified.
+    pub allowance: Allowance,
     /// Its metrics.
     pub metrics: ProviderMetrics,
 }
@@ -116,6 +117,7 @@ impl Gate {
                 trace.step = Some("SHED");
                 call.admitted.clone()?;
                 trace.step = Some("RATE");
+                served.allowance.rate.charge()?;
                 call.rate.charge_webhook()?;
                 self.enqueue(served, &call, &accepted, &token, trace).await
             }
@@ -242,7 +244,7 @@ impl WebhookGate for Gate {
         method: &Method,
         headers: &HeaderMap,
         trace: &mut Trace,
-    ) -> Result<usize, Refusal> {
+    ) -> Result<Terms<'_>, Refusal> {
         trace.step = Some("PROVIDER");
         let served = self.served(provider)?;
         (trace.provider, trace.queue) = (Some(served.rules.name().clone()), Some(served.queue.clone()));
@@ -255,7 +257,7 @@ impl WebhookGate for Gate {
             })
         });
         judged.inspect_err(|refusal| served.metrics.verified(WebhookResult::Refused(refusal.reason)))?;
-        Ok(served.body_limit)
+        Ok(served.allowance.terms())
     }
 
     async fn receive(&self, call: WebhookCall<'_>, trace: &mut Trace) -> Result<WebhookAnswer, Refusal> {

@@ -1,7 +1,9 @@
 //! The providers that are served: their rules, their verifiers' specs, and how `ronctl` shows them.
 
-use crate::config::Config;
+use crate::config::{ByteSize, Config, InteropConfig, Provider};
 use crate::gate::Served;
+use crate::http::admission::OwnRate;
+use crate::http::intake::{Allowance, Share};
 use crate::metrics::Metrics;
 use crate::node::BootError;
 use crate::schemes::Catalogue;
@@ -10,6 +12,7 @@ use ron_actors::interop::{Verifier, VerifierArgs, VerifierHandle};
 use ron_actors::kernel::child::{ChildKind, ChildSpec, ServiceLabel};
 use ron_actors::passport::Passport;
 use ron_core::ids::QueueKey;
+use ron_core::inflate::Bounds;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -34,13 +37,34 @@ pub(crate) fn serve_providers(
                     limits.max_unverified as usize,
                     limits.unverified_bytes.as_usize(),
                 ),
+                allowance: allowance(provider, &config.interop),
                 queue: QueueKey { tenant: provider.tenant.clone(), topic: provider.topic.clone() },
-                body_limit: provider.body_limit.unwrap_or(limits.body_limit).as_usize(),
                 metrics: provider_metrics,
             },
         );
     }
     Ok(served)
+}
+
+/// What a provider may send and hold. Without a share of its own it gets half of the node's, so that whoever floods one
+/// provider leaves room for the others.
+fn allowance(provider: &Provider, interop: &InteropConfig) -> Allowance {
+    let (node, own, inflate) = (&interop.limits, &provider.limits, interop.decompression);
+    let body_limit = provider.body_limit.unwrap_or(node.body_limit).as_usize();
+    let slots = own.max_unverified.unwrap_or(node.max_unverified.div_ceil(2)).min(node.max_unverified);
+    // with room for one body at least, compressed and not
+    let half = (node.unverified_bytes.as_usize() / 2).max(2 * body_limit);
+    let bytes = own.unverified_bytes.map_or(half, ByteSize::as_usize);
+    Allowance {
+        body_limit,
+        codings: provider.encodings.clone(),
+        bounds: Bounds {
+            max_ratio: inflate.max_ratio,
+            bytes_max: body_limit.min(inflate.max_bytes.as_usize()),
+        },
+        share: Share::new(slots as usize, bytes.min(node.unverified_bytes.as_usize())),
+        rate: own.rate.map_or_else(OwnRate::default, |(rps, burst)| OwnRate::new(rps, burst)),
+    }
 }
 
 /// Runs the test vectors of the shipped schemes that are used.
@@ -84,7 +108,7 @@ pub(crate) fn verifier_name(provider: &str) -> String {
 }
 
 pub(crate) fn shown_providers(config: &Config) -> serde_json::Value {
-    let show = |(name, provider): (&ron_core::ids::ProviderName, &crate::config::Provider)| {
+    let show = |(name, provider): (&ron_core::ids::ProviderName, &Provider)| {
         let kids: Vec<&str> = provider.secrets.iter().map(|secret| secret.kid.as_str()).collect();
         serde_json::json!({
             "name": name.as_str(),

@@ -19,13 +19,16 @@ pub mod error;
 pub mod faults;
 pub mod graphql;
 mod headers;
+pub mod intake;
 pub mod interop;
 pub(crate) mod io;
 pub mod mailbox;
 pub mod openapi;
+mod passed;
 pub mod readiness;
 pub mod request;
 pub mod serve;
+mod strangers;
 pub mod upkeep;
 pub mod webhooks;
 

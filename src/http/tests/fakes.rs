@@ -1,6 +1,7 @@
 //! What stands in for the mailbox, the passport, the verifiers and the node.
 
 use crate::http::auth::{Ask, Authority, Authorizer, Held, Verdict};
+use crate::http::intake::{Allowance, Terms};
 use crate::http::interop::{CustomAnswer, WebhookAnswer, WebhookCall, WebhookGate};
 use crate::http::mailbox::{HandedOut, HandsOut, MailboxService};
 use crate::http::webhooks::Trace;
@@ -16,7 +17,9 @@ use ron_actors::mailbox::{Fate, MessageHistory, TopicInForce};
 use ron_core::audit::Who;
 use ron_core::capability::CapId;
 use ron_core::envelope::{Delivered, Envelope};
+
 use ron_core::ids::{ContentHash, CorrId, Incarnation, Kid, MessageId, QueueKey, Slot, Tenant, Topic};
+use ron_core::inflate::Coding;
 use ron_core::message::{MessageMeta, NewMessage, StoredMessage};
 use ron_core::reason::{Reason, Refusal};
 use ron_core::receipt::Receipt;
@@ -385,12 +388,27 @@ impl MailboxService for Arc<FakeMailbox> {
 }
 
 /// Accepts bodies `ok` and `known`, answers `challenge`, and refuses the rest as badly signed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct FakeGate {
+    /// Of the provider `github`; `other` has no limits of its own, and takes gzip.
+    pub(super) github: Allowance,
+    pub(super) other: Allowance,
     /// Webhooks wait here, once `hold` is set.
     pub(super) held: Arc<Notify>,
     pub(super) hold: bool,
     pub(super) receiving: Arc<AtomicUsize>,
+}
+
+impl Default for FakeGate {
+    fn default() -> FakeGate {
+        FakeGate {
+            github: FakeGate::allowance(9, 1 << 20, 64, &[]),
+            other: FakeGate::allowance(9, 32 << 20, 1 << 20, &Coding::ALL),
+            held: Arc::default(),
+            hold: false,
+            receiving: Arc::default(),
+        }
+    }
 }
 
 impl WebhookGate for FakeGate {
@@ -400,15 +418,16 @@ impl WebhookGate for FakeGate {
         _: &Method,
         headers: &HeaderMap,
         _: &mut Trace,
-    ) -> Result<usize, Refusal> {
-        match provider {
-            "github" => {}
+    ) -> Result<Terms<'_>, Refusal> {
+        let allowance = match provider {
+            "github" => &self.github,
+            "other" => &self.other,
             "down" => return Err(Refusal::new(Reason::DownstreamUnavailable, "quarantined")),
             _ => return Err(Refusal::new(Reason::PolicyBlocked, "no such provider is enabled")),
-        }
+        };
         match headers.contains_key("x-late") {
             true => Err(Refusal::new(Reason::ReplayWindow, "the timestamp is outside the tolerance")),
-            false => Ok(64),
+            false => Ok(allowance.terms()),
         }
     }
 
