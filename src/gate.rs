@@ -1,6 +1,7 @@
 //! From a webhook to a stored message: the provider's verifier judges it, and the mailbox takes it under the
 //! capability that the verifier minted. No path enqueues without one.
 
+use crate::http::intake::Allowance;
 use crate::http::interop::{CustomAnswer, WebhookAnswer, WebhookCall, WebhookGate};
 use crate::http::webhooks::Trace;
 use crate::metrics::{ProviderMetrics, ShadowMetrics, WebhookResult};
@@ -33,8 +34,8 @@ pub struct Served {
     pub verifier: VerifierHandle,
     /// Where its events go.
     pub queue: QueueKey,
-    /// Largest body, bytes.
-    pub body_limit: usize,
+    /// What its webhooks may be, and hold before they are verified.
+    pub allowance: Arc<Allowance>,
     /// Its metrics.
     pub metrics: ProviderMetrics,
     /// Counts verdicts that have no effect: it is in shadow mode (`enforce = false`).
@@ -80,7 +81,7 @@ impl Gate {
     async fn judged(
         &self,
         served: &Served,
-        call: WebhookCall<'_>,
+        mut call: WebhookCall<'_>,
         trace: &mut Trace,
     ) -> Result<WebhookAnswer, Refusal> {
         trace.step = Some("POLICY");
@@ -133,7 +134,12 @@ impl Gate {
                 trace.step = Some("SHED");
                 call.admitted.clone()?;
                 trace.step = Some("RATE");
+                served.allowance.rate.charge()?;
                 call.rate.charge_webhook()?;
+                trace.step = Some("BYTES");
+                let _room = call.budgets.sends.reserve(call.body.len())?;
+                // its sender is known: what strangers may hold is theirs again, however slow the store is
+                call.unverified = None;
                 self.enqueue(served, &call, &accepted, &token, trace).await
             }
         }
@@ -299,7 +305,7 @@ impl WebhookGate for Gate {
         method: &Method,
         headers: &HeaderMap,
         trace: &mut Trace,
-    ) -> Result<usize, Refusal> {
+    ) -> Result<Arc<Allowance>, Refusal> {
         trace.step = Some("PROVIDER");
         let served = self.served(provider)?;
         (trace.provider, trace.queue) = (Some(served.rules.name().clone()), Some(served.queue.clone()));
@@ -317,7 +323,7 @@ impl WebhookGate for Gate {
             let verdict = shadowed(&served, method, refusal, trace);
             verdict.inspect_err(|_| served.metrics.verified(WebhookResult::Refused(reason)))?;
         }
-        Ok(served.body_limit)
+        Ok(served.allowance.clone())
     }
 
     async fn receive(&self, call: WebhookCall<'_>, trace: &mut Trace) -> Result<WebhookAnswer, Refusal> {

@@ -288,6 +288,7 @@ pub struct InteropMetrics {
     egress_seconds: Histogram,
     rejected: Vec<Counter>,
     busy: HashMap<&'static str, Counter>,
+    gave_way: HashMap<&'static str, Counter>,
     recorder: Arc<PrometheusRecorder>,
 }
 
@@ -296,6 +297,7 @@ impl InteropMetrics {
         let r = Names(&recorder);
         let busy = "Requests refused because a bounded queue was full.";
         let rejected = "Requests refused, by reason.";
+        let gave_way = "Slow strangers that ended to make room for newcomers.";
         let metrics = InteropMetrics {
             quota_exhaustions: r.counter(
                 "svc_interop_quota_exhaustions_total",
@@ -315,6 +317,12 @@ impl InteropMetrics {
                     (label, r.counter("svc_interop_busy_rejections_total", busy, &[("endpoint", label)]))
                 })
                 .into(),
+            gave_way: [Endpoint::Connection, Endpoint::Webhooks]
+                .map(Endpoint::label)
+                .map(|label| {
+                    (label, r.counter("svc_interop_gave_way_total", gave_way, &[("endpoint", label)]))
+                })
+                .into(),
             egress_seconds: egress::delivery_seconds(&r),
             requests: RequestTable::new(Arc::clone(&recorder), INTEROP_TABLE),
             recorder: Arc::clone(&recorder),
@@ -332,6 +340,13 @@ impl InteropMetrics {
         }
         if reason == Reason::Backpressure {
             self.busy(endpoint);
+        }
+    }
+
+    /// One who waited gave way to a newcomer: a connection, or a webhook whose body came slowly.
+    pub fn gave_way(&self, endpoint: Endpoint) {
+        if let Some(counter) = self.gave_way.get(endpoint.label()) {
+            counter.increment(1);
         }
     }
 

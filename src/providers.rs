@@ -3,8 +3,10 @@
 //! All of them are swapped at once by a reload. A request takes what is in force when it comes and is judged by that to
 //! its end, so it never meets half of a change.
 
-use crate::config::{Config, Provider};
+use crate::config::{ByteSize, Config, InteropConfig, Provider};
 use crate::gate::Served;
+use crate::http::admission::OwnRate;
+use crate::http::intake::{Allowance, Share};
 use crate::metrics::Metrics;
 use crate::node::BootError;
 use crate::schemes::Catalogue;
@@ -16,6 +18,7 @@ use ron_actors::kernel::supervisor::{StartError, SupervisorRef};
 use ron_actors::passport::Passport;
 use ron_actors::rotation_file::Remembered;
 use ron_core::ids::{Kid, ProviderName, QueueKey};
+use ron_core::inflate::Bounds;
 use ron_core::rotation::{Listed, Rotation};
 use ron_core::scheme::ProviderRules;
 use ron_core::time::Millis;
@@ -80,6 +83,27 @@ pub(crate) fn ready(config: &Config) -> Result<Vec<Ready>, BootError> {
         Ok(Ready { name: name.clone(), rules: rules.map_err(bad)? })
     };
     enabled.map(rules).collect()
+}
+
+/// What a provider may send and hold. Without a share of its own it gets half of the node's, so that whoever floods one
+/// provider leaves room for the others.
+fn allowance(provider: &Provider, interop: &InteropConfig) -> Allowance {
+    let (node, own, inflate) = (&interop.limits, &provider.limits, interop.decompression);
+    let body_limit = provider.body_limit.unwrap_or(node.body_limit).as_usize();
+    let slots = own.max_unverified.unwrap_or(node.max_unverified.div_ceil(2)).min(node.max_unverified);
+    // with room for one body at least, compressed and not
+    let half = (node.unverified_bytes.as_usize() / 2).max(2 * body_limit);
+    let bytes = own.unverified_bytes.map_or(half, ByteSize::as_usize);
+    Allowance {
+        body_limit,
+        codings: provider.encodings.clone(),
+        bounds: Bounds {
+            max_ratio: inflate.max_ratio,
+            bytes_max: body_limit.min(inflate.max_bytes.as_usize()),
+        },
+        share: Share::new(slots as usize, bytes.min(node.unverified_bytes.as_usize())),
+        rate: own.rate.map_or_else(OwnRate::default, |(rps, burst)| OwnRate::new(rps, burst)),
+    }
 }
 
 /// Runs the test vectors of the shipped schemes that are used.
@@ -308,7 +332,7 @@ fn served(
         rules: Arc::new(rules),
         verifier,
         queue: QueueKey { tenant: provider.tenant.clone(), topic: provider.topic.clone() },
-        body_limit: provider.body_limit.unwrap_or(config.interop.limits.body_limit).as_usize(),
+        allowance: Arc::new(allowance(provider, &config.interop)),
         metrics: of_provider,
         shadow: (!provider.enforce).then(|| metrics.interop.shadow(name.as_str())),
         rotation,

@@ -60,6 +60,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// For its body.
     pub body_timeout: Duration,
+    /// Bytes a second that a webhook's body must come at, past its first three seconds.
+    pub body_min_rate: ByteSize,
     /// Webhooks being read and verified at once.
     pub max_unverified: u32,
     /// Bytes of their bodies.
@@ -140,6 +142,7 @@ impl Limits {
             body_limit: s.size("body_limit", 1..=BODY_BYTES_MAX),
             header_timeout: s.duration("header_timeout", deadline.clone()),
             body_timeout: s.duration("body_timeout", deadline),
+            body_min_rate: s.size("body_min_rate", 1..=BODY_BYTES_MAX),
             max_unverified: s.integer("max_unverified", 1..=1_000_000),
             unverified_bytes: s.size("unverified_bytes", 1..=1 << 40),
         }

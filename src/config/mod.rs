@@ -40,7 +40,7 @@ pub use node::{ClockConfig, NodeConfig, Profile};
 pub use policy::PolicyConfig;
 pub use print::check_report;
 pub use problem::{Problem, report};
-pub use provider::{NamesOnly, Provider, SchemeCheck, Secret};
+pub use provider::{NamesOnly, Provider, ProviderLimits, SchemeCheck, Secret};
 pub use store::StoreConfig;
 pub use units::{ByteSize, parse_duration, show_duration};
 

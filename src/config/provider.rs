@@ -4,10 +4,12 @@ use super::interop::BODY_BYTES_MAX;
 use super::read::Section;
 use super::units::ByteSize;
 use ron_core::ids::{Kid, ProviderName, Tenant, Topic};
+use ron_core::inflate::Coding;
 use ron_core::rotation::Window;
 use ron_core::time::Millis;
 use secrecy::{ExposeSecret, SecretString};
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -32,6 +34,10 @@ pub struct Provider {
     pub dedup_ttl: Option<Duration>,
     /// Largest body; never more than `interop.limits.body_limit`, unless it says so itself.
     pub body_limit: Option<ByteSize>,
+    /// What its webhooks may come compressed with; without any, a compressed one is refused.
+    pub encodings: Vec<Coding>,
+    /// What it may hold and how often it may send.
+    pub limits: ProviderLimits,
     /// Our URL as the provider knows it.
     pub public_url: Option<String>,
     /// Whose events count, where one signer serves all of a provider's customers.
@@ -44,6 +50,32 @@ pub struct Provider {
     pub signed_only: bool,
     /// Whether its verdicts count. Otherwise they are recorded only, and nothing is enqueued (shadow mode).
     pub enforce: bool,
+}
+
+/// `[interop.providers.NAME.limits]`: beside those of the node, and never more.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ProviderLimits {
+    /// Verified webhooks a second, and what is saved up on top of that.
+    pub rate: Option<(NonZeroU32, NonZeroU32)>,
+    /// Webhooks being read and verified at once; `None` = half of the node's.
+    pub max_unverified: Option<u32>,
+    /// Bytes of their bodies; `None` = half of the node's.
+    pub unverified_bytes: Option<ByteSize>,
+}
+
+impl ProviderLimits {
+    fn read(s: &Section<'_, '_>) -> ProviderLimits {
+        let max_rps = s.integer_opt("max_rps", &(1..=10_000_000)).and_then(NonZeroU32::new);
+        let burst_rps = s.integer_opt("burst_rps", &(1..=10_000_000)).and_then(NonZeroU32::new);
+        if max_rps.is_none() && burst_rps.is_some() {
+            s.problem("burst_rps", "means nothing without max_rps", Some("max_rps = 50".into()));
+        }
+        ProviderLimits {
+            rate: max_rps.map(|rps| (rps, burst_rps.unwrap_or(rps))),
+            max_unverified: s.integer_opt("max_unverified", &(1..=1_000_000)),
+            unverified_bytes: s.size_opt("unverified_bytes", &(1024..=1 << 40)),
+        }
+    }
 }
 
 /// A secret in force.
@@ -160,6 +192,10 @@ impl ProviderReader<'_> {
         let tolerance_s = s.integer_opt("tolerance_s", &(1..=86_400));
         let dedup_ttl = s.duration_opt("dedup_ttl", &(Duration::from_secs(1)..=30 * day));
         let body_limit = s.size_opt("body_limit", &(1..=BODY_BYTES_MAX));
+        let encodings = s.parsed_list("encodings", "gzip or zstd", |text| {
+            Coding::ALL.into_iter().find(|coding| coding.name() == text)
+        });
+        let limits = s.table("limits", ProviderLimits::read);
         let public_url = s.parsed_opt("public_url", "an http(s) URL", |text| {
             let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
             (!rest.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())).then(|| text.to_owned())
@@ -189,6 +225,8 @@ impl ProviderReader<'_> {
             tolerance_s,
             dedup_ttl,
             body_limit,
+            encodings,
+            limits,
             public_url,
             principals,
             audience,

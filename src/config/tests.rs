@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+mod admission;
 mod egress;
 
 fn from_env(pairs: &[(&str, &str)]) -> Sources {
@@ -84,7 +85,7 @@ fn every_shipped_file_loads() {
 #[test]
 fn every_key_of_the_contract_is_told_in_the_defaults() {
     let keys = "tls keyring snapshot_dir public_url principals audience verify_tokens signed_only dedup_ttl \
-                tolerance_s body_limit not_before not_after enforce file egress schemes client_ca";
+                tolerance_s body_limit encodings burst_rps not_before not_after enforce file egress schemes client_ca";
     for key in keys.split(' ') {
         assert!(DEFAULT.contains(key), "{key}");
     }
@@ -111,7 +112,8 @@ fn each_wrong_key_is_named_with_its_line_and_the_nearest() {
             &[
                 ("interop.providers.github.topics", 4, "interop.providers.github.topic"),
                 ("interop.providers.github.secret", 6, "interop.providers.github.secrets"),
-                ("interop.providers.github.secrets.1.envv", 9, "interop.providers.github.secrets.1.env"),
+                ("interop.providers.github.limits.max_rp", 7, "interop.providers.github.limits.max_rps"),
+                ("interop.providers.github.secrets.1.envv", 10, "interop.providers.github.secrets.1.env"),
             ],
         ),
         (

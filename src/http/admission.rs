@@ -20,6 +20,16 @@ pub struct Reserved<'b> {
     _permit: SemaphorePermit<'b>,
 }
 
+impl<'b> Reserved<'b> {
+    pub(super) const fn new(permit: SemaphorePermit<'b>) -> Reserved<'b> {
+        Reserved { _permit: permit }
+    }
+}
+
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024).max(1)).unwrap_or(u32::MAX)
+}
+
 impl ByteBudget {
     /// Room for `bytes`, rounded down to KiB, at least 1 KiB.
     #[must_use]
@@ -40,13 +50,18 @@ impl ByteBudget {
     /// # Errors
     /// BACKPRESSURE when there is not enough.
     pub fn reserve(&self, bytes: usize) -> Result<Reserved<'_>, Refusal> {
-        let kib = u32::try_from(bytes.div_ceil(1024).max(1)).unwrap_or(u32::MAX);
-        match self.kib.try_acquire_many(kib) {
-            Ok(permit) => Ok(Reserved { _permit: permit }),
-            Err(_) => {
-                Err(Refusal::new(Reason::Backpressure, "too many bytes are being received; retry later"))
-            }
-        }
+        let permit = self.kib.try_acquire_many(kib(bytes));
+        permit.map(Reserved::new).map_err(|_| ByteBudget::full())
+    }
+
+    /// What to ask for, for `bytes`: how much, of what, and the most that there ever is.
+    pub(super) fn ask(&self, bytes: usize) -> (u32, &Semaphore, usize) {
+        (kib(bytes), &self.kib, self.whole)
+    }
+
+    /// There is not enough.
+    pub(super) fn full() -> Refusal {
+        Refusal::new(Reason::Backpressure, "too many bytes are being received; retry later")
     }
 }
 
@@ -109,7 +124,7 @@ impl RateLimits {
     /// # Errors
     /// RATE_LIMIT with the time until there is room.
     pub fn charge_webhook(&self) -> Result<(), Refusal> {
-        self.charge(&self.current.load().webhooks)
+        charge(&self.current.load().webhooks, &self.clock, PORT)
     }
 
     /// Charges one authenticated API call.
@@ -117,15 +132,42 @@ impl RateLimits {
     /// # Errors
     /// RATE_LIMIT with the time until there is room.
     pub fn charge_api(&self) -> Result<(), Refusal> {
-        self.charge(&self.current.load().api)
+        charge(&self.current.load().api, &self.clock, PORT)
+    }
+}
+
+const PORT: &str = "more requests a second than this node accepts";
+
+fn charge(
+    limiter: &DefaultDirectRateLimiter,
+    clock: &DefaultClock,
+    text: &'static str,
+) -> Result<(), Refusal> {
+    limiter.check().map_err(|until| {
+        let ms = u64::try_from(until.wait_time_from(clock.now()).as_millis()).unwrap_or(u64::MAX);
+        Refusal::new(Reason::RateLimit, text).retry_after(ms)
+    })
+}
+
+/// Verified webhooks a second of one provider, if it has a limit of its own.
+#[derive(Debug, Default)]
+pub struct OwnRate(Option<(DefaultDirectRateLimiter, DefaultClock)>);
+
+impl OwnRate {
+    /// `per_second` webhooks with bursts of `burst`.
+    #[must_use]
+    pub fn new(per_second: NonZeroU32, burst: NonZeroU32) -> OwnRate {
+        let limiter = RateLimiter::direct(Quota::per_second(per_second).allow_burst(burst));
+        OwnRate(Some((limiter, DefaultClock::default())))
     }
 
-    fn charge(&self, limiter: &DefaultDirectRateLimiter) -> Result<(), Refusal> {
-        limiter.check().map_err(|until| {
-            let wait = until.wait_time_from(self.clock.now());
-            let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            Refusal::new(Reason::RateLimit, "more requests a second than this node accepts").retry_after(ms)
-        })
+    /// Charges one verified webhook.
+    ///
+    /// # Errors
+    /// RATE_LIMIT with the time until there is room.
+    pub fn charge(&self) -> Result<(), Refusal> {
+        let Some((limiter, clock)) = &self.0 else { return Ok(()) };
+        charge(limiter, clock, "more webhooks a second than this provider may send (its limits.max_rps)")
     }
 }
 

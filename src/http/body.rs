@@ -61,7 +61,11 @@ pub(super) async fn read(mut body: Body, limit: usize, deadline: Duration) -> Re
     Ok(whole.freeze())
 }
 
-async fn next_data(body: &mut Body, until: Instant) -> Result<Option<Bytes>, Refusal> {
+/// The next piece of a body; `None` at its end.
+///
+/// # Errors
+/// TIMEOUT after `until`, MALFORMED if it breaks off.
+pub(super) async fn next_data(body: &mut Body, until: Instant) -> Result<Option<Bytes>, Refusal> {
     loop {
         if body.is_end_stream() {
             return Ok(None);

@@ -6,6 +6,7 @@
 use crate::http::body::Returning;
 use crate::http::error::{Failure, RouteKind, X_CORR_ID, refusal_of, render};
 use crate::http::request::{Call, Ids, Peer};
+use crate::http::strangers::Standing;
 use crate::metrics::{Endpoint, Inflight, MethodLabel, Metrics, interop_route, mailbox_route};
 use axum::Router;
 use axum::body::Body;
@@ -87,6 +88,20 @@ impl Meter {
         }
     }
 
+    /// One who waited gave way to a newcomer.
+    pub fn gave_way(&self, kind: RouteKind) {
+        if self.surface == Surface::Interop {
+            let webhook = kind == RouteKind::Webhook;
+            self.metrics.interop.gave_way(if webhook { Endpoint::Webhooks } else { Endpoint::Connection });
+        }
+    }
+
+    /// Whether strangers come here.
+    #[must_use]
+    pub fn is_public(&self) -> bool {
+        self.surface == Surface::Interop
+    }
+
     fn route(&self, path: &str) -> usize {
         match self.surface {
             Surface::Mailbox => mailbox_route(path),
@@ -156,6 +171,8 @@ impl Door {
         parts.extensions.insert(call);
         let polite = !parts.headers.contains_key(EXPECT);
         let http1 = parts.version <= Version::HTTP_11;
+        let standing = parts.extensions.get::<Standing>().cloned();
+        let called = parts.uri.path().starts_with("/v1/");
         let (body, leftover) = if body.is_end_stream() {
             (Body::empty(), None)
         } else {
@@ -178,6 +195,7 @@ impl Door {
         if let Some(refusal) = &refusal {
             response = render(refusal, &corr, kind, response.headers());
             self.meter.refused(kind, refusal.reason);
+            let _waiting = standing.as_ref().map(Standing::waiting);
             let drained = match leftover {
                 Some(leftover) if refusal.reason != Reason::Timeout => leftover.drain().await,
                 _ => refusal.reason != Reason::Timeout,
@@ -185,6 +203,10 @@ impl Door {
             if !drained && http1 {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
+        }
+        // every call of the API needs a capability
+        if let Some(standing) = standing.filter(|_| called && response.status().is_success()) {
+            standing.prove();
         }
         if let Ok(value) = HeaderValue::from_str(corr.as_str()) {
             response.headers_mut().insert(X_CORR_ID, value);

@@ -1,14 +1,16 @@
 //! The public port's routes (SPEC §7): webhooks in, checked from cheap to dear, and the build's version.
 
 use crate::http::admission::{Budgets, RateLimits};
-use crate::http::body;
-use crate::http::error::{Failure, OwnAnswer, json, json_of};
+use crate::http::door::Meter;
+use crate::http::error::{Failure, OwnAnswer, RouteKind, json, json_of};
 use crate::http::graphql::graphql_routes;
+use crate::http::intake::{Allowance, Intake, Pace, Share, Unverified, declared};
 use crate::http::mailbox::{MailboxApp, MailboxService, mailbox_routes, with_fallbacks};
 use crate::http::objects::{ObjectsApp, object_routes};
 use crate::http::openapi::{Describes, openapi_routes};
 use crate::http::readiness::Readiness;
 use crate::http::request::{Call, Path, path_part};
+use crate::http::strangers::Standing;
 use crate::http::webhooks::{Telling, Trace};
 use axum::Router;
 use axum::body::Body;
@@ -21,12 +23,11 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use ron_actors::audit::Audit;
 use ron_core::ids::MessageId;
+use ron_core::inflate::Coding;
 use ron_core::reason::{Reason, Refusal};
 use serde::Serialize;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::Semaphore;
 
 /// One request to a webhook route, its body read.
 #[derive(Debug)]
@@ -39,8 +40,12 @@ pub struct WebhookCall<'r> {
     pub uri: &'r Uri,
     /// As sent.
     pub headers: &'r HeaderMap,
-    /// The wire bytes; empty for GET.
+    /// The bytes as sent, inflated if they came compressed; empty for GET.
     pub body: Bytes,
+    /// What it holds until its sender is known.
+    pub unverified: Option<Unverified<'r>>,
+    /// What it takes then: the bytes of messages on their way in.
+    pub budgets: &'r Budgets,
     /// Ids and peer.
     pub call: &'r Call,
     /// `Err` while writes are shed: for a message that is neither a handshake nor refused otherwise.
@@ -83,7 +88,8 @@ pub struct CustomAnswer {
 /// Verifies webhooks and enqueues what they say.
 pub trait WebhookGate: Send + Sync + 'static {
     /// What can be judged before the body: whether the provider is known and enabled, the syntax of the
-    /// headers its scheme reads, the timestamp. Returns the largest body in bytes. What it finds out goes to `trace`.
+    /// headers its scheme reads, the timestamp. Returns what its body may be. What it finds out goes to
+    /// `trace`.
     ///
     /// # Errors
     /// POLICY_BLOCKED, SIGNATURE_INVALID, REPLAY_WINDOW, DOWNSTREAM_UNAVAILABLE.
@@ -93,10 +99,10 @@ pub trait WebhookGate: Send + Sync + 'static {
         method: &Method,
         headers: &HeaderMap,
         trace: &mut Trace,
-    ) -> Result<usize, Refusal>;
+    ) -> Result<Arc<Allowance>, Refusal>;
 
-    /// Verifies, charges the rate, and either answers a handshake or enqueues and waits for the commit. What it finds
-    /// out goes to `trace`.
+    /// Verifies, charges the rate, and either answers a handshake or enqueues and waits for the commit. What
+    /// it finds out goes to `trace`.
     ///
     /// # Errors
     /// Whatever refuses it.
@@ -125,14 +131,16 @@ pub struct InteropApp<G> {
     pub gate: G,
     /// Whether new messages are let in.
     pub readiness: Arc<Readiness>,
-    /// Webhooks whose sender is not verified yet, at once.
-    pub unverified: Semaphore,
-    /// Bytes under way.
+    /// What webhooks hold whose sender is not verified yet, at once and in bytes.
+    pub unverified: Share,
+    /// Bytes of messages on their way in.
     pub budgets: Arc<Budgets>,
     /// Requests a second.
     pub rate: Arc<RateLimits>,
-    /// How long a body may take.
-    pub body_deadline: Duration,
+    /// How fast a body must come.
+    pub pace: Pace,
+    /// Counts who had to give way.
+    pub meter: Meter,
     /// For `/version`.
     pub version: Version,
     /// Is told what becomes of each.
@@ -186,6 +194,9 @@ async fn webhook<G: WebhookGate>(
     let answer = app.take(&path, &parts, body, &mut telling.trace).await;
     telling.answered(&answer);
     let answer = answer?;
+    if let (WebhookAnswer::Accepted { .. }, Some(standing)) = (&answer, parts.extensions.get::<Standing>()) {
+        standing.prove();
+    }
     match answer {
         WebhookAnswer::Handshake(custom)
         | WebhookAnswer::Shadow(Some(custom))
@@ -214,27 +225,33 @@ impl<G: WebhookGate> InteropApp<G> {
         trace: &mut Trace,
     ) -> Result<WebhookAnswer, Refusal> {
         trace.step = Some("SLOT");
-        let busy =
-            |_| Refusal::new(Reason::Backpressure, "too many webhooks are being verified; retry later");
-        let _slot = self.unverified.try_acquire().map_err(busy)?;
+        let slot = self.unverified.slot().await?;
         let provider = path_part(path, "provider")?;
-        let limit = self.gate.precheck(provider, &parts.method, &parts.headers, trace)?;
+        let allowance = self.gate.precheck(provider, &parts.method, &parts.headers, trace)?;
+        let terms = allowance.terms();
+        trace.step = Some("SLOT");
+        let own_slot = terms.share.slot().await?;
         trace.step = Some("LENGTH");
-        let room = body::within_limit(body::declared_len(&body), limit)?;
-        trace.step = Some("BYTES");
-        let _reserved = self.budgets.sends.reserve(room)?;
+        let declared = declared(&body, &terms)?;
         trace.step = Some("ENCODING");
-        plain_coding(&parts.headers)?;
-        trace.step = Some("BODY");
-        let body = body::read(body, limit, self.body_deadline).await?;
-        trace.body = Some(body.clone());
+        let coding = coding_of(&parts.headers, terms.codings)?;
+        let intake = Intake::new(&self.unverified, terms, declared, coding);
+        let standing = parts.extensions.get::<Standing>();
+        let taken = intake.read(body, coding, self.pace, standing, &mut trace.step).await;
+        if taken.is_err() && trace.step == Some("GAVE_WAY") {
+            self.meter.gave_way(RouteKind::Webhook);
+        }
+        let taken = taken?;
+        trace.body = Some(taken.body.clone());
         let call = Call::of(parts).map_err(|Failure(refusal)| refusal)?;
         let received = WebhookCall {
             provider,
             method: &parts.method,
             uri: &parts.uri,
             headers: &parts.headers,
-            body,
+            body: taken.body.clone(),
+            unverified: Some(Unverified::new([slot, own_slot], taken)),
+            budgets: &self.budgets,
             call,
             admitted: self.readiness.admit_send(),
             rate: &self.rate,
@@ -243,13 +260,22 @@ impl<G: WebhookGate> InteropApp<G> {
     }
 }
 
-/// Signatures cover the bytes as sent; no provider shipped compresses them.
-fn plain_coding(headers: &HeaderMap) -> Result<(), Refusal> {
-    let plain = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
-    if headers.get_all(CONTENT_ENCODING).iter().all(plain) {
-        return Ok(());
+/// The coding that the body comes in: none, or one of the provider's. No shipped provider compresses, and two
+/// codings on top of each other are never undone.
+fn coding_of(headers: &HeaderMap, allowed: &[Coding]) -> Result<Option<Coding>, Refusal> {
+    let plain = |value: &&HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
+    let mut sent = headers.get_all(CONTENT_ENCODING).iter().filter(plain);
+    let Some(first) = sent.next() else { return Ok(None) };
+    let coding = first.to_str().ok().and_then(Coding::parse).filter(|coding| allowed.contains(coding));
+    if coding.is_some() && sent.next().is_none() {
+        return Ok(coding);
     }
-    Err(Refusal::new(Reason::UnsupportedEncoding, "send the webhook without Content-Encoding"))
+    let names: Vec<&str> = allowed.iter().map(|coding| coding.name()).collect();
+    let text = match names.is_empty() {
+        true => "send the webhook without Content-Encoding".to_owned(),
+        false => format!("send the webhook without Content-Encoding, or with one of: {}", names.join(", ")),
+    };
+    Err(Refusal::new(Reason::UnsupportedEncoding, text))
 }
 
 fn custom_answer(custom: CustomAnswer) -> Answer {

@@ -19,15 +19,18 @@ pub mod error;
 pub mod faults;
 pub mod graphql;
 mod headers;
+pub mod intake;
 pub mod interop;
 pub(crate) mod io;
 pub mod mailbox;
 pub mod objects;
 pub mod openapi;
+mod passed;
 pub mod readiness;
 pub mod reload;
 pub mod request;
 pub mod serve;
+mod strangers;
 pub mod upkeep;
 pub mod webhooks;
 

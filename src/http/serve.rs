@@ -3,10 +3,14 @@
 //! `axum::serve` arms no timers, so this is ours: hyper's automatic HTTP/1 and 2 server with a timer.
 
 use crate::http::door::Door;
+use crate::http::error::RouteKind;
 use crate::http::io::WatchedIo;
 use crate::http::request::Peer;
+use crate::http::strangers::{Standing, Strangers};
 use crate::listening::{Lifeline, Listening, next};
 use crate::tls::{Handshakes, Patience, admit};
+use http::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -33,6 +37,8 @@ pub struct ServeLimits {
     pub write_stall: Duration,
     /// Most HTTP/2 requests at once on one connection.
     pub h2_streams: u32,
+    /// Most bytes of a request's head, which is also what is read ahead of a body.
+    pub head_bytes: usize,
 }
 
 impl Default for ServeLimits {
@@ -42,15 +48,18 @@ impl Default for ServeLimits {
             header_deadline: Duration::from_secs(5),
             write_stall: Duration::from_secs(10),
             h2_streams: 128,
+            head_bytes: 64 * 1024,
         }
     }
 }
 
 /// Bytes of the HTTP/2 preface: with fewer hyper does not know the version yet, and arms no timer.
 const PREFACE_BYTES: u64 = 24;
-/// Most bytes of a request's head.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 100;
+const H2_STREAM_WINDOW: u32 = 256 * 1024;
+const H2_CONNECTION_WINDOW: u32 = 512 * 1024;
+/// How long a newcomer waits for the place of the connection that gives way to it.
+const GONE_WITHIN: Duration = Duration::from_millis(500);
 /// Most connections being told that there are too many.
 const TURNED_AWAY_MAX: usize = 64;
 const TURN_AWAY_DEADLINE: Duration = Duration::from_millis(500);
@@ -86,13 +95,32 @@ struct Server {
     limits: ServeLimits,
     conns: Arc<Semaphore>,
     turned_away: Arc<Semaphore>,
+    /// Of a public listener only: elsewhere everybody is known.
+    strangers: Option<Arc<Strangers>>,
     lifeline: Lifeline,
 }
 
 impl Server {
     fn new(door: Arc<Door>, limits: ServeLimits, lifeline: Lifeline) -> Server {
         let (conns, turned_away) = (Semaphore::new(limits.max_conns), Semaphore::new(TURNED_AWAY_MAX));
-        Server { door, limits, conns: Arc::new(conns), turned_away: Arc::new(turned_away), lifeline }
+        let (conns, turned_away) = (Arc::new(conns), Arc::new(turned_away));
+        let strangers = door.meter().is_public().then(Arc::default);
+        Server { door, limits, conns, turned_away, strangers, lifeline }
+    }
+
+    /// A place for a newcomer that found none: that of the oldest stranger, as soon as it has gone.
+    async fn place_of_another(&self) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.conns).acquire_owned();
+        timeout(GONE_WITHIN, place).await.ok()?.ok()
+    }
+
+    /// Whether somebody goes to make room for a newcomer.
+    fn makes_room(&self) -> bool {
+        let gave_way = self.strangers.as_ref().is_some_and(|strangers| strangers.give_way());
+        if gave_way {
+            self.door.meter().gave_way(RouteKind::Api);
+        }
+        gave_way
     }
 }
 
@@ -102,20 +130,40 @@ async fn accept_tcp(listener: TcpListener, server: Server, tls: Option<Arc<Hands
     while let Some((socket, addr)) = next(&server.lifeline.stop, |cx| listener.poll_accept(cx)).await {
         // answers are small and must not wait for an ack
         let _ = socket.set_nodelay(true);
-        match Arc::clone(&server.conns).try_acquire_owned() {
-            Ok(permit) => {
-                let (server, tls) = (server.clone(), tls.clone());
-                server.lifeline.tasks.clone().spawn(async move {
-                    let socket = admit(tls.as_deref(), socket, patience, &server.lifeline).await;
-                    if let Some(socket) = socket {
-                        connection(socket, Peer::Tcp(addr), server, permit).await;
-                    }
-                });
-            }
-            // a handshake to be told so would cost what there is too much of
-            Err(_) if tls.is_some() => server.door.meter().connection_refused(),
-            Err(_) => turn_away(socket, &server),
+        let place = Arc::clone(&server.conns).try_acquire_owned().ok();
+        if place.is_none() && !server.makes_room() {
+            refuse(socket, tls.is_some(), &server);
+            continue;
         }
+        let (server, tls) = (server.clone(), tls.clone());
+        server.lifeline.tasks.clone().spawn(async move {
+            let place = match place {
+                Some(place) => Some(place),
+                None => server.place_of_another().await,
+            };
+            let Some(place) = place else { return refuse(socket, tls.is_some(), &server) };
+            let standing = server.strangers.as_ref().map(Strangers::join);
+            let admitted = admit(tls.as_deref(), socket, patience, &server.lifeline);
+            let socket = match &standing {
+                None => admitted.await,
+                Some(standing) => tokio::select! {
+                    socket = admitted => socket,
+                    () = standing.gone().cancelled() => None,
+                },
+            };
+            if let Some(socket) = socket {
+                connection(socket, Peer::Tcp(addr), standing, server, place).await;
+            }
+        });
+    }
+}
+
+/// There is no place for a connection.
+fn refuse(socket: TcpStream, tls: bool, server: &Server) {
+    match tls {
+        // a handshake to be told so would cost what there is too much of
+        true => server.door.meter().connection_refused(),
+        false => turn_away(socket, server),
     }
 }
 
@@ -126,7 +174,7 @@ async fn accept_unix(listener: UnixListener, server: Server) {
             continue;
         };
         if let Ok(permit) = Arc::clone(&server.conns).try_acquire_owned() {
-            server.lifeline.tasks.spawn(connection(socket, peer, server.clone(), permit));
+            server.lifeline.tasks.spawn(connection(socket, peer, None, server.clone(), permit));
         }
     }
 }
@@ -149,16 +197,30 @@ fn local_peer(socket: &UnixStream, own: u32) -> Option<Peer> {
 }
 
 /// Serves one connection to its end.
-async fn connection<S>(socket: S, peer: Peer, server: Server, permit: OwnedSemaphorePermit)
-where
+async fn connection<S>(
+    socket: S,
+    peer: Peer,
+    standing: Option<Standing>,
+    server: Server,
+    permit: OwnedSemaphorePermit,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = server.limits;
     let (io, bytes_read) = WatchedIo::new(socket, limits.write_stall);
     let door = Arc::clone(&server.door);
-    let service = service_fn(move |request| {
-        let door = Arc::clone(&door);
-        async move { Ok::<_, Infallible>(door.answer(request, peer).await) }
+    let gone = standing.as_ref().map(|standing| standing.gone().clone()).unwrap_or_default();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let (door, standing) = (Arc::clone(&door), standing.clone());
+        async move {
+            let working = standing.as_ref().map(Standing::working);
+            if let Some(standing) = standing {
+                request.extensions_mut().insert(standing);
+            }
+            let answer = door.answer(request, peer).await;
+            drop(working);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let builder = builder(&limits);
     let mut conn = pin!(builder.serve_connection(TokioIo::new(io), service));
@@ -174,6 +236,7 @@ where
                 break;
             }
             () = server.lifeline.kill.cancelled() => break,
+            () = gone.cancelled() => break,
             () = server.lifeline.stop.cancelled(), if !ending => {
                 ending = true;
                 conn.as_mut().graceful_shutdown();
@@ -196,12 +259,15 @@ fn builder(limits: &ServeLimits) -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_deadline)
         .max_headers(HEADERS_MAX)
-        .max_buf_size(HEAD_BYTES_MAX);
+        .max_buf_size(limits.head_bytes);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.h2_streams)
-        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        // what a peer may send before it is read
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(128)
         .max_send_buf_size(256 * 1024)

@@ -4,8 +4,10 @@ mod bad_input;
 mod calls;
 mod connections;
 mod fake_desk;
+mod fake_gate;
 mod fakes;
 mod graphql;
+mod intake;
 mod openapi;
 mod webhooks;
 
@@ -14,6 +16,7 @@ use crate::http::admission::{Budgets, RateLimits};
 use crate::http::auth::{Access, Audience};
 use crate::http::ctl::ctl_router;
 use crate::http::door::{Door, Meter, Surface};
+use crate::http::intake::{Pace, Share};
 use crate::http::interop::{InteropApp, PublicApi, Version, interop_router};
 use crate::http::mailbox::{MailboxApp, MailboxLimits, mailbox_router};
 use crate::http::objects::ObjectsApp;
@@ -25,7 +28,8 @@ use crate::metrics::{Metrics, MetricsOptions, NoQueues};
 use arc_swap::ArcSwap;
 use axum::Router;
 use fake_desk::FakeDesk;
-use fakes::{FakeAuth, FakeGate, FakeMailbox, FixedClock, running_audit};
+use fake_gate::FakeGate;
+use fakes::{FakeAuth, FakeMailbox, FixedClock, running_audit};
 use ron_actors::audit::Audit;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -34,7 +38,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 
 /// A node's network side around fakes.
 struct Net {
@@ -48,6 +51,10 @@ struct Net {
     rate: Arc<RateLimits>,
     ids: Arc<Ids>,
     body_deadline: Duration,
+    /// Bytes a second that a webhook's body must come at.
+    rate_min: usize,
+    /// What webhooks may hold, all of them.
+    webhook_bytes: usize,
     serve: ServeLimits,
 }
 
@@ -71,6 +78,8 @@ impl Net {
             // two requests, and then none for an hour
             rate: Arc::new(RateLimits::of(hourly.allow_burst(two))),
             body_deadline: Duration::from_secs(60),
+            rate_min: 1,
+            webhook_bytes: 64 << 20,
             ids: Arc::new(Ids::new(Arc::new(FixedClock), 1)),
             serve: ServeLimits { header_deadline: Duration::from_secs(60), ..ServeLimits::default() },
         }
@@ -111,10 +120,11 @@ impl Net {
         Arc::new(InteropApp {
             gate,
             readiness: Arc::clone(&self.readiness),
-            unverified: Semaphore::new(2),
+            unverified: Share::new(2, self.webhook_bytes),
             budgets: Arc::clone(&self.budgets),
             rate: Arc::clone(&self.rate),
-            body_deadline: self.body_deadline,
+            pace: Pace { deadline: self.body_deadline, rate_min: self.rate_min },
+            meter: Meter::new(Surface::Interop, Arc::clone(&self.metrics)),
             version: Version { name: "ron-node", version: "0.1.0", profile: "macronode".into() },
             audit: self.audit.clone(),
         })

@@ -12,6 +12,7 @@ use crate::http::ctl::ctl_router;
 use crate::http::door::{Door, Meter, Surface};
 use crate::http::egress::egress_routes;
 use crate::http::faults::fault_routes;
+use crate::http::intake::{Pace, Share};
 use crate::http::interop::{InteropApp, PublicApi, Version, interop_router};
 use crate::http::mailbox::{Durability, MailboxApp, MailboxLimits, mailbox_router};
 use crate::http::objects::ObjectsApp;
@@ -28,7 +29,7 @@ use ron_actors::entropy::{Entropy, OsEntropy};
 use ron_actors::mailbox::Mailbox;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 /// What all listeners share.
 struct Shared {
@@ -97,6 +98,7 @@ impl Node {
         let public = ServeLimits {
             max_conns: interop.limits.max_conns as usize,
             header_deadline: interop.limits.header_timeout,
+            head_bytes: PUBLIC_HEAD_BYTES,
             ..ServeLimits::default()
         };
         let inner = ServeLimits { max_conns: mailbox.max_conns as usize, ..ServeLimits::default() };
@@ -145,10 +147,11 @@ impl Node {
         let app = InteropApp {
             gate,
             readiness: self.readiness.clone(),
-            unverified: Semaphore::new(limits.max_unverified as usize),
-            budgets: Arc::new(Budgets::new(limits.unverified_bytes.as_usize(), 0)),
+            unverified: Share::new(limits.max_unverified as usize, limits.unverified_bytes.as_usize()),
+            budgets: self.budgets.clone(),
             rate: self.rate.clone(),
-            body_deadline: limits.body_timeout,
+            pace: Pace { deadline: limits.body_timeout, rate_min: limits.body_min_rate.as_usize() },
+            meter: Meter::new(Surface::Interop, self.metrics.clone()),
             version: Version {
                 name: "ron-node",
                 version: env!("CARGO_PKG_VERSION"),
@@ -230,6 +233,9 @@ impl Node {
         Ok(())
     }
 }
+
+/// Most bytes of a head on the public port: times `max_conns` it is what strangers can make the node hold.
+const PUBLIC_HEAD_BYTES: usize = 32 * 1024;
 
 fn mailbox_limits(config: &Config) -> MailboxLimits {
     MailboxLimits {

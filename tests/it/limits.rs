@@ -1,14 +1,25 @@
 //! What the configuration bounds, seen from outside.
 
 use crate::harness::{Provider, Setup, borrowed, poll, wall};
-use crate::http::Answer;
+use crate::http::{Answer, read_answer};
 use serde_json::json;
 
 #[test]
 fn connections_over_the_limit_are_told_so() {
-    let node = Setup::new().env("SVC_INTEROP_MAX_CONNS", "2").start();
+    let github = Provider::new("github", "github");
+    let node = github.add_to(Setup::new(), "github", "").env("SVC_INTEROP_MAX_CONNS", "2").start();
     let interop = node.interop();
-    let open: Vec<_> = (0..2).map(|_| interop.begin(b"GET /ver")).collect();
+    // strangers would give way
+    let proven = |n: u32| {
+        let body = format!("{{\"n\":{n}}}");
+        let headers = github.sign("1", wall(), body.as_bytes());
+        let raw = interop.request("POST", "/webhooks/github", &borrowed(&headers), body.as_bytes());
+        let raw = String::from_utf8(raw).unwrap().replace("Connection: close\r\n", "");
+        let mut open = interop.begin(raw.as_bytes());
+        assert_eq!(read_answer(&mut open, raw.as_bytes()).unwrap().status, 202);
+        open
+    };
+    let open: Vec<_> = (0..2).map(proven).collect();
     let full = poll("a refusal", || Some(interop.get("/version")).filter(|answer| answer.status != 200));
     full.refused(503, "BACKPRESSURE");
     // the mailbox and the admin ports have connections of their own

@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 
 const MAILBOX: &str = "[mailbox.tls]\ncert = \"tls/cert.pem\"\nkey = \"tls/key.pem\"\n";
 
-fn files(setup: &Setup, pair: &Pair) {
+pub(crate) fn files(setup: &Setup, pair: &Pair) {
     let dir = setup.dir().join("tls");
     std::fs::create_dir_all(&dir).unwrap();
     put(&dir.join("cert.pem"), &pair.cert);

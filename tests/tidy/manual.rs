@@ -274,9 +274,9 @@ fn the_page_of_the_audit_log_is_what_the_node_writes() {
 #[test]
 fn every_step_of_a_webhook_is_explained() {
     let mut steps = BTreeSet::new();
-    for path in ["src/gate.rs", "src/http/interop.rs"] {
+    for path in ["src/gate.rs", "src/http/interop.rs", "src/http/intake.rs"] {
         let text = files::read(path);
-        let names = text.split("trace.step = Some(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        let names = text.split("step = Some(\"").skip(1).filter_map(|rest| rest.split('"').next());
         steps.extend(names.map(str::to_owned));
     }
     assert!(steps.len() >= 12, "{steps:?}");

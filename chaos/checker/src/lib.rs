@@ -5,6 +5,7 @@
 //! judges the [`history`] afterwards. [`trace`] judges what strace saw of a node with amnesia on.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod admission;
 pub mod api;
 pub mod check;
 pub mod clock;

@@ -126,7 +126,9 @@ fn pairs(record: &Value, providers: &Value) -> Vec<(&'static str, String)> {
 /// What a step means, and what to do about it.
 fn meaning(step: &str) -> Option<&'static str> {
     Some(match step {
-        "SLOT" => "too many webhooks were being verified at once (interop.limits.max_unverified)",
+        "SLOT" => {
+            "too many webhooks were being verified at once, of all providers or of this one (max_unverified)"
+        }
         "PROVIDER" => "no provider of that name is configured and enabled",
         "POLICY" => "the policy denies it: `ronctl policy show`",
         "MISSING_HEADER" => {
@@ -160,12 +162,16 @@ fn meaning(step: &str) -> Option<&'static str> {
         "BAD_CHALLENGE" => "a signed challenge that is not safe to send back",
         "BAD_METHOD" => "the provider does not use this method",
         "LENGTH" => "the declared length is over the limit (body_limit)",
-        "BYTES" => "too many bytes of webhooks were under way (interop.limits.unverified_bytes)",
-        "ENCODING" => "the body is compressed: signatures cover the bytes as sent",
+        "BYTES" => {
+            "too many bytes of webhooks were under way, of all providers or of this one (unverified_bytes)"
+        }
+        "ENCODING" => "the body is compressed in a way that the provider's `encodings` do not name",
         "BODY" => "the body did not arrive whole and in time, or is over the limit",
+        "GAVE_WAY" => "its body came slowly, and others needed its place (max_unverified, unverified_bytes)",
+        "INFLATE" => "the compressed body is broken, or inflates further than interop.decompression allows",
         "VERIFIER" => "the provider's verifier was down, quarantined or full: `ronctl quarantine list`",
         "SHED" => "new messages are shed: `ronctl status` says why",
-        "RATE" => "more verified webhooks a second than interop.limits allow",
+        "RATE" => "more verified webhooks a second than interop.limits or the provider's own allow",
         "CAPABILITY" => {
             "the capability that was made for it did not hold: is its key revoked? `ronctl key list`"
         }

@@ -72,7 +72,8 @@ async fn connections_over_the_limit_are_told_so() {
     let (addr, _listening) = net.serve_interop(FakeGate::default(), false).await;
     let version = raw_request("GET", "/version", "", b"");
     let mut first = TcpStream::connect(addr).await.unwrap();
-    assert_eq!(exchange_on(&mut first, &version).await.unwrap().status, 200);
+    let webhook = raw_request("POST", "/webhooks/github", "", b"ok");
+    assert_eq!(exchange_on(&mut first, webhook).await.unwrap().status, 202, "no stranger any more");
     let mut second = TcpStream::connect(addr).await.unwrap();
     let reply = exchange_on(&mut second, &version).await.unwrap();
     assert_eq!(reply.refused(503, "BACKPRESSURE").headers["connection"], "close");

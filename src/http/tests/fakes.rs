@@ -1,11 +1,8 @@
 //! What stands in for the mailbox, the passport, the verifiers and the node.
 
 use crate::http::auth::{Ask, Authority, Authorizer, Held, Verdict};
-use crate::http::interop::{CustomAnswer, WebhookAnswer, WebhookCall, WebhookGate};
 use crate::http::mailbox::{HandedOut, HandsOut, MailboxService};
-use crate::http::webhooks::Trace;
 use bytes::Bytes;
-use http::{HeaderMap, Method};
 use ron_actors::audit::{Audit, AuditArgs, AuditLimits, AuditObserver};
 use ron_actors::entropy::SeededEntropy;
 use ron_actors::kernel::bus::{Bus, BusLimits};
@@ -384,63 +381,6 @@ impl MailboxService for Arc<FakeMailbox> {
             stats: Stats { ready: 9, ..Stats::default() },
         };
         Ok((vec![row("hidden"), row("orders")], None))
-    }
-}
-
-/// Accepts bodies `ok` and `known`, answers `challenge`, and refuses the rest as badly signed.
-#[derive(Debug, Default)]
-pub(super) struct FakeGate {
-    /// Webhooks wait here, once `hold` is set.
-    pub(super) held: Arc<Notify>,
-    pub(super) hold: bool,
-    pub(super) receiving: Arc<AtomicUsize>,
-}
-
-impl WebhookGate for FakeGate {
-    fn precheck(
-        &self,
-        provider: &str,
-        _: &Method,
-        headers: &HeaderMap,
-        _: &mut Trace,
-    ) -> Result<usize, Refusal> {
-        match provider {
-            "github" => {}
-            "down" => return Err(Refusal::new(Reason::DownstreamUnavailable, "quarantined")),
-            _ => return Err(Refusal::new(Reason::PolicyBlocked, "no such provider is enabled")),
-        }
-        match headers.contains_key("x-late") {
-            true => Err(Refusal::new(Reason::ReplayWindow, "the timestamp is outside the tolerance")),
-            false => Ok(64),
-        }
-    }
-
-    async fn receive(&self, call: WebhookCall<'_>, _: &mut Trace) -> Result<WebhookAnswer, Refusal> {
-        self.receiving.fetch_add(1, Ordering::SeqCst);
-        if self.hold {
-            self.held.notified().await;
-        }
-        let custom = |status, body: &'static str| CustomAnswer {
-            status,
-            content_type: Some("text/plain".into()),
-            body: Bytes::from_static(body.as_bytes()),
-            headers: vec![("X-Extra".into(), "1".into())],
-        };
-        let accepted = |duplicate, custom| Ok(WebhookAnswer::Accepted { msg_id: id(1), duplicate, custom });
-        match (call.method, &call.body[..]) {
-            (&Method::GET, _) => Ok(WebhookAnswer::Handshake(custom(200, "hello"))),
-            (_, b"challenge") => Ok(WebhookAnswer::Handshake(custom(200, "echo"))),
-            (_, b"ok" | b"known" | b"custom") => {
-                call.rate.charge_webhook()?;
-                call.admitted?;
-                match &call.body[..] {
-                    b"custom" => accepted(false, Some(custom(204, ""))),
-                    body => accepted(body == b"known", None),
-                }
-            }
-            (_, b"full") => Err(Refusal::new(Reason::Backpressure, "the topic is full")),
-            _ => Err(Refusal::new(Reason::SignatureInvalid, "no secret matches")),
-        }
     }
 }
 
