@@ -378,9 +378,21 @@ proptest! {
                     if list.get(at).is_some_and(over) && list.len() > 1 {
                         let left = list.iter().enumerate().filter(|(place, _)| *place != at);
                         rotation.reload(left.map(|(_, listed)| listed.clone()).collect(), &[], TTL, wall);
+                        if at > 0 {
+                            // it was the successor of another
+                            continue;
+                        }
                     }
                 }
-                Op::End(..) => {}
+                Op::End(at, after) => {
+                    // what an operator does to a secret may change its state; what comes then may not
+                    let mut list = list;
+                    if let Some(listed) = list.get_mut(at).filter(|listed| listed.window.not_after.is_none()) {
+                        listed.window.not_after = Some(wall.plus(after));
+                        rotation.reload(list, &[], TTL, wall);
+                    }
+                    continue;
+                }
                 Op::Send { behind, .. } => {
                     let signer = if behind { list.first() } else { list.last() };
                     if let Some(signer) = signer {
