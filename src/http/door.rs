@@ -172,7 +172,7 @@ impl Door {
         let polite = !parts.headers.contains_key(EXPECT);
         let http1 = parts.version <= Version::HTTP_11;
         let standing = parts.extensions.get::<Standing>().cloned();
-        let called = parts.uri.path().starts_with("/v1/");
+        let called = ["/v1/", "/o/", "/put"].iter().any(|path| parts.uri.path().starts_with(path));
         let (body, leftover) = if body.is_end_stream() {
             (Body::empty(), None)
         } else {

@@ -387,7 +387,8 @@ proptest! {
                 Op::End(at, after) => {
                     // what an operator does to a secret may change its state; what comes then may not
                     let mut list = list;
-                    if let Some(listed) = list.get_mut(at).filter(|listed| listed.window.not_after.is_none()) {
+                    let endless = |listed: &&mut Listed| listed.window.not_after.is_none();
+                    if let Some(listed) = list.get_mut(at).filter(endless) {
                         listed.window.not_after = Some(wall.plus(after));
                         rotation.reload(list, &[], TTL, wall);
                     }
