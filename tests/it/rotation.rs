@@ -2,12 +2,15 @@
 //! shown.
 
 use crate::harness::{Provider, Setup, TENANT, TestNode, borrowed, poll, ronctl, wall};
-use crate::http::Client;
-use crate::mailbox::depths;
+use crate::http::{Client, read_answer};
+use crate::mailbox::{depths, recv};
 use ron_core::time::Millis;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// The secrets of one provider: its senders, each with a KID of its own.
@@ -286,6 +289,50 @@ fn providers_come_and_go_without_a_restart_and_the_rest_is_listed() {
     put(&format!("{start}\n{table}"));
     let (code, _, said) = reload(&node, &[]);
     assert!(code == 78 && said.contains("policy.toml:2: foo"), "{said}");
+}
+
+/// A request of which all but the last byte is there: the node waits for the rest of its body.
+fn begun(node: &TestNode, sender: &Provider, id: &str) -> (TcpStream, Vec<u8>) {
+    let body = format!("{{\"id\":\"{id}\"}}");
+    let headers = sender.sign(id, wall(), body.as_bytes());
+    let request = node.interop().request("POST", "/webhooks/hub", &borrowed(&headers), body.as_bytes());
+    let under_way = "svc_interop_inflight{route=\"/webhooks/{provider}\"}";
+    let stream = node.interop().begin(&request[..request.len() - 1]);
+    poll("it is under way", || (metric(node, under_way) == Some(1.0)).then_some(()));
+    (stream, request)
+}
+
+fn finish((mut stream, request): (TcpStream, Vec<u8>)) -> u16 {
+    stream.write_all(&request[request.len() - 1..]).unwrap();
+    read_answer(&mut stream, &request).unwrap().status
+}
+
+#[test]
+fn a_request_under_way_is_judged_by_what_was_in_force_when_it_came() {
+    let senders = senders();
+    let setup = Setup::new();
+    let [old, new] = [("old", &senders[0]), ("new", &senders[1])].map(|(kid, sender)| {
+        format!("{{ kid = \"{kid}\", file = {:?} }}", put_secret(&setup, kid, sender.secret()))
+    });
+    let first = hub(&old, "");
+    let node = setup.clone().toml(&first).start();
+    let start = std::fs::read_to_string(setup.config_file()).unwrap();
+    let put = |text: &str| std::fs::write(setup.config_file(), start.replace(&first, text)).unwrap();
+    // its secret is taken out, its topic is another, and then its provider is gone
+    let under_way = begun(&node, &senders[0], "1");
+    put(&hub(&new, "").replace("topic = \"hub\"", "topic = \"hub2\""));
+    assert_eq!(reload(&node, &["--force"]).0, 0);
+    assert_eq!(send(&node.interop(), &senders[0], "2", wall()), 401);
+    assert_eq!(finish(under_way), 202);
+    assert_eq!(depths(&node.mailbox(), "hub"), [1, 0, 0, 0], "all of it is as it was when it came");
+
+    let under_way = begun(&node, &senders[1], "3");
+    put("");
+    node.signal(Signal::HUP);
+    poll("the provider is gone", || (send(&node.interop(), &senders[1], "4", wall()) == 403).then_some(()));
+    assert_eq!(finish(under_way), 202);
+    let stored = recv(&node.mailbox(), "hub2", &json!({"max_messages": 10}));
+    assert!(stored.iter().any(|message| message["payload"] == "{\"id\":\"3\"}"), "{stored:?}");
 }
 
 #[test]
