@@ -5,8 +5,7 @@
 
 use crate::config::{ByteSize, Config, InteropConfig, Provider};
 use crate::gate::Served;
-use crate::http::admission::OwnRate;
-use crate::http::intake::{Allowance, Share};
+use crate::http::intake::{Allowance, AllowanceLimits};
 use crate::metrics::Metrics;
 use crate::node::BootError;
 use crate::schemes::Catalogue;
@@ -87,22 +86,23 @@ pub(crate) fn ready(config: &Config) -> Result<Vec<Ready>, BootError> {
 
 /// What a provider may send and hold. Without a share of its own it gets half of the node's, so that whoever floods one
 /// provider leaves room for the others.
-fn allowance(provider: &Provider, interop: &InteropConfig) -> Allowance {
+fn allowance(provider: &Provider, interop: &InteropConfig) -> AllowanceLimits {
     let (node, own, inflate) = (&interop.limits, &provider.limits, interop.decompression);
     let body_limit = provider.body_limit.unwrap_or(node.body_limit).as_usize();
     let slots = own.max_unverified.unwrap_or(node.max_unverified.div_ceil(2)).min(node.max_unverified);
     // with room for one body at least, compressed and not
     let half = (node.unverified_bytes.as_usize() / 2).max(2 * body_limit);
     let bytes = own.unverified_bytes.map_or(half, ByteSize::as_usize);
-    Allowance {
+    AllowanceLimits {
         body_limit,
         codings: provider.encodings.clone(),
         bounds: Bounds {
             max_ratio: inflate.max_ratio,
             bytes_max: body_limit.min(inflate.max_bytes.as_usize()),
         },
-        share: Share::new(slots as usize, bytes.min(node.unverified_bytes.as_usize())),
-        rate: own.rate.map_or_else(OwnRate::default, |(rps, burst)| OwnRate::new(rps, burst)),
+        slots: slots as usize,
+        bytes: bytes.min(node.unverified_bytes.as_usize()),
+        rate: own.rate,
     }
 }
 
@@ -154,7 +154,7 @@ impl Providers {
             let rotation = Rotation::begin(list, rules.signed_ttl_ms(), known, wall);
             let (rotation, verifier) = (Arc::new(Mutex::new(rotation)), new_verifier(config));
             running.insert(name.to_string(), verifier.clone());
-            if let Some(served) = served(config, metrics, &name, rules, verifier, rotation) {
+            if let Some(served) = served((config, metrics), &name, None, rules, verifier, rotation) {
                 table.insert(name.to_string(), Arc::new(served));
             }
         }
@@ -222,7 +222,7 @@ impl Providers {
                     Arc::new(Mutex::new(Rotation::begin(list, ttl_ms, None, wall)))
                 }
             };
-            if let Some(served) = served(config, metrics, &name, rules, verifier, rotation) {
+            if let Some(served) = served((config, metrics), &name, before, rules, verifier, rotation) {
                 served.metrics.secrets(served.rotation().secrets());
                 table.insert(name.to_string(), Arc::new(served));
             }
@@ -318,21 +318,27 @@ fn configured(config: &Config) -> BTreeMap<ProviderName, Configured> {
 }
 
 fn served(
-    config: &Config,
-    metrics: &Metrics,
+    (config, metrics): (&Config, &Metrics),
     name: &ProviderName,
+    before: Option<&Arc<Served>>,
     rules: ProviderRules,
     verifier: VerifierHandle,
     rotation: Arc<Mutex<Rotation>>,
 ) -> Option<Served> {
     let provider = config.interop.providers.get(name)?;
+    let limits = allowance(provider, &config.interop);
+    // a reload gives nobody a full bucket, nor more room than there is
+    let allowance = match before.filter(|served| served.allowance.limits == limits) {
+        Some(served) => served.allowance.clone(),
+        None => Arc::new(Allowance::new(limits)),
+    };
     let kids: Vec<String> = rules.kids().map(ToString::to_string).collect();
     let of_provider = metrics.interop.provider(name.as_str(), kids.iter().map(String::as_str));
     Some(Served {
         rules: Arc::new(rules),
         verifier,
         queue: QueueKey { tenant: provider.tenant.clone(), topic: provider.topic.clone() },
-        allowance: Arc::new(allowance(provider, &config.interop)),
+        allowance,
         metrics: of_provider,
         shadow: (!provider.enforce).then(|| metrics.interop.shadow(name.as_str())),
         rotation,

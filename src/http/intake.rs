@@ -14,6 +14,7 @@ use http_body::Body as _;
 use ron_core::crowd::{Crowd, Place};
 use ron_core::inflate::{Bounds, Coding, Inflate};
 use ron_core::reason::{Reason, Refusal};
+use std::num::NonZeroU32;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -159,15 +160,28 @@ pub struct Terms<'g> {
     pub share: &'g Share,
 }
 
-/// What one provider may send and hold.
-#[derive(Debug)]
-pub struct Allowance {
+/// What one provider may send and hold, as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowanceLimits {
     /// Largest body, bytes.
     pub body_limit: usize,
     /// Codings that its bodies may come in.
     pub codings: Vec<Coding>,
     /// How far they may inflate.
     pub bounds: Bounds,
+    /// Webhooks at once that are not verified yet.
+    pub slots: usize,
+    /// Bytes of them.
+    pub bytes: usize,
+    /// Verified ones a second, and what is saved up on top of that; `None` = as the node.
+    pub rate: Option<(NonZeroU32, NonZeroU32)>,
+}
+
+/// What one provider may send and hold. Outlives a reload that leaves its limits as they are.
+#[derive(Debug)]
+pub struct Allowance {
+    /// As configured.
+    pub limits: AllowanceLimits,
     /// What its webhooks may hold together, unverified.
     pub share: Share,
     /// Verified ones a second.
@@ -175,11 +189,18 @@ pub struct Allowance {
 }
 
 impl Allowance {
+    /// Nothing of it is in use.
+    #[must_use]
+    pub fn new(limits: AllowanceLimits) -> Allowance {
+        let rate = limits.rate.map_or_else(OwnRate::default, |(rps, burst)| OwnRate::new(rps, burst));
+        Allowance { share: Share::new(limits.slots, limits.bytes), rate, limits }
+    }
+
     /// What a webhook is told of it.
     #[must_use]
     pub fn terms(&self) -> Terms<'_> {
-        let Allowance { body_limit, codings, bounds, share, .. } = self;
-        Terms { body_limit: *body_limit, codings, bounds: *bounds, share }
+        let AllowanceLimits { body_limit, codings, bounds, .. } = &self.limits;
+        Terms { body_limit: *body_limit, codings, bounds: *bounds, share: &self.share }
     }
 }
 

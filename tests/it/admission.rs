@@ -1,6 +1,6 @@
 //! What strangers may send and hold: compressed bodies, a provider's own limits, slow senders, both versions of HTTP.
 
-use crate::harness::{Provider, Setup, borrowed, wall};
+use crate::harness::{Provider, Setup, borrowed, ronctl, wall};
 use crate::http::Answer;
 use crate::mailbox::{depths, recv_one};
 use crate::pki::Authority;
@@ -69,7 +69,7 @@ fn a_signature_covers_what_was_compressed() {
 #[test]
 fn a_provider_has_limits_of_its_own() {
     let (github, other) = (Provider::new("github", "github"), Provider::new("other", "github"));
-    let limits = "limits = { max_rps = 1, burst_rps = 2 }";
+    let limits = "limits = { max_rps = 1, burst_rps = 40 }";
     let setup = github.add_to(Setup::new(), "github", limits);
     let node = other.add_to(setup, "github", "").start();
     let interop = node.interop();
@@ -78,9 +78,15 @@ fn a_provider_has_limits_of_its_own() {
         let headers = provider.sign("1", wall(), body.as_bytes());
         interop.call("POST", &provider.path(), &borrowed(&headers), body.as_bytes())
     };
-    let limited = (0..50).map(|n| post(&github, n)).find(|answer| answer.status != 202).unwrap();
-    limited.refused(429, "RATE_LIMIT");
+    let used_up = |from: u32, n: u32| (from..from + n).find(|n| post(&github, *n).status != 202);
+    let limited = used_up(0, 100).unwrap();
+    post(&github, limited).refused(429, "RATE_LIMIT");
     post(&other, 0).json(202);
+
+    // a reload that leaves its limits alone gives it nothing
+    let (code, _, said) = ronctl(&node.setup, &["config", "reload"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(used_up(1000, 30).is_some(), "its burst was filled up by a reload");
 }
 
 async fn posted(sender: &mut SendRequest<Full<Bytes>>, at: SocketAddr, provider: &Provider, n: u32) -> u16 {

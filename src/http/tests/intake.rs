@@ -1,8 +1,7 @@
 //! How bodies of strangers are read: compressed ones, slow ones, more than there is room for.
 
 use super::*;
-use crate::http::admission::OwnRate;
-use crate::http::intake::{Allowance, Intake};
+use crate::http::intake::{Allowance, AllowanceLimits, Intake};
 use axum::body::Body;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
@@ -36,13 +35,14 @@ impl FakeGate {
         body_limit: usize,
         codings: &[Coding],
     ) -> Arc<Allowance> {
-        Arc::new(Allowance {
+        Arc::new(Allowance::new(AllowanceLimits {
             body_limit,
             codings: codings.to_vec(),
             bounds: Bounds { max_ratio: 10, bytes_max: body_limit },
-            share: Share::new(slots, bytes),
-            rate: OwnRate::default(),
-        })
+            slots,
+            bytes,
+            rate: None,
+        }))
     }
 }
 
