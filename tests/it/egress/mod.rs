@@ -20,9 +20,12 @@ const DOWN: Reply = Reply::Status(500, "");
 
 /// A node whose topic `orders` goes to a receiver inside TLS, and the receiver.
 fn delivering(replies: &[Reply], more: &str) -> (TestNode, Receiver) {
+    delivering_of(Setup::new(), replies, more)
+}
+
+fn delivering_of(setup: Setup, replies: &[Reply], more: &str) -> (TestNode, Receiver) {
     let authority = Authority::new("receivers");
     let receiver = Receiver::start("127.0.0.1:0", Some(&authority.issue()), replies);
-    let setup = Setup::new();
     pki::put(&setup.dir().join("ca.pem"), &authority.pem());
     let url = format!("https://{}/hook?key=in-the-url", receiver.addr);
     (egress(setup, "egress", &url, receiver.addr.port(), more).start(), receiver)
@@ -157,6 +160,25 @@ fn a_failure_is_tried_again_with_the_same_id_and_another_time() {
     }
     poll("the ack", || (depths(&node.mailbox(), "orders") == [0, 0, 0, 0]).then_some(()));
     assert_eq!((&shown(&node)["attempts"], &shown(&node)["delivered"]), (&json!(3), &json!(1)));
+}
+
+#[test]
+fn a_message_whose_body_is_an_object_is_not_delivered_without_it() {
+    let (node, receiver) = delivering_of(Setup::new().env("RON_INTEROP__API", "true"), &[OK], "");
+    let token = node.mint(&json!({"tenant": TENANT, "ops": ["put", "enqueue"]}));
+    let address =
+        node.interop().with(&token).call("POST", "/put", &[], b"in an object").json(202)["address"].clone();
+    let address = address.as_str().unwrap();
+    enqueue(&node.mailbox().with(&token), "orders", b"", &[("X-Body-Ref", address.as_bytes())]);
+    send(&node, b"{}");
+    assert_eq!(receiver.wait_for(1)[0].body, b"{}");
+    poll("the dead letter", || (depths(&node.mailbox(), "orders") == [0, 0, 0, 1]).then_some(()));
+    let peek = node.mailbox().get(&format!("/v1/{TENANT}/orders/peek?state=dlq")).json(200);
+    let dead = &peek["messages"][0];
+    assert_eq!(
+        (&dead["body_ref"], &dead["dead_letter"]["reason"]),
+        (&json!(address), &json!("egress_body_ref"))
+    );
 }
 
 #[test]

@@ -19,6 +19,9 @@ const NOTE_CHARS_MAX: usize = 256;
 /// The reason of a dead letter whose topic allows more attempts than the schedule has.
 const EXHAUSTED: &str = "egress_exhausted";
 
+/// The reason of a dead letter whose body is an object.
+const BODY_IS_AN_OBJECT: &str = "egress_body_ref";
+
 /// How a message is settled, and what is kept with it.
 struct Settling {
     how: Settle,
@@ -29,6 +32,13 @@ impl Carrier {
     /// One attempt at one message, to the end.
     pub(super) async fn carry(&self, message: Delivered, topic_attempts: &AtomicU32) {
         let _aboard = Aboard::of(&self.endpoint);
+        if message.message.meta.body_ref.is_some() {
+            // delivered with an empty body it would be another message, and nobody would know
+            tracing::warn!(egress = self.name(), msg_id = %message.msg_id, "objects are not delivered");
+            let note = Some(BODY_IS_AN_OBJECT.to_owned());
+            let how = Settle::Nack { mode: NackMode::Reject, delay_ms: None, note };
+            return self.settle(&message, Settling { how, op: Op::Nack }).await;
+        }
         let wall = self.parts.clock.wall();
         let id = headers::webhook_id(&message);
         let signed = match self.endpoint.spec().signer.sign(&id, wall, &message.message.payload) {
