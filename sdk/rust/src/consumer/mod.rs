@@ -19,6 +19,7 @@ use crate::message::{Nack, Want, whole_ms};
 use lease::Leases;
 use ron_core::ids::Topic;
 use ron_core::receipt::Receipt;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -26,6 +27,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 /// How long a poll waits.
 const POLL: Duration = Duration::from_secs(20);
+/// A stopped consumer waits so long for the answer to its last poll.
+const LAST_POLL: Duration = Duration::from_millis(100);
 /// Messages of one poll, at most.
 const POLL_MAX: usize = 256;
 
@@ -174,16 +177,21 @@ impl Shared {
         hand: mpsc::Sender<Result<Held, Error>>,
         mut stopped: watch::Receiver<bool>,
     ) {
+        let no_more = stopped.clone();
         let polling = async {
             let mut failures = 0;
-            loop {
+            while !*no_more.borrow() && !hand.is_closed() {
                 let Some(permits) = self.permits().await else { return };
                 let want = Want::up_to(permits.len() as u32).wait(POLL).visibility(self.visibility);
                 match self.client.recv(&self.topic, want).await {
                     Ok(list) => {
                         failures = 0;
-                        for (delivery, permit) in list.into_iter().zip(permits) {
-                            let held = Held::new(Arc::clone(&self), delivery, permit);
+                        // all of them held before the first is handed on: whatever is dropped then is given back
+                        let held = list.into_iter().zip(permits);
+                        let held: Vec<Held> = held
+                            .map(|(delivery, permit)| Held::new(Arc::clone(&self), delivery, permit))
+                            .collect();
+                        for held in held {
                             if hand.send(Ok(held)).await.is_err() {
                                 return;
                             }
@@ -201,11 +209,14 @@ impl Shared {
                 }
             }
         };
+        let mut polling = pin!(polling);
         tokio::select! {
-            () = polling => {}
+            () = &mut polling => return,
             () = hand.closed() => {}
             _ = stopped.wait_for(|stopped| *stopped) => {}
         }
+        // What is being answered right now would be nobody's until its lease ends; a poll that waits is given up.
+        let _ = timeout(LAST_POLL, polling).await;
     }
 
     /// Room for one message at least.
