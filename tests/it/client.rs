@@ -409,7 +409,6 @@ fn what_a_consumer_does_not_settle_comes_again_at_once() {
             stopper.stop();
             assert!(consumer.next().await.is_none(), "nothing after a stop");
             consumer.close().await;
-            // a receive that was given up may have got a message: the node sees later that nobody read it
             poll("all is ready again", || (depths(&node.mailbox(), &topic) == [4, 0, 0, 0]).then_some(()));
             let got = client.recv(&topic, Want::up_to(10)).await.unwrap();
             assert!(got.iter().all(|one| one.attempt == 1), "releases do not count: {got:?}");
