@@ -376,18 +376,22 @@ fn judge_shed(shedding: &Range<Micros>, told: &[(Event, Vec<Attempt>)], faults: 
     }
 }
 
-/// While it sheds, what reads or settles is served. The store itself may fail one of them: 5 % of its syncs do.
+/// While it sheds, what reads or settles is served. The store itself may fail some of them: 5 % of its syncs do, and
+/// after each it is opened anew, on a device that takes 300 ms for a sync.
 fn judge_served(shedding: &Range<Micros>, served: &[Served], faults: &mut Vec<String>) {
     let mut by: BTreeMap<&str, (Vec<u64>, u64, u64)> = BTreeMap::new();
     for one in served.iter().filter(|one| shedding.contains(&one.at)) {
         let (took, failed, refused) = by.entry(one.what).or_default();
         match one.said.as_str() {
             "200" => took.push(one.took),
+            // a queue that is loaded anew from a store that was opened anew may take too long to answer
+            said if said.ends_with("STORAGE") || said.ends_with("DOWNSTREAM_UNAVAILABLE") => *failed += 1,
             // readiness says so without a reason
-            said if said.ends_with("STORAGE") || one.what == READYZ && said.starts_with("503") => {
-                *failed += 1
+            said if one.what == READYZ && said.starts_with("503") => *failed += 1,
+            said => {
+                *refused += 1;
+                println!("brownout: {}: {said:?}", one.what);
             }
-            _ => *refused += 1,
         }
     }
     for (what, (mut took, failed, refused)) in by.clone() {
@@ -396,7 +400,7 @@ fn judge_served(shedding: &Range<Micros>, served: &[Served], faults: &mut Vec<St
             "brownout: {what}: {} served, p99 {p99:.0} ms; {failed} failed by the store, {refused} refused",
             took.len()
         );
-        if took.len() < 3 || refused > 0 || failed * 4 > u64::try_from(took.len()).unwrap_or_default() {
+        if took.len() < 3 || refused > 0 || failed > u64::try_from(took.len()).unwrap_or_default() {
             faults.push(format!("{what}: {} served, {failed} failed, {refused} refused", took.len()));
         }
     }
