@@ -26,7 +26,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const GROWTH_MAX_MIB: u64 = 64;
 /// Under this much, µs, a p99 is not compared with the one before: two processors are shared with all
 /// attackers.
-const P99_FLOOR: Micros = 300_000;
+const P99_FLOOR: Micros = 60_000;
 /// Senders with a connection each that they keep, and how often each of them sends, µs.
 const KEPT: usize = 4;
 const EVERY: Micros = 40_000;
