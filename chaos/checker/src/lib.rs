@@ -10,6 +10,7 @@ pub mod api;
 pub mod check;
 pub mod clock;
 pub mod cut;
+pub mod drill;
 pub mod history;
 pub mod hooks;
 pub mod http;

@@ -6,13 +6,13 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::Parser;
 use ron_checker::admission::{bombs, slow};
 use ron_checker::clock::{self, Clock, Micros};
+use ron_checker::drill::{Place, end};
 use ron_checker::http::{Client, Failure, Request, Target};
 use ron_checker::node::{Addresses, GITHUB_SECRET, Node, Setup};
 use ron_checker::sign;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,8 +32,6 @@ const KEPT: usize = 4;
 const EVERY: Micros = 40_000;
 /// Those who throw bombs.
 const THROWERS: usize = 3;
-/// Exit code of a drill that could not be carried out, so that nobody takes that for a finding.
-const NOT_DONE: u8 = 77;
 
 /// Throws bombs and keeps slow connections while honest webhooks come, 125 a second. Exit 1 if memory grew
 /// too much, a bomb was not refused as it should, or an honest webhook was refused or late; 77 if the drill
@@ -41,15 +39,8 @@ const NOT_DONE: u8 = 77;
 #[derive(Parser, Debug)]
 #[command(name = "admission")]
 struct Args {
-    /// The ron-node binary.
-    #[arg(long)]
-    node: PathBuf,
-    /// The ronctl binary.
-    #[arg(long)]
-    ronctl: PathBuf,
-    /// A new directory for the node's data and its log.
-    #[arg(long)]
-    dir: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Slow connections of all kinds. The node has room for 512 connections.
     #[arg(long, default_value_t = 500)]
     slow: usize,
@@ -62,31 +53,11 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match drill(&Args::parse()) {
-        Ok(faults) if faults.is_empty() => ExitCode::SUCCESS,
-        Ok(faults) => {
-            faults.iter().take(30).for_each(|fault| println!("  {fault}"));
-            println!("FAILED: {} faults", faults.len());
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            println!("admission: NOT DONE: {error:#}");
-            NOT_DONE.into()
-        }
-    }
+    end("admission", drill(&Args::parse()))
 }
 
 fn drill(args: &Args) -> Result<Vec<String>> {
-    fs::create_dir_all(&args.dir)?;
-    let setup = Setup {
-        node: fs::canonicalize(&args.node).context("--node")?,
-        ronctl: fs::canonicalize(&args.ronctl).context("--ronctl")?,
-        dir: fs::canonicalize(&args.dir)?,
-        amnesia: false,
-        dedup_window_ms: 300_000,
-    };
-    ensure!(!setup.data_dir().exists(), "{} holds the data of another run", args.dir.display());
-    setup.write()?;
+    let setup = args.place.setup()?;
     configure(&setup, args.no_caps)?;
     let clock = Clock::start();
     let mut node = Node::start(setup.command(), &setup.log(), &clock)?;

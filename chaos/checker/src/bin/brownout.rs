@@ -2,10 +2,11 @@
 //! fails now and then, new messages are shed, and everything else goes on; and it ends by itself.
 #![allow(clippy::print_stdout)] // its output is its product
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use ron_checker::api::{Api, percentile, ronctl};
 use ron_checker::clock::{self, Clock, Micros};
+use ron_checker::drill::{Place, end};
 use ron_checker::hooks::event::{Event, Provider};
 use ron_checker::hooks::flood::Flood;
 use ron_checker::hooks::judge::judge;
@@ -15,10 +16,8 @@ use ron_checker::hooks::stored::drain;
 use ron_checker::http::{Client, Request, Target};
 use ron_checker::node::{Addresses, Node, Setup};
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -36,23 +35,14 @@ const RECOVERY_MAX: Duration = Duration::from_secs(300);
 const TRIP_MAX: Duration = Duration::from_secs(240);
 /// What senders do not get an answer to within this after a switch may be of the time before it, µs.
 const SETTLED: Micros = 1_500_000;
-/// Exit code of a drill that could not be carried out, so that nobody takes that for a finding.
-const NOT_DONE: u8 = 77;
 
 /// Floods, and makes the store slow and faulty. Exit 1 if the node copes with it otherwise than it promises; 77 if the
 /// drill could not be carried out.
 #[derive(Parser, Debug)]
 #[command(name = "brownout")]
 struct Args {
-    /// The ron-node binary; a release build, or its latencies say little.
-    #[arg(long)]
-    node: PathBuf,
-    /// The ronctl binary.
-    #[arg(long)]
-    ronctl: PathBuf,
-    /// A new directory for the node's data and its log.
-    #[arg(long)]
-    dir: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Events of providers a second.
     #[arg(long, default_value_t = 500)]
     rate: u64,
@@ -74,18 +64,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match drill(&Args::parse()) {
-        Ok(faults) if faults.is_empty() => ExitCode::SUCCESS,
-        Ok(faults) => {
-            faults.iter().take(30).for_each(|fault| println!("  {fault}"));
-            println!("FAILED: {} faults", faults.len());
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            println!("brownout: NOT DONE: {error:#}");
-            NOT_DONE.into()
-        }
-    }
+    end("brownout", drill(&Args::parse()))
 }
 
 /// When what was in force.
@@ -102,16 +81,7 @@ struct Times {
 }
 
 fn drill(args: &Args) -> Result<Vec<String>> {
-    fs::create_dir_all(&args.dir)?;
-    let setup = Setup {
-        node: fs::canonicalize(&args.node).context("--node")?,
-        ronctl: fs::canonicalize(&args.ronctl).context("--ronctl")?,
-        dir: fs::canonicalize(&args.dir)?,
-        amnesia: false,
-        dedup_window_ms: 300_000,
-    };
-    ensure!(!setup.data_dir().exists(), "{} holds the data of another run", args.dir.display());
-    setup.write()?;
+    let setup = args.place.setup()?;
     let clock = Clock::start();
     let mut command = setup.command();
     command.env("RON_CHAOS__ENABLED", "true");

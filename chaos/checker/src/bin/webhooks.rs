@@ -2,18 +2,17 @@
 //! midst of it, and then ten times as much comes as it takes.
 #![allow(clippy::print_stdout)] // its output is its product
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clap::Parser;
 use ron_checker::api::{Api, percentile};
 use ron_checker::clock::{self, Clock, Micros};
+use ron_checker::drill::{Place, end};
 use ron_checker::hooks::event::{Event, Provider};
 use ron_checker::hooks::judge::{Totals, judge};
 use ron_checker::hooks::sender::{Attempt, Plan, Sending, Told};
 use ron_checker::hooks::stored::{Stored, drain};
 use ron_checker::node::{Addresses, Node, Setup};
-use std::fs;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,23 +25,14 @@ const ABOARD_MIN: usize = 16;
 const LATE_MAX: Duration = Duration::from_secs(120);
 /// After a start the backlog has this long to be caught up with before latencies count again, µs.
 const SETTLED: Micros = 1_000_000;
-/// Exit code of a drill that could not be carried out, so that nobody takes that for a finding.
-const NOT_DONE: u8 = 77;
 
 /// Sends webhooks. Exit 1 if one is lost or stored twice, or they take too long; 77 if the drill could not be carried
 /// out.
 #[derive(Parser, Debug)]
 #[command(name = "webhooks")]
 struct Args {
-    /// The ron-node binary; a release build, or its latencies say little.
-    #[arg(long)]
-    node: PathBuf,
-    /// The ronctl binary.
-    #[arg(long)]
-    ronctl: PathBuf,
-    /// A new directory for the node's data and its log.
-    #[arg(long)]
-    dir: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Events a second.
     #[arg(long, default_value_t = 500)]
     rate: u64,
@@ -70,18 +60,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match drill(&Args::parse()) {
-        Ok(faults) if faults.is_empty() => ExitCode::SUCCESS,
-        Ok(faults) => {
-            faults.iter().take(30).for_each(|fault| println!("  {fault}"));
-            println!("FAILED: {} faults", faults.len());
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            println!("webhooks: NOT DONE: {error:#}");
-            NOT_DONE.into()
-        }
-    }
+    end("webhooks", drill(&Args::parse()))
 }
 
 /// The node, through its lives.
@@ -95,16 +74,7 @@ struct House {
 
 impl House {
     fn open(args: &Args) -> Result<House> {
-        fs::create_dir_all(&args.dir)?;
-        let setup = Setup {
-            node: fs::canonicalize(&args.node).context("--node")?,
-            ronctl: fs::canonicalize(&args.ronctl).context("--ronctl")?,
-            dir: fs::canonicalize(&args.dir)?,
-            amnesia: false,
-            dedup_window_ms: 300_000,
-        };
-        ensure!(!setup.data_dir().exists(), "{} holds the data of another run", args.dir.display());
-        setup.write()?;
+        let setup = args.place.setup()?;
         let (clock, rate) = (Clock::start(), args.rate);
         let (node, addresses) = start(&setup, &clock, rate)?;
         Ok(House { setup, clock, rate, node, addresses })
