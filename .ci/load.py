@@ -134,10 +134,10 @@ class Traffic:
         caller = self.caller()
         self.must(caller.call("POST", "/v1/acme/copies/enqueue", b"the first makes it")[0])
         subscribe = json.dumps({"add": [{"topic": "copies"}]}).encode()
-        self.must(caller.call("PUT", "/v1/acme/work/subscribers", subscribe)[0])
+        self.must(caller.call("PUT", "/v1/acme/jobs/subscribers", subscribe)[0])
         workers = [self.sender, self.webhooks, self.stranger, self.poison]
         self.threads = [threading.Thread(target=worker, daemon=True) for worker in workers]
-        for topic in ("work", "github", "copies"):
+        for topic in ("jobs", "github", "copies"):
             self.threads.append(threading.Thread(target=self.consumer, args=(topic,), daemon=True))
         for thread in self.threads:
             thread.start()
@@ -179,7 +179,7 @@ class Traffic:
             # every tenth is sent twice, as after a lost answer
             headers = {"Idempotency-Key": f"k{number - (number % 10 == 9)}", "Content-Type": "text/plain"}
             body = b"job %d" % (number - (number % 10 == 9))
-            self.timed(caller, "/v1/acme/work/enqueue", body, headers)
+            self.timed(caller, "/v1/acme/jobs/enqueue", body, headers)
             if number % 10 == 0:
                 self.timed(caller, "/v1/acme/billing/enqueue", body, {})
 
