@@ -10,6 +10,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use ron_core::inflate::{BadBody, Bounds, Coding, Inflate};
+use ron_core::reason::{Reason, Refusal};
 
 fn inflated(coding: Coding, bounds: Bounds, pieces: &[&[u8]]) -> Result<Vec<u8>, BadBody> {
     let (mut inflate, mut out) = (Inflate::new(coding, bounds), Vec::new());
@@ -33,6 +34,7 @@ fn inflated(coding: Coding, bounds: Bounds, pieces: &[&[u8]]) -> Result<Vec<u8>,
 fuzz_target!(|input: &[u8]| {
     let Some(([how, kib, cut], wire)) = input.split_first_chunk::<3>() else { return };
     let coding = Coding::ALL[usize::from(how & 1)];
+    assert_eq!(Coding::parse(&coding.name().to_uppercase()), Some(coding));
     let bounds = Bounds { max_ratio: u32::from(how >> 1) + 1, bytes_max: usize::from(*kib) * 1024 };
     let whole = inflated(coding, bounds, &[wire]);
     let (front, back) = wire.split_at(wire.len().min(usize::from(*cut)));
@@ -40,6 +42,14 @@ fuzz_target!(|input: &[u8]| {
     let single: Vec<&[u8]> = wire.chunks(1).take(4_096).collect();
     if single.len() == wire.len() {
         assert_eq!(inflated(coding, bounds, &single), whole);
+    }
+    if let Err(bad) = whole {
+        let reason = Refusal::from(bad).reason;
+        assert!(matches!(
+            (bad, reason),
+            (BadBody::Broken(_), Reason::Malformed)
+                | (BadBody::Size(_) | BadBody::Ratio(_), Reason::DecompLimit)
+        ));
     }
     if let Ok(whole) = whole {
         assert!(whole.len() <= bounds.allowed(wire.len()));
