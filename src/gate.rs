@@ -1,6 +1,7 @@
 //! From a webhook to a stored message: the provider's verifier judges it, and the mailbox takes it under the
 //! capability that the verifier minted. No path enqueues without one.
 
+use crate::egress::{VisitRules, Visitor};
 use crate::http::intake::Allowance;
 use crate::http::interop::{CustomAnswer, WebhookAnswer, WebhookCall, WebhookGate};
 use crate::http::webhooks::Trace;
@@ -42,6 +43,8 @@ pub struct Served {
     pub shadow: Option<ShadowMetrics>,
     /// How far its secrets are; the same over reloads.
     pub rotation: Arc<Mutex<Rotation>>,
+    /// How its subscriptions are confirmed, if they are.
+    pub confirm: Option<VisitRules>,
 }
 
 /// See the module.
@@ -59,6 +62,8 @@ pub struct Gate {
     pub clock: Arc<dyn Clock>,
     /// What may come in at all, and what the tenants may use.
     pub policy: InForce,
+    /// Visits what subscriptions are confirmed by.
+    pub visitor: Visitor,
 }
 
 fn header_list(headers: &HeaderMap) -> HeaderList {
@@ -105,11 +110,7 @@ impl Gate {
                 );
                 shadowed(served, call.method, rejection.refusal, trace).map(|()| shadow_answer(served))
             }
-            Judged::Handshake(Handshake { confirm: Some(_), .. }) => {
-                let text = "this node does not visit the provider's confirmation URL; confirm the subscription there";
-                Err(Refusal::new(Reason::DownstreamUnavailable, text).without_effect())
-            }
-            Judged::Handshake(handshake) => {
+            Judged::Handshake(mut handshake) => {
                 if let Some(kid) = &handshake.kid {
                     served.metrics.secret_matched(kid.as_str());
                     // of a GET it is us who signed the answer, and the sender nothing
@@ -118,6 +119,10 @@ impl Gate {
                     }
                 }
                 trace.kid = handshake.kid.clone();
+                if let Some(url) = handshake.confirm.take() {
+                    trace.step = Some("CONFIRM");
+                    self.confirm(served, &mut call, &url).await?;
+                }
                 served.metrics.verified(WebhookResult::Handshake);
                 Ok(WebhookAnswer::Handshake(handshake_answer(handshake)))
             }
@@ -143,6 +148,22 @@ impl Gate {
                 self.enqueue(served, &call, &accepted, &token, trace).await
             }
         }
+    }
+
+    /// Confirms a subscription that the provider has signed the question for.
+    async fn confirm(&self, served: &Served, call: &mut WebhookCall<'_>, url: &str) -> Result<(), Refusal> {
+        let Some(rules) = &served.confirm else {
+            let text =
+                "subscriptions are not confirmed here: confirm it where it was made, or set confirm.visit";
+            return Err(Refusal::new(Reason::DownstreamUnavailable, text).without_effect());
+        };
+        served.allowance.rate.charge()?;
+        call.rate.charge_webhook()?;
+        // its sender is known, and the visit takes its time
+        call.unverified = None;
+        self.visitor.visit(url, rules).await?;
+        tracing::info!(provider = call.provider, corr_id = %call.call.corr, "a subscription was confirmed");
+        Ok(())
     }
 
     fn case(&self, served: &Served, call: &WebhookCall<'_>) -> Case {

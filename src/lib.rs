@@ -18,6 +18,7 @@ pub mod listening;
 pub mod metrics;
 pub mod node;
 pub mod oap;
+mod objects;
 pub mod observe;
 pub mod policy;
 pub mod process;

@@ -155,6 +155,7 @@ impl Node {
             bus: bus.clone(),
             clock: clock.clone(),
             policy: policy.clone(),
+            visitor: egresses.visitor(&clock),
         };
         let policy = keeper_of(&config, policy, &tree, &metrics, &clock, &readiness, &audit);
         config.wants_temporary_data_dir = false;

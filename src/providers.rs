@@ -342,6 +342,7 @@ fn served(
         metrics: of_provider,
         shadow: (!provider.enforce).then(|| metrics.interop.shadow(name.as_str())),
         rotation,
+        confirm: provider.confirm.clone(),
     })
 }
 

@@ -171,7 +171,8 @@ fn signer(s: &Section<'_, '_>, signing: Signing, secrets: &[Secret]) -> Option<S
     made.map_err(|what| s.problem("secrets", what, None)).ok()
 }
 
-fn allow_cidrs(s: &Section<'_, '_>) -> Vec<IpNet> {
+/// Addresses that are allowed although they are not public.
+pub(super) fn allow_cidrs(s: &Section<'_, '_>) -> Vec<IpNet> {
     let net = |text: &str| text.parse().ok().or_else(|| text.parse().ok().map(|addr: IpAddr| addr.into()));
     s.parsed_list("allow_cidrs", "CIDRs, as \"10.1.0.0/16\"", net)
 }

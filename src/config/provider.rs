@@ -1,8 +1,11 @@
 //! `[interop.providers.NAME]`: who may send webhooks, how they sign, and where their events go.
 
+use super::egress::allow_cidrs;
 use super::interop::BODY_BYTES_MAX;
 use super::read::Section;
 use super::units::ByteSize;
+use crate::egress::VisitRules;
+use crate::tls::ClientTls;
 use ron_core::ids::{Kid, ProviderName, Tenant, Topic};
 use ron_core::inflate::Coding;
 use ron_core::rotation::Window;
@@ -50,6 +53,8 @@ pub struct Provider {
     pub signed_only: bool,
     /// Whether its verdicts count. Otherwise they are recorded only, and nothing is enqueued (shadow mode).
     pub enforce: bool,
+    /// How the URLs are visited that its subscriptions are confirmed by; `None` = they are not.
+    pub confirm: Option<VisitRules>,
 }
 
 /// `[interop.providers.NAME.limits]`: beside those of the node, and never more.
@@ -206,6 +211,7 @@ impl ProviderReader<'_> {
         let verify_tokens = verify_tokens.into_iter().flatten().map(|(_, value)| value).collect();
         let signed_only = s.boolean_or("signed_only", true);
         let enforce = s.boolean_or("enforce", true);
+        let confirm = s.table("confirm", confirm);
         let (scheme, tenant, topic) = (provider.0?, provider.1?, provider.2?);
         if enabled
             && secrets_whole
@@ -233,6 +239,7 @@ impl ProviderReader<'_> {
             verify_tokens,
             signed_only,
             enforce,
+            confirm,
         };
         if enabled
             && secrets_whole
@@ -302,6 +309,22 @@ impl ProviderReader<'_> {
         }
         Some((key, value))
     }
+}
+
+/// `[interop.providers.NAME.confirm]`. A file is looked at even if nothing is visited, so that a wrong one is told.
+fn confirm(s: &Section<'_, '_>) -> Option<VisitRules> {
+    let (visit, allow_cidrs, ca_file) = (s.boolean_or("visit", false), allow_cidrs(s), s.path_opt("ca_file"));
+    let trusted = ca_file.as_deref().map(ClientTls::trusting);
+    let tls = match trusted {
+        Some(Ok(tls)) => tls,
+        Some(Err(bad)) => {
+            s.problem(bad.key, bad.text, bad.hint);
+            return None;
+        }
+        None if visit => ClientTls::system().map_err(|text| s.problem("visit", text, None)).ok()?,
+        None => return None,
+    };
+    visit.then_some(VisitRules { tls, allow_cidrs })
 }
 
 fn unix_s(text: &str) -> Option<u64> {

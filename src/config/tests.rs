@@ -85,7 +85,7 @@ fn every_shipped_file_loads() {
 #[test]
 fn every_key_of_the_contract_is_told_in_the_defaults() {
     let keys = "tls keyring snapshot_dir public_url principals audience verify_tokens signed_only dedup_ttl \
-                tolerance_s body_limit encodings burst_rps not_before not_after enforce file egress schemes client_ca";
+                tolerance_s body_limit encodings burst_rps not_before not_after enforce confirm file egress schemes client_ca";
     for key in keys.split(' ') {
         assert!(DEFAULT.contains(key), "{key}");
     }

@@ -3,17 +3,19 @@
 mod desk;
 mod resolver;
 mod transport;
+mod visit;
 
 pub use desk::EgressDesk;
 pub use resolver::{Resolve, SystemResolver};
 pub use transport::{HttpTransport, TransportLimits, TransportParts};
+pub use visit::{VisitRules, Visitor};
 
 use crate::config::{Config, Egress};
 use crate::metrics::Metrics;
 use crate::node::BootError;
 use crate::tls::ClientTls;
 use arc_swap::ArcSwap;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use ron_actors::interop::egress::{Book, Endpoint, EndpointParts, EndpointSpec};
 use ron_actors::kernel::child::ChildSpec;
 use ron_core::egress::Signer;
@@ -33,6 +35,7 @@ pub const EGRESS_FILE: &str = "egress";
 pub struct Egresses {
     endpoints: BTreeMap<String, Arc<Endpoint>>,
     own: Arc<ArcSwap<Vec<SocketAddr>>>,
+    resolver: Arc<SystemResolver>,
 }
 
 impl Egresses {
@@ -69,6 +72,7 @@ impl Egresses {
             };
             let transport = HttpTransport::new(TransportParts {
                 target: egress.target.clone(),
+                method: Method::POST,
                 allow: egress.allow_cidrs.clone(),
                 own: own.clone(),
                 resolver: resolver.clone(),
@@ -86,7 +90,13 @@ impl Egresses {
             let endpoint = Endpoint::new(spec, Arc::new(transport), observer, book.clone());
             endpoints.insert(name.to_string(), Arc::new(endpoint));
         }
-        Ok(Egresses { endpoints, own })
+        Ok(Egresses { endpoints, own, resolver })
+    }
+
+    /// Visits under the same guard: it knows where the node itself listens.
+    #[must_use]
+    pub fn visitor(&self, clock: &Arc<dyn Clock>) -> Visitor {
+        Visitor::new(self.own.clone(), self.resolver.clone(), clock.clone())
     }
 
     /// Their actors, for the interop tree.

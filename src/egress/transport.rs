@@ -1,4 +1,4 @@
-//! How one attempt travels: resolve once, judge every address, connect to one of those, shake hands, POST, read a
+//! How one attempt travels: resolve once, judge every address, connect to one of those, shake hands, ask, read a
 //! little of the answer.
 //!
 //! What is not here cannot be switched on: no redirects, no proxies of the environment, no decompression, no cookies.
@@ -58,6 +58,8 @@ pub struct TransportLimits {
 pub struct TransportParts {
     /// Where to.
     pub target: Target,
+    /// How.
+    pub method: Method,
     /// What an operator allows although it is not public.
     pub allow: Vec<IpNet>,
     /// Where the node itself listens.
@@ -207,7 +209,7 @@ impl HttpTransport {
         let target = &self.parts.target;
         let bad = |detail: String| Broken { failure: Failure::Broken(Phase::Http), detail };
         let mut request = Request::new(Full::new(outbound.body.clone()));
-        *request.method_mut() = Method::POST;
+        *request.method_mut() = self.parts.method.clone();
         *request.uri_mut() = target.path().parse().map_err(|_| bad("the path is no URI".into()))?;
         let headers = request.headers_mut();
         headers.extend(self.parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())));

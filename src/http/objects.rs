@@ -17,19 +17,20 @@ use crate::http::headers;
 use crate::http::mailbox::{MailboxApp, MailboxService, Want, refused};
 use crate::http::request::{Call, Path, path_part};
 use crate::metrics::Stage;
+use crate::objects::Taken;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::{get, post};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use ron_actors::store::{OBJECT_WHOLE_MAX, ObjectReader, ReadFailure, Store, Upload};
+use ron_actors::store::{OBJECT_WHOLE_MAX, ObjectReader, ReadFailure, Store};
 use ron_core::ids::{ContentHash, Tenant};
 use ron_core::reason::{Reason, Refusal};
 use std::ops::Range;
@@ -89,7 +90,7 @@ async fn put<M: MailboxService>(State(app): App<M>, request: Request) -> Answer 
     let _slot = app.uploads.try_acquire().map_err(|_| busy())?;
     let _reserved = app.api.budgets.sends.reserve(room.min(OBJECT_WHOLE_MAX))?;
     let mut incoming = body::Paced::new(body, app.body_deadline);
-    let mut taken = Taken { store: &app.store, tenant: &tenant, small: BytesMut::new(), upload: None };
+    let mut taken = Taken::new(app.store.clone(), tenant.clone());
     while let Some(data) = incoming.next().await? {
         if incoming.len() > app.object_max {
             return Err(body::over(limit).into());
@@ -211,41 +212,4 @@ async fn next(mut sending: Sending) -> Result<Option<(Bytes, Sending)>, std::io:
     bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
     sending.at.start += bytes.len() as u64;
     Ok(Some((bytes, sending)))
-}
-
-/// What has come of an object: in memory while it is small, then in the store.
-struct Taken<'a> {
-    store: &'a Store,
-    tenant: &'a Tenant,
-    small: BytesMut,
-    upload: Option<Upload>,
-}
-
-impl Taken<'_> {
-    async fn take(&mut self, data: &[u8]) -> Result<(), Refusal> {
-        if self.upload.is_none() && self.small.len() + data.len() <= OBJECT_WHOLE_MAX {
-            self.small.extend_from_slice(data);
-            return Ok(());
-        }
-        let upload = match &mut self.upload {
-            Some(upload) => upload,
-            None => {
-                let upload = self.upload.insert(self.store.upload(self.tenant)?);
-                upload.write(&std::mem::take(&mut self.small)).await?;
-                upload
-            }
-        };
-        upload.write(data).await
-    }
-
-    fn hash(&self) -> ContentHash {
-        self.upload.as_ref().map_or_else(|| ContentHash::of(&self.small), Upload::hash)
-    }
-
-    async fn store(self) -> Result<ContentHash, Refusal> {
-        match self.upload {
-            Some(upload) => upload.finish().await,
-            None => self.store.put_object(self.tenant, self.small.freeze()).await,
-        }
-    }
 }

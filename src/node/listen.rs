@@ -20,7 +20,7 @@ use crate::http::reload::{Asked, reload_routes};
 use crate::http::request::Ids;
 use crate::http::serve::{ServeLimits, serve_tcp, serve_unix};
 use crate::http::upkeep::upkeep_routes;
-use crate::oap::{OapApp, OapLimits, OapRoutes, serve_oap};
+use crate::oap::{OapApp, OapLimits, OapRoutes, UPLOADS_MAX, serve_oap};
 use crate::observe::Queues;
 use crate::socket::SocketPlace;
 use arc_swap::ArcSwap;
@@ -29,7 +29,7 @@ use ron_actors::entropy::{Entropy, OsEntropy};
 use ron_actors::mailbox::Mailbox;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// What all listeners share.
 struct Shared {
@@ -80,11 +80,19 @@ impl Node {
             mailbox_limits: shared.limits.clone(),
             meter: Meter::new(Surface::Mailbox, self.metrics.clone()),
             clock: self.clock.clone(),
-            limits: OapLimits { max_conns, handshake, write_stall },
+            limits: OapLimits {
+                max_conns,
+                handshake,
+                write_stall,
+                object_max: self.config.interop.object_max.0,
+                body_deadline: self.config.interop.limits.body_timeout,
+            },
             tls: self.tls.of("oap"),
             routes: OapRoutes::default(),
             audit: self.audit.clone(),
             ids: shared.ids.clone(),
+            store: self.tree.store.clone(),
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
         };
         let listening = serve_oap(addr, Arc::new(app)).await;
         let listening = listening.map_err(|error| BootError::Taken(format!("oap {addr}: {error}")))?;

@@ -12,9 +12,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use ron_actors::mailbox::api::{Delivery, Settle};
 use ron_core::audit::{Entry, Usage};
-use ron_core::ids::QueueKey;
+use ron_core::ids::{QueueKey, Tenant, Topic};
 use ron_core::oap::{
-    self, BadComp, Frame, INFLATED_BYTES_MAX, Mode, PROTO_HELLO, PROTO_MAILBOX, Receipt, Request,
+    self, BadComp, Frame, Header, INFLATED_BYTES_MAX, Mode, PROTO_HELLO, PROTO_MAILBOX, Receipt, Request,
 };
 use ron_core::reason::{Reason, Refusal};
 use ron_core::receipt;
@@ -52,6 +52,8 @@ pub(super) struct Done {
     pub(super) next: Option<Next>,
     /// A queue that has what was being brought to it, or refused it.
     pub(super) arrived: Option<QueueKey>,
+    /// A request of which so many bytes are held no more.
+    pub(super) let_go: Option<(u64, usize)>,
 }
 
 impl Done {
@@ -90,6 +92,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         }
         match header.app_proto_id {
             PROTO_HELLO => self.hello(&frame),
+            PROTO_MAILBOX if header.has(oap::START) && !header.has(oap::END) && frame.cap.is_empty() => {
+                self.put(&frame).await
+            }
             PROTO_MAILBOX if header.has(oap::START) || header.has(oap::END) => {
                 let opened = self.start(&frame).await;
                 let token = str::from_utf8(&frame.cap).ok();
@@ -128,7 +133,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
     /// A frame with a capability opens the session, or replaces it.
     async fn start(&mut self, frame: &Frame) -> Result<(), Refusal> {
         if frame.cap.is_empty() || frame.header.has(oap::END) {
-            return Err(malformed("START brings a capability in cap, and has no END"));
+            return Err(malformed(
+                "START brings a capability or begins an object, and END ends one that was begun",
+            ));
         }
         if !frame.payload.is_empty() {
             return Err(malformed("a frame that brings a capability has no payload"));
@@ -144,15 +151,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         Ok(())
     }
 
-    async fn request(&mut self, mut frame: Frame) -> Result<(), Refusal> {
-        let corr_id = frame.header.corr_id;
+    /// Who asks.
+    ///
+    /// # Errors
+    /// UNAUTH, SCOPE_MISMATCH; the audit log hears of it.
+    pub(super) fn asker(&self, header: &Header) -> Result<Arc<Session>, Refusal> {
         let Some(session) = self.session.clone() else {
             let refusal = Refusal::new(Reason::Unauth, "send a capability first, in a frame REQ|START");
-            self.not_let_in(corr_id, None, &refusal);
+            self.not_let_in(header.corr_id, None, &refusal);
             return Err(refusal);
         };
-        let ours = session.check_tenant(frame.header.tenant_id);
-        ours.inspect_err(|refusal| self.not_let_in(corr_id, Some(session.token()), refusal))?;
+        let ours = session.check_tenant(header.tenant_id);
+        ours.inspect_err(|refusal| self.not_let_in(header.corr_id, Some(session.token()), refusal))?;
+        Ok(session)
+    }
+
+    async fn request(&mut self, mut frame: Frame) -> Result<(), Refusal> {
+        let corr_id = frame.header.corr_id;
+        let session = self.asker(&frame.header)?;
         if frame.header.has(oap::COMP) {
             frame.payload = self.inflated(frame.payload).await?;
             self.weighs(corr_id, frame.wire_len());
@@ -172,7 +188,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             Request::Recv { topic, max_messages, max_bytes, visibility_ms, wait_ms } => {
                 let asked = RecvRequest::of(max_messages.into(), max_bytes, visibility_ms, wait_ms);
                 let queue = session.queue(topic)?;
-                let authority = self.allow(&session, corr_id, Op::Recv, &queue, None).await?.authority;
+                let authority =
+                    self.allow(&session, corr_id, Op::Recv, Some(&queue.topic), None).await?.authority;
                 self.app.readiness.admit_recv()?;
                 let (want, wait) = asked.check()?;
                 let call =
@@ -194,6 +211,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             Request::Extend { topic, receipts, visibility_ms } => {
                 let how = dto::extend(visibility_ms)?;
                 self.settle(&session, corr_id, topic, how, Op::Recv, &receipts.0).await
+            }
+            Request::Put { .. } => {
+                Err(malformed("an object begins in a frame REQ|START without a capability"))
             }
         }
     }
@@ -219,18 +239,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         session: &'a Session,
         corr_id: u64,
         op: Op,
-        queue: &'a QueueKey,
+        topic: Option<&'a Topic>,
         bytes: Option<u64>,
     ) -> impl Future<Output = Result<Judged, Refusal>> + Send + use<'a, S> {
         let (app, peer, number) = (self.app.clone(), self.peer, self.number);
         async move {
             let ip: IpAddr = peer.ip().to_canonical();
-            let judged = session.allow(&app, op, queue, bytes, (ip, app.wall_s())).await;
-            let call = || app.named(peer, number, corr_id);
+            let judged = session.allow(&app, op, topic, bytes, (ip, app.wall_s())).await;
+            let (call, tenant) = (|| app.named(peer, number, corr_id), session.tenant());
             match &judged {
-                Ok(judged) => used(&app, &judged.authority, op, queue, 1, |entry| call().name(entry)),
+                Ok(judged) => {
+                    used(&app, &judged.authority, op, (tenant, topic), 1, |entry| call().name(entry));
+                }
                 Err(refusal) => {
-                    let asked = (op.word(), Some(&queue.tenant), Some(&queue.topic));
+                    let asked = (op.word(), Some(tenant), topic);
                     refused(&app.audit, asked, Some(session.token()), refusal, &call());
                 }
             }
@@ -254,7 +276,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         receipts: &[Receipt],
     ) -> Result<(), Refusal> {
         let queue = session.queue(topic)?;
-        self.allow(session, corr_id, op, &queue, None).await?;
+        self.allow(session, corr_id, op, Some(&queue.topic), None).await?;
         let receipts = receipts.iter().map(|one| Ok(receipt::Receipt::from_bytes(one.0))).collect();
         self.begin(settled(self.app.clone(), queue, how, receipts, corr_id));
         Ok(())
@@ -275,13 +297,12 @@ pub(super) fn used(
     app: &OapApp,
     authority: &Authority,
     op: Op,
-    queue: &QueueKey,
+    (tenant, topic): (&Tenant, Option<&Topic>),
     n: u64,
     with: impl FnOnce(&mut Entry),
 ) {
     let Some(held) = &authority.held else { return };
-    let QueueKey { tenant, topic } = queue.clone();
-    let (tenant, topic) = (Some(tenant), Some(topic));
+    let (tenant, topic) = (Some(tenant.clone()), topic.cloned());
     let usage = Usage { who: held.who(), op: op.word(), tenant, topic, refused: None };
     app.audit.usage(&usage, n, with);
 }

@@ -3,6 +3,7 @@
 
 use super::calls::{Call, Done, Next};
 use super::listen::{OapApp, corr_text};
+use super::puts::Begun;
 use super::sends::Outbox;
 use super::session::Session;
 use super::{INFLIGHT_MAX, WINDOW_BYTES, answer};
@@ -80,6 +81,7 @@ pub(super) struct Conn<S> {
     pub(super) outstanding: HashMap<u64, Outstanding>,
     window: usize,
     pub(super) outbox: Outbox,
+    pub(super) begun: Begun,
     /// Leases by the place in all that is sent at which their frame ends.
     leases: VecDeque<(u64, Delivery)>,
     /// Nothing more is read.
@@ -132,6 +134,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             outstanding: HashMap::new(),
             window: 0,
             outbox: Outbox::default(),
+            begun: Begun::default(),
             leases: VecDeque::new(),
             ended: false,
             over: CancellationToken::new(),
@@ -181,6 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         self.ended = true;
         self.read.clear();
         self.held_up.clear();
+        self.begun.end();
         let subscriptions = self.outstanding.values().filter_map(|one| one.subscription.as_ref());
         subscriptions.for_each(CancellationToken::cancel);
     }
@@ -268,6 +272,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
     }
 
     pub(super) fn done(&mut self, done: Done) {
+        if let Some((corr_id, bytes)) = done.let_go {
+            self.shrinks(corr_id, bytes);
+        }
         self.all_answered(&done.answered);
         // what nobody is there for goes back, rather than into a socket that nobody reads
         if done.delivery.is_none() || !self.over.is_cancelled() {
@@ -320,6 +327,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             self.bad(&BadFrame { code: 400, corr_id, what: "a client's frames are REQ" });
             return self.end();
         }
+        if self.begun.has(corr_id) {
+            return self.piece(frame);
+        }
         if self.outstanding.contains_key(&corr_id) {
             let refusal = answer::malformed("corr_id is that of a request that is not answered yet");
             return self.refuse(frame.header.app_proto_id, corr_id, &refusal);
@@ -371,6 +381,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         if let Some(outstanding) = self.outstanding.get_mut(&corr_id) {
             self.window = self.window - outstanding.bytes + bytes;
             outstanding.bytes = bytes;
+        }
+    }
+
+    /// A request holds more, which counts against the window until it is let go or the request answered.
+    pub(super) fn grows(&mut self, corr_id: u64, bytes: usize) {
+        if let Some(outstanding) = self.outstanding.get_mut(&corr_id) {
+            outstanding.bytes += bytes;
+            self.window += bytes;
+        }
+    }
+
+    fn shrinks(&mut self, corr_id: u64, bytes: usize) {
+        if let Some(outstanding) = self.outstanding.get_mut(&corr_id) {
+            outstanding.bytes -= bytes;
+            self.window -= bytes;
         }
     }
 

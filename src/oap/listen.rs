@@ -4,7 +4,7 @@ use super::answer;
 use super::conn::Conn;
 use crate::http::door::Meter;
 use crate::http::error::RouteKind;
-use crate::http::mailbox::MailboxLimits;
+use crate::http::mailbox::{self, MailboxLimits};
 use crate::http::readiness::Readiness;
 use crate::http::request::{Call, Ids, Peer};
 use crate::listening::{Lifeline, Listening, next};
@@ -16,7 +16,9 @@ use ron_actors::audit::Audit;
 use ron_actors::mailbox::Mailbox;
 use ron_actors::passport::Passport;
 use ron_actors::policy::InForce;
+use ron_actors::store::Store;
 use ron_core::ids::CorrId;
+use ron_core::oap::Durability;
 use ron_core::reason::Refusal;
 use ron_core::time::Clock;
 use std::io;
@@ -36,6 +38,10 @@ pub struct OapLimits {
     pub handshake: Duration,
     /// How long a peer may take nothing of what is sent to it.
     pub write_stall: Duration,
+    /// Bytes of an object, at most.
+    pub object_max: u64,
+    /// How long 1 MiB of an object may take to come.
+    pub body_deadline: Duration,
 }
 
 /// What the listener works with.
@@ -65,16 +71,29 @@ pub struct OapApp {
     pub audit: Audit,
     /// For the names of requests there.
     pub ids: Arc<Ids>,
+    /// Where objects go.
+    pub store: Store,
+    /// Objects on their way in at once: each holds up to 1 MiB, beside what waits in its connection's window.
+    pub uploads: Arc<Semaphore>,
 }
 
 /// Where requests are counted: the routes of the same calls over HTTP, in the order of the ops.
 #[derive(Debug)]
-pub struct OapRoutes([usize; 8]);
+pub struct OapRoutes([usize; 9]);
 
 impl Default for OapRoutes {
     fn default() -> OapRoutes {
-        let calls =
-            ["/enqueue", "/enqueue/batch", "/recv", "/recv/stream", "other", "/ack", "/nack", "/extend"];
+        let calls = [
+            "/enqueue",
+            "/enqueue/batch",
+            "/recv",
+            "/recv/stream",
+            "other",
+            "/ack",
+            "/nack",
+            "/extend",
+            "other",
+        ];
         OapRoutes(calls.map(mailbox_call))
     }
 }
@@ -106,6 +125,14 @@ impl OapApp {
     pub(super) fn named(&self, peer: SocketAddr, connection: u64, corr_id: u64) -> Call {
         let corr = CorrId::parse(&corr_text(connection, corr_id)).unwrap_or_else(|| self.ids.corr_id());
         Call { corr, req_id: self.ids.req_id(), peer: Peer::Tcp(peer) }
+    }
+
+    /// As safe as what it stores is, unless a topic is in memory alone.
+    pub(super) fn durability(&self) -> Durability {
+        match self.mailbox_limits.load().durability {
+            mailbox::Durability::Fsync => Durability::Fsync,
+            mailbox::Durability::Ram => Durability::Ram,
+        }
     }
 
     pub(super) fn wall_s(&self) -> u64 {

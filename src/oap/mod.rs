@@ -7,6 +7,7 @@ mod answer;
 mod calls;
 mod conn;
 mod listen;
+mod puts;
 mod sends;
 mod session;
 mod subscribe;
@@ -17,3 +18,5 @@ pub use listen::{OapApp, OapLimits, OapRoutes, serve_oap};
 pub const INFLIGHT_MAX: usize = 1_024;
 /// Bytes of their frames, at most: while there are fewer, one more is taken, whatever it inflates to.
 pub const WINDOW_BYTES: usize = 8 << 20;
+/// Objects on their way in at once, of all connections.
+pub const UPLOADS_MAX: usize = 32;

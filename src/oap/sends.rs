@@ -9,7 +9,7 @@ use super::session::Session;
 use crate::http::auth::{Authority, Op};
 use crate::http::draft::{Draft, FieldNames};
 use crate::http::error::RouteKind;
-use crate::http::mailbox::{BATCH_BYTES_MAX, Durability, item_refused};
+use crate::http::mailbox::{BATCH_BYTES_MAX, item_refused};
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use ron_actors::mailbox::{Enqueued, Submitted};
@@ -121,7 +121,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
     ) -> Result<(), Refusal> {
         let queue = session.queue(topic)?;
         let bytes = message.payload.0.len();
-        let judged = self.allow(session, corr_id, Op::Enqueue, &queue, Some(bytes as u64)).await?;
+        let judged =
+            self.allow(session, corr_id, Op::Enqueue, Some(&queue.topic), Some(bytes as u64)).await?;
         self.app.readiness.admit_send()?;
         let message = drafted(message, frame, corr_text(self.number, corr_id))?;
         let group = self.gather(queue, Sent::One(corr_id), vec![message], bytes);
@@ -141,7 +142,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         if drafts.iter().map(|draft| draft.payload.0.len()).sum::<usize>() > BATCH_BYTES_MAX {
             return Err(Refusal::new(Reason::BodyLimit, "the payloads of a batch may have 4 MiB together"));
         }
-        let authority = self.allow(session, corr_id, Op::Enqueue, &queue, None).await?.authority;
+        let authority = self.allow(session, corr_id, Op::Enqueue, Some(&queue.topic), None).await?.authority;
         self.app.readiness.admit_send()?;
         let corr = corr_text(self.number, corr_id);
         let mut messages = Vec::with_capacity(drafts.len());
@@ -185,7 +186,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
 
     fn bring(&mut self, mut group: Group) {
         if let (Some(authority), more @ 1..) = (&group.authority, std::mem::take(&mut group.more)) {
-            used(&self.app, authority, Op::Enqueue, &group.queue, more, |_| {});
+            let QueueKey { tenant, topic } = &group.queue;
+            used(&self.app, authority, Op::Enqueue, (tenant, Some(topic)), more, |_| {});
         }
         if let Some(lane) = self.outbox.lanes.get_mut(&group.queue) {
             return lane.push_back(group);
@@ -228,10 +230,11 @@ fn drafted(draft: oap::Draft<'_>, frame: &Bytes, corr: String) -> Result<NewMess
         delay_ms: draft.delay_ms,
         ttl_ms: draft.ttl_ms,
         payload_hash: draft.payload_hash.map(ContentHash),
-        body_ref: None,
+        body_ref: draft.body_ref.map(ContentHash),
         attrs,
     };
     checked.check(FieldNames::BODY)?;
+    checked.check_payload(payload.len())?;
     let hash = ContentHash::of(&payload);
     if checked.payload_hash.is_some_and(|claimed| claimed != hash) {
         return Err(malformed("payload_hash is not the BLAKE3 of the payload that arrived"));
@@ -339,8 +342,5 @@ fn batch(
 }
 
 fn durability(app: &OapApp, done: &Enqueued) -> oap::Durability {
-    match app.mailbox_limits.load().durability {
-        Durability::Fsync if !done.msg_id.slot().is_ram() => oap::Durability::Fsync,
-        Durability::Fsync | Durability::Ram => oap::Durability::Ram,
-    }
+    if done.msg_id.slot().is_ram() { oap::Durability::Ram } else { app.durability() }
 }

@@ -59,19 +59,25 @@ impl Session {
         Ok(QueueKey { tenant: self.tenant.clone(), topic })
     }
 
+    /// Whose the connection is.
+    pub(super) fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+
     /// What the capability and the policy allow of one request; charges its rates, unless it settles.
     pub(super) async fn allow(
         &self,
         app: &OapApp,
         op: Op,
-        queue: &QueueKey,
+        topic: Option<&Topic>,
         bytes: Option<u64>,
         (peer, wall_s): (IpAddr, u64),
     ) -> Result<Judged, Refusal> {
+        let tenant = &self.tenant;
         let ask = Ask {
             op,
-            tenant: &queue.tenant,
-            topic: Some(&queue.topic),
+            tenant,
+            topic,
             audience: Audience::Mailbox,
             peer,
             message_bytes: bytes,
@@ -81,15 +87,13 @@ impl Session {
             Some(judged) => judged?,
             None => app.passport.authorize(&self.token, &ask).await?,
         };
-        let request =
-            policy::Request { op, tenant: &queue.tenant, topic: Some(&queue.topic), provider: None };
+        let request = policy::Request { op, tenant, topic, provider: None };
         let allowed = app.policy.peek().policy.judge(&request)?;
         bytes.map_or(Ok(()), |bytes| allowed.check_bytes(bytes))?;
         if !op.settles() {
-            app.policy.charge_request(&queue.tenant, &*app.clock)?;
+            app.policy.charge_request(tenant, &*app.clock)?;
         }
-        let metered =
-            !op.settles() && (grant.capability.is_metered() || app.policy.meters_requests(&queue.tenant));
+        let metered = !op.settles() && (grant.capability.is_metered() || app.policy.meters_requests(tenant));
         Ok(Judged { authority: Authority { held: Some(grant), allowed }, metered })
     }
 }

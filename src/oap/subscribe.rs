@@ -36,7 +36,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         visibility_ms: Option<u64>,
     ) -> Result<(), Refusal> {
         let queue = session.queue(topic)?;
-        let authority = self.allow(session, corr_id, Op::Recv, &queue, None).await?.authority;
+        let authority = self.allow(session, corr_id, Op::Recv, Some(&queue.topic), None).await?.authority;
         self.app.readiness.admit_recv()?;
         let (want, credit) = StreamRequest::of(credit.into(), visibility_ms).check()?;
         let subscriptions = self.outstanding.values().filter(|one| one.subscription.is_some()).count();

@@ -50,7 +50,12 @@ impl Authority {
 
     /// Valid from 2000 to the end of the year before.
     pub(crate) fn issue_until(&self, year: i32) -> Pair {
-        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        self.issue_for("127.0.0.1", year)
+    }
+
+    /// The same for another host.
+    pub(crate) fn issue_for(&self, host: &str, year: i32) -> Pair {
+        let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(2000, 1, 1);
         params.not_after = rcgen::date_time_ymd(year, 1, 1);
         params.extended_key_usages =

@@ -197,6 +197,7 @@ fn draft(message: &Message) -> Draft<'_> {
         ttl_ms: message.ttl_ms,
         payload_hash: None,
         attrs: Bounded(message.attrs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()),
+        body_ref: message.body_ref.map(|address| address.0),
     }
 }
 

@@ -233,6 +233,22 @@ impl Client {
         ConsumerBuilder::new(self.clone(), topic)
     }
 
+    /// Where objects go, and who puts them.
+    pub(crate) fn way_of_objects(&self) -> Result<(Endpoint, watch::Receiver<Secret>), Error> {
+        match &self.inner.way {
+            Way::Oap(pool) => Ok((pool.endpoint().clone(), self.inner.token.subscribe())),
+            Way::Http(_) => {
+                let text = "objects are put over OAP/1, or with POST /put of the node's public port";
+                Err(Error::Invalid(text.to_owned()))
+            }
+        }
+    }
+
+    /// How long a call may take in all.
+    pub(crate) fn patience(&self) -> Duration {
+        self.inner.options.patience
+    }
+
     async fn settle(&self, topic: &str, receipts: &[Receipt], how: Settle) -> Result<Each<()>, Error> {
         let mut results = Vec::with_capacity(receipts.len());
         for some in receipts.chunks(LIST_MAX) {

@@ -6,8 +6,10 @@ use crate::frames::{Answer, Frames};
 use crate::stream::{Endpoint, Stream};
 use crate::tls::Tls;
 use bytes::BytesMut;
+use ron_core::ids::ContentHash;
 use ron_core::oap::{
-    self, FRAME_BYTES_MAX, HEADER_BYTES, Header, PROTO_HELLO, PROTO_MAILBOX, REQ, RESP, Request, START,
+    self, DATA_BYTES_MAX, END, FRAME_BYTES_MAX, HEADER_BYTES, Header, PROTO_HELLO, PROTO_MAILBOX, REQ, RESP,
+    Request, START, Stored,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zeroize::Zeroize;
@@ -138,6 +140,27 @@ impl Connection {
         let corr_id = self.write(asked)?;
         self.flush().await?;
         self.answer_to(corr_id).await
+    }
+
+    /// Stores an object with this address, and waits until that is done. Nothing else may be outstanding.
+    ///
+    /// # Errors
+    /// As for any request; MALFORMED if the bytes have another address.
+    pub async fn put(&mut self, address: ContentHash, object: &[u8]) -> Result<(), Error> {
+        let corr_id = self.corr_id();
+        let header = request(PROTO_MAILBOX, corr_id);
+        let with = |flags: u16| Header { flags: header.flags | flags, ..header };
+        let put = Request::Put { object: address.0, len: object.len() as u64 };
+        oap::encode(&with(START), &[], &put.to_vec(), &mut self.unsent);
+        let (whole, last) = object.split_at(object.len().saturating_sub(1) / DATA_BYTES_MAX * DATA_BYTES_MAX);
+        for piece in whole.chunks(DATA_BYTES_MAX) {
+            oap::encode(&header, &[], piece, &mut self.unsent);
+            self.flush().await?;
+        }
+        oap::encode(&with(END), &[], last, &mut self.unsent);
+        self.flush().await?;
+        let stored: Stored = self.answer_to(corr_id).await?.read()?;
+        if stored.object == address.0 { Ok(()) } else { Err(Error::Protocol("another object was stored")) }
     }
 
     /// The socket, what was read of it, and the next free `corr_id`. Nothing may be outstanding.

@@ -18,6 +18,7 @@ pub struct Message {
     pub(crate) delay_ms: u64,
     pub(crate) ttl_ms: Option<u64>,
     pub(crate) attrs: Vec<(String, String)>,
+    pub(crate) body_ref: Option<ContentHash>,
 }
 
 impl Message {
@@ -25,6 +26,12 @@ impl Message {
     #[must_use]
     pub fn new(payload: impl Into<Bytes>) -> Message {
         Message { payload: payload.into(), ..Message::default() }
+    }
+
+    /// A message whose body is an object of the tenant's: see [`Client::put`](crate::Client::put).
+    #[must_use]
+    pub fn of_object(address: ContentHash) -> Message {
+        Message { body_ref: Some(address), ..Message::default() }
     }
 
     /// What the bytes are; without it `application/octet-stream`.

@@ -175,6 +175,9 @@ fn meaning(step: &str) -> Option<&'static str> {
         "CAPABILITY" => {
             "the capability that was made for it did not hold: is its key revoked? `ronctl key list`"
         }
+        "CONFIRM" => {
+            "a signed question to confirm a subscription, whose URL was not visited or did not answer 2xx"
+        }
         "QUOTA" => "the tenant's quota is used up: `ronctl policy show`",
         "ENQUEUE" => "the queue or the store did not take it; the provider sends it again",
         "DEDUP" => "its id is known with another body, and the scheme does not sign the body",

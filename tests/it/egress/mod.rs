@@ -1,6 +1,6 @@
 //! Egress from outside: a node delivers to servers that nobody here wrote a line of the node for.
 
-mod receiver;
+pub(crate) mod receiver;
 mod ssrf;
 
 use crate::harness::{Provider, Setup, TENANT, TestNode, borrowed, poll, timed, wall};

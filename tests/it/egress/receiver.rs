@@ -30,6 +30,7 @@ pub(crate) enum Reply {
 /// What came.
 #[derive(Debug, Clone)]
 pub(crate) struct Got {
+    pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
@@ -133,7 +134,8 @@ fn request(stream: &mut impl BufRead) -> std::io::Result<Option<Got>> {
     if stream.read_line(&mut line)? == 0 {
         return Ok(None);
     }
-    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut words = line.split(' ').map(str::to_owned);
+    let (method, path) = (words.next().unwrap(), words.next().unwrap_or_default());
     loop {
         let mut field = String::new();
         stream.read_line(&mut field)?;
@@ -144,7 +146,7 @@ fn request(stream: &mut impl BufRead) -> std::io::Result<Option<Got>> {
         headers.iter().find(|(name, _)| name == "content-length").map(|(_, value)| value.parse().unwrap());
     let mut body = vec![0; length.unwrap_or(0)];
     stream.read_exact(&mut body)?;
-    Ok(Some(Got { path, headers, body }))
+    Ok(Some(Got { method, path, headers, body }))
 }
 
 fn answer(stream: &mut Box<dyn Stream>, reply: &Reply, shared: &Shared) -> std::io::Result<()> {

@@ -50,6 +50,7 @@ fn transport(
     let target = Target::parse(url, &policy).map_err(|refused| refused.to_string())?;
     Ok(HttpTransport::new(TransportParts {
         target,
+        method: http::Method::POST,
         allow: vec!["127.0.0.2/32".parse().unwrap()],
         own: Arc::new(ArcSwap::from_pointee(own)),
         resolver,

@@ -2,21 +2,22 @@
 //!
 //! `docs/OAP.md` says the same in words and hex for whoever writes a client; a test compares the two.
 
+mod answers;
 mod comp;
 mod frame;
 mod payload;
 #[cfg(test)]
 mod vectors;
 
+pub use answers::{BatchOutcome, Delivered, Durability, Enqueued, EnqueuedBatch, Error, Settled, Stored};
 pub use comp::{BadComp, INFLATED_BYTES_MAX, inflate};
 pub use frame::{
     ACK_REQ, APP_E2E, BadFrame, COMP, END, EVENT, FLAGS, FRAME_BYTES_MAX, Frame, HEADER_BYTES, Header, REQ,
     RESP, START, VERSION, decode, encode,
 };
 pub use payload::{
-    Attr, BadPayload, BatchOutcome, Bounded, Delivered, Draft, Durability, Enqueued, EnqueuedBatch, Error,
-    Hello, HelloAnswer, LIST_MAX, List, Mode, Raw, Receipt, ReceiptBytes, Request, Settled, encode_fields,
-    read, to_vec,
+    Attr, BadPayload, Bounded, DATA_BYTES_MAX, Draft, Hello, HelloAnswer, LIST_MAX, List, Mode, Raw, Receipt,
+    ReceiptBytes, Request, encode_fields, read, to_vec,
 };
 
 use crate::ids::Tenant;

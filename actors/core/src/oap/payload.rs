@@ -10,6 +10,9 @@ use std::marker::PhantomData;
 /// Most entries of a list in a request: messages, receipts.
 pub const LIST_MAX: usize = 256;
 
+/// Most bytes of an object in one frame.
+pub const DATA_BYTES_MAX: usize = 64 * 1024;
+
 /// The bytes of a receipt; its text is their base64url without padding.
 pub type ReceiptBytes = [u8; 28];
 
@@ -128,6 +131,8 @@ pub struct Draft<'a> {
     pub payload_hash: Option<[u8; 32]>,
     /// Attributes, in order; SPEC allows 16.
     pub attrs: Bounded<Attr<'a>, 0, 64>,
+    /// The object that is its body, by the BLAKE3 of its bytes; its payload is then empty.
+    pub body_ref: Option<[u8; 32]>,
 }
 
 /// How deliveries are given back.
@@ -216,6 +221,14 @@ pub enum Request<'a> {
         /// From now, ms.
         visibility_ms: u64,
     },
+    /// 8: begins an object, in a frame with START and no capability. Its bytes follow in frames with the same
+    /// `corr_id`, each at most [`DATA_BYTES_MAX`]; the last has END. Answer, after that: [`Stored`](super::Stored).
+    Put {
+        /// Its address: the BLAKE3 of its bytes.
+        object: [u8; 32],
+        /// How many bytes follow.
+        len: u64,
+    },
 }
 
 /// A receipt on the wire: its 28 bytes.
@@ -223,7 +236,7 @@ pub enum Request<'a> {
 pub struct Receipt(pub ReceiptBytes);
 
 /// The number of [`Request`]s.
-const OPS: u8 = 8;
+const OPS: u8 = 9;
 
 impl Request<'_> {
     /// The name of what a payload asks for, for errors.
@@ -236,7 +249,8 @@ impl Request<'_> {
             4 => "unsubscribe",
             5 => "ack",
             6 => "nack",
-            _ => "extend",
+            7 => "extend",
+            _ => "put",
         }
     }
 
@@ -252,6 +266,7 @@ impl Request<'_> {
             Request::Ack { .. } => 5,
             Request::Nack { .. } => 6,
             Request::Extend { .. } => 7,
+            Request::Put { .. } => 8,
         }
     }
 
@@ -285,7 +300,7 @@ pub enum BadPayload {
     #[error("the payload is empty; its first byte is the op")]
     Empty,
     /// Another first byte.
-    #[error("op {0} is unknown; 0 to 7 are known")]
+    #[error("op {0} is unknown; 0 to 8 are known")]
     Op(u8),
     /// It does not decode.
     #[error(
@@ -311,102 +326,6 @@ pub fn read(payload: &[u8]) -> Result<Request<'_>, BadPayload> {
         Ok(_) => Err(BadPayload::Trailing(Request::name(op))),
         Err(_) => Err(BadPayload::Fields(Request::name(op))),
     }
-}
-
-/// What an answer promises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Durability {
-    /// In memory.
-    Ram,
-    /// Synced to disk.
-    Fsync,
-}
-
-/// A message was stored, or is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Enqueued {
-    /// Its id: the 16 bytes of the ULID.
-    pub msg_id: [u8; 16],
-    /// Whether it is that of an earlier message with the same key.
-    pub duplicate: bool,
-    /// As safe as this.
-    pub durability: Durability,
-}
-
-/// One message of a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum BatchOutcome {
-    /// Stored, with this id.
-    Stored([u8; 16]),
-    /// Known, with this id.
-    Duplicate([u8; 16]),
-    /// Not stored, for this reason.
-    Refused(String),
-}
-
-/// What was done with a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EnqueuedBatch {
-    /// What was stored is as safe as this.
-    pub durability: Durability,
-    /// One a message, in order.
-    pub results: Vec<BatchOutcome>,
-}
-
-/// A message that is handed out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Delivered<'a> {
-    /// Its id.
-    pub msg_id: [u8; 16],
-    /// Names this delivery.
-    pub receipt: Receipt,
-    /// When it was enqueued, Unix ms.
-    pub enqueued_ms: u64,
-    /// When the lease ends, Unix ms.
-    pub deadline_ms: u64,
-    /// Hand-outs that count.
-    pub attempt: u32,
-    /// All hand-outs.
-    pub delivery: u32,
-    /// The sender's key.
-    #[serde(borrow)]
-    pub idempotency_key: Option<&'a str>,
-    /// As sent.
-    pub content_type: &'a str,
-    /// Attributes, in order.
-    pub attrs: Vec<Attr<'a>>,
-    /// BLAKE3 of the payload.
-    pub payload_hash: [u8; 32],
-    /// The bytes.
-    pub payload: Raw<'a>,
-    /// The enqueueing request's correlation id.
-    pub corr_id: &'a str,
-    /// The message that this one is a copy of, or was made from, as text.
-    pub source_msg_id: Option<&'a str>,
-    /// When the store was last restored from a snapshot with it, Unix ms.
-    pub restored_ms: Option<u64>,
-    /// The object that is its body, by the BLAKE3 of its bytes; its payload is then empty.
-    pub body_ref: Option<[u8; 32]>,
-}
-
-/// One result a receipt, in order: `None` = done, else the reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settled {
-    /// See there.
-    pub results: Vec<Option<String>>,
-}
-
-/// The payload of an answer whose code is not 200.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Error {
-    /// The stable code (SPEC §3).
-    pub reason: String,
-    /// A sentence that names the field and the fix.
-    pub text: String,
-    /// `none`, or `unknown`: it may have taken effect.
-    pub effect: String,
-    /// When a retry makes sense, ms.
-    pub retry_after_ms: Option<u64>,
 }
 
 impl Serialize for Receipt {
@@ -438,6 +357,7 @@ mod tests {
             ttl_ms: Some(60_000),
             payload_hash: Some([7; 32]),
             attrs: Bounded(vec![("a", "b")]),
+            body_ref: Some([9; 32]),
         };
         vec![
             Request::Enqueue { topic: "orders", message: message.clone() },
@@ -460,6 +380,7 @@ mod tests {
                 reason: Some("no"),
             },
             Request::Extend { topic: "t", receipts: receipts(1), visibility_ms: 30_000 },
+            Request::Put { object: [8; 32], len: 1 << 33 },
         ]
     }
 
@@ -492,7 +413,7 @@ mod tests {
         }
         // a length that nothing follows
         let mut attrs = Request::Enqueue { topic: "t", message: Draft::default() }.to_vec();
-        attrs.pop();
+        attrs.truncate(attrs.len() - 2); // no attributes, no object
         attrs.extend([0xff, 0xff, 0xff, 0xff, 0x0f]);
         assert_eq!(read(&attrs), Err(BadPayload::Fields("enqueue")));
     }

@@ -20,7 +20,7 @@ fn answers(flags: u16, code: u16, corr_id: u64, fields: &impl serde::Serialize) 
 
 const MSG_ID: [u8; 16] = *b"\x01\x9c\x36\x3a\x55\x98\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00";
 
-const DEFLATED: &[u8] = b"\x28\xb5\x2f\xfd\x24\x73\xb5\x00\x00\x80\x00\x06\x6f\x72\x64\x65\x72\x73\x64\x61\x00\x00\x00\x00\x00\x00\x01\x00\x20\x05\x48\x31\xb6\x60\xe3";
+const DEFLATED: &[u8] = b"\x28\xb5\x2f\xfd\x24\x74\xbd\x00\x00\x88\x00\x06\x6f\x72\x64\x65\x72\x73\x64\x61\x00\x00\x00\x00\x00\x00\x00\x01\x00\x20\x05\x48\xa2\xcd\x7b\x43";
 
 fn receipt() -> Receipt {
     let mut bytes = [0; 28];
@@ -105,6 +105,23 @@ fn compressed() -> Vec<u8> {
     frame(header, &[], DEFLATED)
 }
 
+/// An object, and a message whose body it is.
+fn objects() -> Vec<(&'static str, Vec<u8>)> {
+    let object = *blake3::hash(b"hello, world").as_bytes();
+    let header = Header { flags: REQ, app_proto_id: PROTO_MAILBOX, corr_id: 12, ..Header::default() };
+    let with = |flags: u16| Header { flags: header.flags | flags, ..header };
+    let put = Request::Put { object, len: 12 };
+    let stored = Stored { object, durability: Durability::Fsync };
+    let message = Draft { body_ref: Some(object), ..Draft::default() };
+    vec![
+        ("put: an object of 12 bytes, `hello, world`", frame(with(START), &[], &put.to_vec())),
+        ("its first bytes", frame(header, &[], b"hello, ")),
+        ("its last bytes", frame(with(END), &[], b"world")),
+        ("the answer", answers(RESP, 200, 12, &stored)),
+        ("enqueue, of a message whose body it is", asks(13, &Request::Enqueue { topic: "orders", message })),
+    ]
+}
+
 fn receiving() -> Vec<(&'static str, Vec<u8>)> {
     let topic = "orders";
     let receipts = || Bounded(vec![receipt()]);
@@ -145,7 +162,7 @@ fn the_page_has_the_bytes() {
     let page = include_str!("../../../../docs/OAP.md");
     let examples = page.split_once("## Examples\n").unwrap().1;
     let mut expected = String::new();
-    for (title, bytes) in [connection(), sending(), receiving()].concat() {
+    for (title, bytes) in [connection(), sending(), objects(), receiving()].concat() {
         assert_eq!(decode(&mut bytes::BytesMut::from(&bytes[..])).unwrap().unwrap().wire_len(), bytes.len());
         let hex = data_encoding::HEXLOWER.encode(&bytes);
         let lines: Vec<&str> =

@@ -73,13 +73,17 @@ fn headers(message: &Message) -> Vec<(String, String)> {
     add("idempotency-key", message.idempotency_key.clone());
     add("x-delay-ms", (message.delay_ms > 0).then(|| message.delay_ms.to_string()));
     add("x-ttl-ms", message.ttl_ms.map(|ms| ms.to_string()));
+    add("x-body-ref", message.body_ref.map(|address| address.to_string()));
     headers.extend(message.attrs.iter().map(|(name, value)| (format!("x-attr-{name}"), value.clone())));
     headers
 }
 
 fn item(message: &Message) -> Value {
     let mut item = Map::new();
-    item.insert("payload_b64".to_owned(), BASE64.encode(&message.payload).into());
+    match message.body_ref {
+        Some(address) => item.insert("body_ref".to_owned(), address.to_string().into()),
+        None => item.insert("payload_b64".to_owned(), BASE64.encode(&message.payload).into()),
+    };
     let mut add = |name: &str, value: Option<Value>| {
         item.extend(value.map(|value| (name.to_owned(), value)));
     };

@@ -24,6 +24,7 @@ pub(crate) type Trouble = Arc<Mutex<Option<String>>>;
 /// Connections to one listener.
 #[derive(Debug)]
 pub(crate) struct Pool {
+    endpoint: Endpoint,
     connections: Vec<[mpsc::Sender<Pending>; 3]>,
     trouble: Trouble,
 }
@@ -39,7 +40,8 @@ impl Pool {
         connections: usize,
     ) -> Result<Pool, Error> {
         let trouble = Trouble::default();
-        let mut pool = Pool { connections: Vec::new(), trouble: Arc::clone(&trouble) };
+        let mut pool =
+            Pool { endpoint: endpoint.clone(), connections: Vec::new(), trouble: Arc::clone(&trouble) };
         for _ in 0..connections {
             let (senders, queues) = queues();
             let mut driver = Driver::new(endpoint.clone(), token.clone(), queues, Arc::clone(&trouble));
@@ -48,6 +50,11 @@ impl Pool {
             pool.connections.push(senders);
         }
         Ok(pool)
+    }
+
+    /// Where it connects to.
+    pub(crate) const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// Asks, and waits for the answer, over as many connections as it takes. Dropping it gives up: what is handed out
