@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 const PROVIDER: Kind = Kind::Github;
 
 /// What a node of our own is told of its limits: none shall be what is measured.
-const INTEROP: &str = "limits = { max_rps = 1000000, burst_rps = 1000000 }";
+const INTEROP: &str = "limits = { max_rps = 1000000, burst_rps = 1000000, max_unverified = 4096 }";
 
 /// What a node of our own is told beside its listeners.
 #[derive(Debug, Clone, Default)]
