@@ -13,7 +13,7 @@ use ron_actors::interop::{Case, Judged, VerifierHandle};
 use ron_actors::kernel::bus::Bus;
 use ron_actors::kernel::event::Event;
 use ron_actors::mailbox::Mailbox;
-use ron_actors::passport::Passport;
+use ron_actors::passport::{Grant, Passport};
 use ron_actors::policy::InForce;
 use ron_core::capability::{Ask, Audience, Op};
 use ron_core::egress::headers::is_traceparent;
@@ -94,7 +94,7 @@ impl Gate {
         if let Err(refusal) = allowed.and_then(|allowed| allowed.check_bytes(call.body.len() as u64)) {
             return shadowed(served, call.method, refusal, trace).map(|()| shadow_answer(served));
         }
-        let case = self.case(served, &call);
+        let case = self.case(served, &call, std::mem::take(&mut trace.headers));
         let wall = case.wall;
         trace.step = Some("VERIFIER");
         match served.verifier.judge(case).await? {
@@ -126,7 +126,7 @@ impl Gate {
                 served.metrics.verified(WebhookResult::Handshake);
                 Ok(WebhookAnswer::Handshake(handshake_answer(handshake)))
             }
-            Judged::Accepted(accepted, token) => {
+            Judged::Accepted(accepted, grant) => {
                 served.metrics.secret_matched(accepted.kid.as_str());
                 served.rotation().matched(&accepted.kid, wall);
                 accepted.skew_ms.into_iter().for_each(|ms| served.metrics.skewed(ms));
@@ -145,7 +145,7 @@ impl Gate {
                 let _room = call.budgets.sends.reserve(call.body.len())?;
                 // its sender is known: what strangers may hold is theirs again, however slow the store is
                 call.unverified = None;
-                self.enqueue(served, &call, &accepted, &token, trace).await
+                self.enqueue(served, &call, &accepted, grant, trace).await
             }
         }
     }
@@ -166,13 +166,13 @@ impl Gate {
         Ok(())
     }
 
-    fn case(&self, served: &Served, call: &WebhookCall<'_>) -> Case {
+    fn case(&self, served: &Served, call: &WebhookCall<'_>, headers: HeaderList) -> Case {
         Case {
             rules: served.rules.clone(),
             queue: served.queue.clone(),
             method: call.method.as_str().to_owned(),
             query: call.uri.query().unwrap_or_default().to_owned(),
-            headers: header_list(call.headers),
+            headers,
             body: call.body.clone(),
             wall: self.clock.wall(),
         }
@@ -183,7 +183,7 @@ impl Gate {
         served: &Served,
         call: &WebhookCall<'_>,
         accepted: &Accepted,
-        token: &str,
+        grant: Arc<Grant>,
         trace: &mut Trace,
     ) -> Result<WebhookAnswer, Refusal> {
         trace.step = Some("CAPABILITY");
@@ -196,7 +196,7 @@ impl Gate {
             message_bytes: Some(call.body.len() as u64),
             wall_unix_s: self.clock.wall().0 / 1000,
         };
-        let grant = self.passport.authorize_once(token, &ask).await?;
+        let grant = self.passport.judge(grant, &ask)?;
         trace.cap_id = Some(grant.capability.cap_id);
         trace.step = Some("QUOTA");
         let (tenant, bytes) = (&served.queue.tenant, call.body.len() as u64);
@@ -332,8 +332,9 @@ impl WebhookGate for Gate {
         (trace.provider, trace.queue) = (Some(served.rules.name().clone()), Some(served.queue.clone()));
         trace.served = Some(served.clone());
         trace.step = Some("POLICY");
+        trace.headers = header_list(headers);
         let judged = self.allowed(provider, &served).and_then(|_| {
-            let checked = served.rules.precheck(method.as_str(), &header_list(headers), self.clock.wall());
+            let checked = served.rules.precheck(method.as_str(), &trace.headers, self.clock.wall());
             checked.map(drop).map_err(|rejection| {
                 trace.step = Some(rejection.why.code());
                 rejection.refusal

@@ -145,9 +145,8 @@ impl Node {
         let budgets = Arc::new(Budgets::new(config.mailbox.admission.bytes.as_usize(), SETTLE_BYTES));
         let sensors = NodeSensors::new(&budgets, &readiness, &metrics, &bus, &audit);
         let sentinel = (Arc::new(sensors), config.interop.brownout.thresholds());
-        let interop = (providers.clone(), egresses.clone(), policy.clone());
-        let vouching = (&passport, &audit);
-        let (tree, verifiers, parts) = raise(foundation, watch, interop, vouching, sentinel).await?;
+        let (served, vouching) = ((providers.clone(), egresses.clone(), policy.clone()), (&passport, &audit));
+        let (tree, verifiers, parts) = raise(foundation, watch, served, vouching, sentinel).await?;
         let gate = Gate {
             providers: providers.clone(),
             mailbox: tree.mailbox.clone(),

@@ -9,6 +9,8 @@ use crate::http::request::Peer;
 use crate::http::strangers::{Standing, Strangers};
 use crate::listening::{Lifeline, Listening, next};
 use crate::tls::{Handshakes, Patience, admit};
+use futures::FutureExt;
+use futures::stream::{FuturesUnordered, StreamExt};
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -224,8 +226,13 @@ async fn connection<S>(
     });
     let builder = builder(&limits);
     let mut conn = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let mut undecided = pin!(sleep(limits.header_deadline));
-    let (mut ending, mut decided) = (false, false);
+    // Asked only when one of them has happened: each would cost every turn otherwise, and a request has several.
+    let mut rare = FuturesUnordered::from_iter([
+        server.lifeline.kill.cancelled().map(|()| Rare::Kill).boxed(),
+        gone.cancelled().map(|()| Rare::Kill).boxed(),
+        server.lifeline.stop.cancelled().map(|()| Rare::Stop).boxed(),
+        sleep(limits.header_deadline).map(|()| Rare::Undecided).boxed(),
+    ]);
     loop {
         tokio::select! {
             biased;
@@ -235,21 +242,25 @@ async fn connection<S>(
                 }
                 break;
             }
-            () = server.lifeline.kill.cancelled() => break,
-            () = gone.cancelled() => break,
-            () = server.lifeline.stop.cancelled(), if !ending => {
-                ending = true;
-                conn.as_mut().graceful_shutdown();
-            }
-            () = &mut undecided, if !decided => {
-                decided = true;
-                if bytes_read.load(Ordering::Relaxed) < PREFACE_BYTES {
-                    break;
-                }
+            Some(rare) = rare.next() => match rare {
+                Rare::Kill => break,
+                Rare::Stop => conn.as_mut().graceful_shutdown(),
+                Rare::Undecided if bytes_read.load(Ordering::Relaxed) < PREFACE_BYTES => break,
+                Rare::Undecided => {}
             }
         }
     }
     drop(permit);
+}
+
+/// What happens to a connection once in its life, if at all.
+enum Rare {
+    /// It ends now: the drain is over, or it gave way.
+    Kill,
+    /// It ends when what it has begun is answered.
+    Stop,
+    /// By now it must have said which version it speaks.
+    Undecided,
 }
 
 fn builder(limits: &ServeLimits) -> Builder<TokioExecutor> {

@@ -9,6 +9,7 @@ use ron_core::audit::{Decision, Entry, Kind, OK};
 use ron_core::capability::CapId;
 use ron_core::ids::{Kid, ProviderName, QueueKey};
 use ron_core::reason::{Effect, Refusal};
+use ron_core::scheme::HeaderList;
 use std::sync::Arc;
 
 /// What is found out about a webhook on its way.
@@ -20,6 +21,8 @@ pub struct Trace {
     pub provider: Option<ProviderName>,
     /// Where its events go.
     pub queue: Option<QueueKey>,
+    /// Its headers, until it is judged by them.
+    pub headers: HeaderList,
     /// Its body, once it is read.
     pub body: Option<Bytes>,
     /// Which secret made the signature: from here on its sender is no stranger.

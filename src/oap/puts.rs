@@ -153,7 +153,7 @@ impl Put {
                     let (let_go, next) = (Some((self.corr_id, weight)), Some(Next::Always(self.next())));
                     Done { let_go, next, ..Done::default() }
                 }
-                Ok((_, true)) => self.end().await,
+                Ok((_, true)) => Box::pin(self.end()).await,
                 Err(refusal) => Done::refused(&self.app, self.corr_id, &refusal, 0),
             }
         }
@@ -177,7 +177,11 @@ impl Put {
         let since = Instant::now();
         let piece = timeout(self.patience, self.pieces.recv()).await;
         let late = |_| Refusal::new(Reason::Timeout, "the object did not arrive in time").without_effect();
-        let piece = piece.map_err(late)?.ok_or_else(|| malformed("the object was cut off"))??;
+        let Some(piece) = piece.map_err(late)? else {
+            self.app.readiness.admit_send()?; // by a drain, if it says so
+            return Err(malformed("the object was cut off"));
+        };
+        let piece = piece?;
         self.patience = self.patience.saturating_sub(since.elapsed());
         let more = piece.bytes.len() as u64;
         self.paced += more;

@@ -3,7 +3,7 @@
 
 use crate::kernel::admission::{Admission, Permit};
 use crate::kernel::handle::{CastError, Handle, HandlePublisher};
-use crate::passport::Passport;
+use crate::passport::{Grant, Passport};
 use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ron_core::ids::QueueKey;
@@ -25,7 +25,7 @@ pub type VerifierRef = ActorRef<VerifierMsg>;
 #[derive(Debug)]
 pub enum Judged {
     /// Verified: the event, and the capability that its enqueue needs.
-    Accepted(Box<Accepted>, String),
+    Accepted(Box<Accepted>, Arc<Grant>),
     /// A challenge, answered.
     Handshake(Handshake),
     /// Refused.
@@ -117,8 +117,8 @@ impl VerifierArgs {
             Verdict::Handshake(handshake) => Ok(Judged::Handshake(handshake)),
             Verdict::Accept(accepted) => {
                 let QueueKey { tenant, topic } = queue;
-                let token = self.passport.mint_webhook(tenant, topic, PAYLOAD_BYTES_MAX as u64, *wall)?;
-                Ok(Judged::Accepted(accepted, token))
+                let grant = self.passport.mint_webhook(tenant, topic, PAYLOAD_BYTES_MAX as u64, *wall)?;
+                Ok(Judged::Accepted(accepted, grant))
             }
         }
     }

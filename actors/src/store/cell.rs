@@ -266,7 +266,7 @@ impl EngineCell {
     fn engine<'a>(&self, state: &'a mut State) -> Result<&'a mut Engine, StoreError> {
         if let Some(engine) = state.engine.as_mut().filter(|engine| engine.poisoned) {
             // A commit ended in a panic, and whose it was is not known any more.
-            engine.epochs.values_mut().for_each(|epoch| *epoch = epoch.next());
+            engine.epochs.values_mut().for_each(|epoch| *epoch = epoch.lost());
             self.close(state);
         }
         if state.engine.is_some() && self.medium.io_failed() {
@@ -308,11 +308,14 @@ impl EngineCell {
         let mut work: Vec<(ShardId, Work)> = units.iter_mut().map(Unit::take_work).collect();
         for (unit, (shard, work)) in units.iter().zip(&mut work) {
             let (epoch, taken) = state.taken.of(*shard, work.epoch);
-            if *epoch == work.epoch && unit.number == *taken + 1 {
+            if *epoch != work.epoch {
+                continue; // a ghost's: it is refused by its epoch
+            }
+            if unit.number == *taken + 1 {
                 *taken += 1;
             } else {
                 // One before it was lost, and this may rest on that one.
-                work.epoch = ShardEpoch::default();
+                work.epoch = ShardEpoch::UNFOUNDED;
             }
         }
         let engine = state.engine.as_mut()?;
@@ -337,7 +340,7 @@ impl EngineCell {
                 // Whoever had work in it must load anew; the others need not notice.
                 for (shard, _) in &work {
                     let epoch = engine.epochs.entry(*shard).or_default();
-                    *epoch = epoch.next();
+                    *epoch = epoch.lost();
                 }
                 self.close(state);
                 drop(units); // tells everyone: indeterminate

@@ -265,9 +265,11 @@ impl Engine {
         }
         let mut results: Vec<Result<Vec<PutOutcome>, UnitFailure>> = Vec::with_capacity(work.len());
         for (shard, work) in work.iter() {
-            let current = self.epochs.get(shard).copied();
-            let fresh = current == Some(work.epoch);
-            results.push(if fresh { Ok(Vec::new()) } else { Err(UnitFailure::StaleEpoch) });
+            let refused = match self.epochs.get(shard) {
+                Some(current) => current.refuses(work.epoch),
+                None => Some(UnitFailure::StaleEpoch),
+            };
+            results.push(refused.map_or_else(|| Ok(Vec::new()), Err));
         }
         let busy =
             |(index, (_, work)): &(usize, &(ShardId, Work))| results[*index].is_ok() && !work.is_empty();

@@ -7,7 +7,7 @@ use std::fmt;
 pub enum UnitFailure {
     /// The shard has been loaded anew since: this writer is a ghost, nothing was written.
     StaleEpoch,
-    /// It was queued, but never tried: nothing was written.
+    /// It was queued, but never tried, as the store failed before: nothing was written.
     NotTried,
     /// The commit errored or its writer died: it may or may not be in the store.
     Indeterminate,

@@ -46,7 +46,7 @@ impl Engine {
     /// # Errors
     /// The database's.
     pub(crate) fn snapshot(&mut self, shard: ShardId) -> Result<LoadJob, StoreError> {
-        let epoch = self.epochs.get(&shard).copied().unwrap_or_default().next();
+        let epoch = self.epochs.get(&shard).copied().unwrap_or_default().loaded();
         self.epochs.insert(shard, epoch);
         let known =
             self.by_shard.get(&shard).map(|known| known.alive(|chunk| self.chunks.contains_key(&chunk)));

@@ -129,19 +129,41 @@ impl Default for StoreConfig {
     }
 }
 
-/// Counts the loads of a shard: work signed with an older one is refused.
+/// Counts the loads of a shard, and the commits with work of its that were lost: work signed with an older one is
+/// refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct ShardEpoch(u64);
+pub struct ShardEpoch {
+    loads: u32,
+    lost: u32,
+}
 
 impl ShardEpoch {
-    pub(crate) fn next(self) -> ShardEpoch {
-        ShardEpoch(self.0 + 1)
+    /// Of work that rests on something that was lost: never in force.
+    pub(crate) const UNFOUNDED: ShardEpoch = ShardEpoch { loads: u32::MAX, lost: u32::MAX };
+
+    /// It is loaded anew.
+    pub(crate) fn loaded(self) -> ShardEpoch {
+        ShardEpoch { loads: self.loads.wrapping_add(1), ..self }
+    }
+
+    /// The store lost a commit of its.
+    pub(crate) fn lost(self) -> ShardEpoch {
+        ShardEpoch { lost: self.lost.wrapping_add(1), ..self }
+    }
+
+    /// What to tell of work that was signed with `work` when this one is in force: `None` = it is fresh.
+    pub(crate) fn refuses(self, work: ShardEpoch) -> Option<UnitFailure> {
+        match work {
+            work if work == self => None,
+            work if work.lost != self.lost => Some(UnitFailure::NotTried),
+            _ => Some(UnitFailure::StaleEpoch),
+        }
     }
 }
 
 impl fmt::Display for ShardEpoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        write!(f, "{}.{}", self.loads, self.lost)
     }
 }
 

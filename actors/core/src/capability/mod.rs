@@ -16,7 +16,7 @@ pub use mint::{MintRequest, WEBHOOK_TTL_S, egress_caveats, webhook_caveats};
 pub use revocation::{
     REVOCATIONS_MAX, REVOCATIONS_PER_CALL_MAX, Revocation, RevokeRequest, Revoked, TooMany,
 };
-pub use token::{CAVEATS_MAX, PREFIX, TEXT_BYTES_MAX, Token, attenuate, mint};
+pub use token::{CAVEATS_MAX, PREFIX, TEXT_BYTES_MAX, Token, attenuate, make, mint};
 
 use crate::ids::{Kid, Tenant, Topic};
 use crate::reason::{Reason, Refusal};
@@ -93,7 +93,15 @@ pub fn verify(text: &str, keyring: &Keyring, wall_unix_s: u64) -> Result<Capabil
     if text.starts_with("ron2_") {
         return Err(unauth("capability: the prefix ron2_ is reserved and not accepted yet"));
     }
-    let token = Token::parse(text).map_err(unauth)?;
+    verify_token(&Token::parse(text).map_err(unauth)?, keyring, wall_unix_s)
+}
+
+/// [`verify`] for a token that was not read from its text.
+///
+/// # Errors
+/// As there.
+pub fn verify_token(token: &Token, keyring: &Keyring, wall_unix_s: u64) -> Result<Capability, Refusal> {
+    let unauth = |why: &'static str| Refusal::new(Reason::Unauth, why);
     // an unknown key and a wrong MAC read the same, so that nobody can probe for key ids
     let wrong = || unauth("capability: does not verify");
     let kid = Kid::parse(&token.kid).map_err(|_| wrong())?;

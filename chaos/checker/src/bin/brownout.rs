@@ -354,8 +354,7 @@ fn judge_served(shedding: &Range<Micros>, served: &[Served], faults: &mut Vec<St
         let (took, failed, refused) = by.entry(one.what).or_default();
         match one.said.as_str() {
             "200" => took.push(one.took),
-            // a queue that is loaded anew from a store that was opened anew may take too long to answer
-            said if said.ends_with("STORAGE") || said.ends_with("DOWNSTREAM_UNAVAILABLE") => *failed += 1,
+            said if said.starts_with("503 STORAGE") => *failed += 1,
             // readiness says so without a reason
             said if one.what == READYZ && said.starts_with("503") => *failed += 1,
             said => {
