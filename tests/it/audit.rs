@@ -279,9 +279,9 @@ fn whatever_is_changed_in_a_log_is_found() {
         let text: String = files(&node.setup).iter().map(|file| fs::read_to_string(file).unwrap()).collect();
         text.contains("\"reason\":\"DAMAGED\"").then_some(())
     });
-    assert!(!text.contains("KO"), "the damaged file is put aside");
+    assert!(!text.contains("\"KO\""), "the damaged file is put aside: {text}");
     let aside = format!("{}.damaged-1", file.display());
-    assert!(fs::read_to_string(&aside).unwrap().contains("KO"));
+    assert!(fs::read_to_string(&aside).unwrap().contains("\"KO\""));
     let next = files(&node.setup).remove(0);
     let (code, said) = verify(&node.setup, &[&aside, next.to_str().unwrap()]);
     assert!(code == 1 && said["faults"].as_array().unwrap().len() == 1, "{said}");
