@@ -25,6 +25,7 @@ fn draft(to: &mut Writer, plan: &Plan, body: &[u8]) {
     let hash = plan.send.is_multiple_of(3).then(|| blake3::hash(body));
     to.option(hash, |to, hash| to.array(hash.as_bytes()));
     to.number(1).bytes(b"cid").bytes(format!("{:x}", plan.send).as_bytes());
+    to.option(None::<&[u8]>, |to, object| to.array(object)); // no object
 }
 
 /// One message.
