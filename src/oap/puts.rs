@@ -25,6 +25,9 @@ const BEGUN_MAX: usize = 64;
 /// Bytes that must come within each [`OapLimits::body_deadline`](super::OapLimits::body_deadline).
 const PACE_BYTES: u64 = 1 << 20;
 
+/// What a piece weighs in the connection's window, at least: the window bounds their number, too.
+const PIECE_WEIGHT_MIN: usize = 1024;
+
 /// Where the bytes of an object go that is on its way in. The window of the connection bounds what waits there.
 type Pieces = UnboundedSender<Result<Piece, Refusal>>;
 
@@ -125,7 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
     /// Takes a frame with bytes of an object that has begun.
     pub(super) fn piece(&mut self, frame: Frame) {
         let (header, corr_id) = (frame.header, frame.header.corr_id);
-        let (weight, last) = (frame.wire_len(), header.has(END));
+        let (weight, last) = (frame.wire_len().max(PIECE_WEIGHT_MIN), header.has(END));
         let unusual = header.flags & (START | COMP) != 0 || !header.has(REQ) || header.code != 0;
         if unusual || frame.payload.len() > DATA_BYTES_MAX {
             let text = "the bytes of an object come in frames REQ of at most 65536 bytes, the last with END";
