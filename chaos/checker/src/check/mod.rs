@@ -108,9 +108,14 @@ pub fn check(history: &History) -> Vec<Violation> {
     findings.0
 }
 
-/// Every answer has the form of an answer.
+/// Every answer has the form of an answer, and no request is called malformed: a load whose requests a node does not
+/// read proves nothing of it.
 fn answers(history: &History, findings: &mut Findings) {
     for operation in &history.operations {
+        if matches!(&operation.outcome, Outcome::Refused { reason, .. } if reason == "MALFORMED") {
+            let text = format!("a request about {} was refused as malformed", operation.call.topic());
+            findings.add(Invariant::RefusedMeansNot, [operation.op], text);
+        }
         let fault = match &operation.outcome {
             Outcome::Refused { fault, .. } => fault.as_ref(),
             Outcome::Misformed(fault) => Some(fault),

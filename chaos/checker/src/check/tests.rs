@@ -321,6 +321,16 @@ fn i11_a_refused_send_comes_out() {
     let mut misformed = simple();
     misformed.send_as("t", sent(2, None), refused("none", Some("no corr_id"))).end("t", vec![]);
     assert_eq!(misformed.judge(), ["I11"]);
+
+    let unread = Outcome::Refused {
+        status: 400,
+        reason: "MALFORMED".to_owned(),
+        effect: "none".to_owned(),
+        fault: None,
+    };
+    let mut unheard = simple();
+    unheard.send_as("t", sent(2, None), unread).end("t", vec![]);
+    assert_eq!(unheard.judge(), ["I11"], "whose fault it is does not matter");
 }
 
 #[test]
