@@ -31,6 +31,7 @@ EITHER = {
     "Failed, 5 min": "it may be over for longer than that when the dashboards are asked",
     "In flight": "requests take a few ms, and are seen if a scrape meets one",
     "Leases out": "what consumers have in their hands at that moment",
+    "Copies that wait": "they wait for milliseconds, and are seen if a scrape meets one",
 }
 
 

@@ -27,6 +27,7 @@ mod reload;
 pub mod rotations;
 pub mod run;
 pub mod sandbox;
+pub mod scheduling;
 pub mod schemes;
 pub mod seal;
 pub mod self_test;

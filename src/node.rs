@@ -440,6 +440,7 @@ fn lay(
             ram_bytes_max: config.store.ram_bytes.as_usize(),
             objects: config.store.objects,
             blocking: Blocking::Pool,
+            ..StoreConfig::default()
         },
         mailbox: MailboxConfig {
             settings: mailbox.settings,

@@ -1,12 +1,11 @@
 //! The process: arguments → configuration → telemetry → node → exit code. `main.rs` calls it with the product's
 //! store; a drill calls it with a store on a disk that misbehaves, and is the whole node in everything else.
 
-use crate::config::{Config, DevSecret, Profile, Sources, add_dev_secrets, report};
+use crate::config::{Config, DevSecret, Sources, add_dev_secrets, report};
 use crate::node::Node;
 use crate::run::{Signals, dev_banner, say_ready, serve};
-use crate::sandbox;
 use crate::schemes::Catalogue;
-use crate::telemetry;
+use crate::{sandbox, scheduling, telemetry};
 use clap::Parser;
 use ron_actors::entropy::OsEntropy;
 use ron_actors::kernel::clock::SystemClock;
@@ -40,7 +39,7 @@ struct Arguments {
 
 /// Runs a node until it ends, its store's bytes on what `medium_of` makes of the configuration.
 pub fn main(medium_of: impl FnOnce(&Config) -> Arc<dyn Medium>) -> ExitCode {
-    small_pages(true);
+    small_pages();
     let arguments = Arguments::parse();
     let mut sources = Sources::of_process();
     (sources.file, sources.dev, sources.profile) = (arguments.config, arguments.dev, arguments.profile);
@@ -55,7 +54,6 @@ pub fn main(medium_of: impl FnOnce(&Config) -> Arc<dyn Medium>) -> ExitCode {
             return BAD_CONFIG.into();
         }
     };
-    small_pages(config.node.profile == Profile::Micronode);
     let throw_away = match temporary_data_dir(&mut config) {
         Ok(throw_away) => throw_away,
         Err(error) => {
@@ -77,6 +75,7 @@ pub fn main(medium_of: impl FnOnce(&Config) -> Arc<dyn Medium>) -> ExitCode {
     if throw_away.is_none() {
         sandbox::enter(&config);
     }
+    scheduling::in_batches();
     let runtime = match runtime(config.node.worker_threads) {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -99,12 +98,11 @@ fn runtime(workers: Option<NonZeroUsize>) -> io::Result<Runtime> {
     runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()
 }
 
-/// Whether memory touched from now on comes in small pages alone. The allocator asks for huge ones, of 2 MiB, and each
-/// that is touched anywhere is resident whole: fine for a server, and twice the footprint of a Micronode. Off from the
-/// first line until the profile is known, since a huge page stays one.
-fn small_pages(only: bool) {
+/// Memory touched from now on comes in small pages alone. The allocator asks for huge ones, of 2 MiB, and each that is
+/// touched anywhere is resident whole. Before the first line that allocates much, since a huge page stays one.
+fn small_pages() {
     // A kernel without huge pages has nothing to turn off.
-    let _ = rustix::thread::disable_transparent_huge_pages(only);
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 async fn run(

@@ -51,6 +51,7 @@ mod restored;
 mod revocation;
 mod rotation;
 mod sandbox;
+mod scheduling;
 mod settling;
 mod shadow;
 mod snapshot;

@@ -133,17 +133,16 @@ impl ShardState {
         tracing::warn!(?failure, queue = %self.args.entry.key, "a queue lost a commit and loads itself anew");
         self.args.entry.stands_still_from(self.now(), &self.args.store);
         self.waiting.refuse_all(&refusal(UnitFailure::NotTried));
-        self.tick += 1;
-        self.tick_at = None;
+        self.timer.cancel();
         self.load_behind(myself, VecDeque::new());
         self.close_no_more(myself, failure);
     }
 }
 
-/// Takes a snapshot at its place in the store's queue and scans it on the blocking pool.
+/// Takes what it loads from at its place in the store's queue; what is not read by then is read on the blocking pool.
 async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
     let job = args.store.load(args.entry.shard).await?;
-    let (now, empty) = (args.clock.now(), job.is_empty());
+    let (now, is_read) = (args.clock.now(), job.is_read());
     let (configured, store, entry) = (args.config.settings, args.store.clone(), args.entry.clone());
     let blocking = args.store.blocking().clone();
     let scan = move || {
@@ -173,8 +172,8 @@ async fn load_shard(args: ShardArgs) -> Result<Loaded, StoreError> {
         let (edit, copies, owed) = (None, None, VecDeque::new());
         Ok(Loaded { shard, epoch, topic, deletes, deleted, edit, copies, tasks, stillness, owed })
     };
-    if empty {
-        return scan(); // reads nothing
+    if is_read {
+        return scan(); // needs no thread
     }
     blocking.run(Job::Load, scan).await.unwrap_or(Err(StoreError::Reopening))
 }

@@ -7,9 +7,8 @@
 use super::loading::Phase;
 use super::messages::ShardMsg;
 use super::shard::{ShardRef, ShardState};
-use ron_core::shard::Command;
+use ron_core::shard::{Command, park_after};
 use ron_core::time::Millis;
-use std::time::Duration;
 
 /// How often a shard whose receives wait for room in its tenant's `max_inflight` looks for some, ms.
 const STARVING_LOOKS_EVERY_MS: u64 = 50;
@@ -35,14 +34,7 @@ impl ShardState {
 
     fn arm_at(&mut self, myself: &ShardRef, wake_at: Millis) {
         // A timer that fires early finds nothing to do and is set again: cheaper than one for every command.
-        if self.tick_at.is_some_and(|at| at <= wake_at) {
-            return;
-        }
-        self.tick += 1;
-        self.tick_at = Some(wake_at);
-        let tick = self.tick;
-        let after = Duration::from_millis(wake_at.since(self.args.clock.now()));
-        myself.send_after(after, move || ShardMsg::Tick(tick));
+        self.timer.arm_by(self.args.clock.now(), wake_at, myself, ShardMsg::Tick);
     }
 
     /// Whoever started it may be gone, and nothing may come.
@@ -51,7 +43,7 @@ impl ShardState {
     }
 
     fn park_after_ms(&self) -> u64 {
-        self.args.config.park_after_ms.max(1)
+        park_after(self.args.config.park_after_ms.max(1), self.args.directory.awake())
     }
 
     /// When the shard may end, if nobody uses it for so long. What is due soon is waited for instead; what is due later

@@ -8,6 +8,7 @@ use super::messages::{EnqueueReply, SettleReply, ShardMsg, refusal, refuse};
 use super::waiting::{GrantedBox, RecvReply, Waiting};
 use super::{MailboxConfig, MailboxObserver};
 use crate::kernel::admission::Permit;
+use crate::kernel::timer::Timer;
 use crate::store::{OnDone, ShardSink, Store, TopicRow, Unit, UnitFailure, UnitResult, Work};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ron_core::message::{NewMessage, PutOutcome};
@@ -47,8 +48,7 @@ pub struct ShardState {
     pub(super) sink: Arc<dyn ShardSink>,
     pub(super) load: u64,
     pub(super) reload_ms: u64,
-    pub(super) tick: u64,
-    pub(super) tick_at: Option<Millis>,
+    pub(super) timer: Timer,
     pub(super) used: Millis,
     pub(super) entropy: u64,
     /// Counts it among those that are awake.
@@ -98,8 +98,7 @@ impl Actor for ShardActor {
             sink,
             load: 0,
             reload_ms: RELOAD_AFTER_MS,
-            tick: 0,
-            tick_at: None,
+            timer: Timer::default(),
             used: now,
             entropy,
             _awake: awake,
@@ -126,10 +125,7 @@ impl Actor for ShardActor {
             ShardMsg::Reload(_) => {}
             ShardMsg::Failed(failure) => state.failed(&myself, failure),
             ShardMsg::Crash => return Err("killed by a drill".into()),
-            ShardMsg::Tick(tick) if tick == state.tick => {
-                state.tick_at = None;
-                state.on_tick(&myself);
-            }
+            ShardMsg::Tick(tick) if state.timer.accept(tick) => state.on_tick(&myself),
             ShardMsg::Tick(_) => {}
             ShardMsg::LeaveIfIdle(idle_ms) => state.leave_if_idle(&myself, idle_ms),
             ShardMsg::Leave => state.leave_or_stay(&myself),

@@ -244,19 +244,26 @@ impl Store {
         self.hand_in(Item::Ask(ask));
     }
 
-    /// A snapshot of a shard at its place in the queue.
+    /// What a shard is loaded from, at its place in the queue.
     ///
     /// # Errors
     /// The store is down or failing; try again later.
     pub async fn load(&self, shard: ShardId) -> Result<LoadJob, StoreError> {
-        let (reply, answer) = oneshot::channel();
         // A restart takes a moment: who loads can wait for it, and its callers with it.
         self.handle.wait_up(LOAD_WAITS).await.map_err(|_| StoreError::Reopening)?;
+        if let Some(job) = self.hand_in_load(shard, false).await? {
+            return Ok(job);
+        }
         // Before the snapshot is taken: one that waits keeps pages from being used again.
         let turn = self.cell.load_turn().await?;
-        self.hand_in(Item::Load(LoadRequest { shard, reply }));
-        let job = answer.await.unwrap_or(Err(StoreError::Reopening))?;
-        Ok(job.within(turn))
+        let job = self.hand_in_load(shard, true).await?;
+        Ok(job.ok_or(StoreError::Reopening)?.within(turn))
+    }
+
+    async fn hand_in_load(&self, shard: ShardId, snapshot: bool) -> Result<Option<LoadJob>, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.hand_in(Item::Load(LoadRequest { shard, snapshot, reply }));
+        answer.await.unwrap_or(Err(StoreError::Reopening))
     }
 
     /// Reads bodies.

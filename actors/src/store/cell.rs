@@ -8,10 +8,10 @@ use super::backend::Medium;
 use super::engine::{Engine, TopicRow, Work};
 use super::error::{StoreError, UnitFailure};
 use super::identity::Identity;
-use super::load::LoadJob;
+use super::load::{LoadJob, Reading};
 use super::objects::{NotStored, ObjectJob};
 use super::pace::Pace;
-use super::queue::{Counts, Queue, Turn};
+use super::queue::{Counts, Item, Queue, Turn};
 use super::read::Reader;
 use super::recover::{BootCounts, ClockFrom, Opening};
 use super::unit::Unit;
@@ -35,16 +35,18 @@ const COMPACTED_BYTES_MAX: u64 = 1 << 30;
 /// A question to the engine, answered after the commits before it.
 pub type Ask = Box<dyn FnOnce(Result<&Engine, UnitFailure>) + Send>;
 
-/// A shard that wants a snapshot.
+/// A shard that wants to be loaded.
 pub struct LoadRequest {
     /// Which shard.
     pub shard: ShardId,
-    /// Where the snapshot goes.
+    /// Whether it may have a snapshot, if it is too much to be read at once.
+    pub snapshot: bool,
+    /// Where it goes.
     pub reply: LoadReply,
 }
 
-/// Where a snapshot goes.
-pub type LoadReply = oneshot::Sender<Result<LoadJob, StoreError>>;
+/// Where a load goes; `None` = it needs a snapshot.
+pub type LoadReply = oneshot::Sender<Result<Option<LoadJob>, StoreError>>;
 
 struct State {
     engine: Option<Engine>,
@@ -63,7 +65,7 @@ struct State {
 pub struct Finished {
     units: Vec<Unit>,
     results: Vec<Result<Vec<PutOutcome>, UnitFailure>>,
-    loads: Vec<(LoadReply, Result<LoadJob, StoreError>)>,
+    loads: Vec<(LoadReply, Result<Option<LoadJob>, StoreError>)>,
     objects: Vec<(ObjectJob, Result<(), NotStored>)>,
 }
 
@@ -100,14 +102,14 @@ pub struct EngineCell {
     observer: Arc<dyn StoreObserver>,
     healthy: AtomicBool,
     pace: Pace,
-    /// Loads that may go on at a time.
+    /// Loads from snapshots that may go on at a time.
     loads: Arc<Semaphore>,
     /// Lease clocks that have stopped since the last commit.
     stilled: Mutex<BTreeMap<ShardId, Millis>>,
 }
 
-/// Loads at a time. Each holds a thread and a snapshot: thousands of queues that wake at once would have a thread each,
-/// with caches of its own, and nothing would be read sooner.
+/// Loads from snapshots at a time. Each holds a thread and a snapshot: thousands of queues that wake at once would
+/// have a thread each, with caches of its own, and nothing would be read sooner.
 const LOADS_MAX: usize = 8;
 
 impl std::fmt::Debug for EngineCell {
@@ -132,7 +134,7 @@ pub struct Opened {
 }
 
 impl EngineCell {
-    /// Waits until another load may begin.
+    /// Waits until another load from a snapshot may begin.
     pub(super) async fn load_turn(&self) -> Result<OwnedSemaphorePermit, StoreError> {
         // It is never closed.
         self.loads.clone().acquire_owned().await.map_err(|_| StoreError::Reopening)
@@ -154,7 +156,7 @@ impl EngineCell {
         let (engine, counts) = Engine::open(medium.as_ref(), &config, clock_from, opening, &reader)?;
         let clock = engine.clock.clone();
         let counts_of = |shard| counts.get(&shard).copied().unwrap_or_default();
-        let topics = engine.topics().map(|(shard, row)| (shard, row.clone(), counts_of(shard))).collect();
+        let topics = engine.topics().map(|(shard, row)| (shard, row, counts_of(shard))).collect();
         let (last_alive, next_shard) = (engine.last_alive, engine.next_shard);
         let identity = engine.identity().clone();
         let (epochs, volatile, taken) = (HashMap::new(), Volatile::default(), Counts::default());
@@ -255,8 +257,20 @@ impl EngineCell {
                 None => ask(Err(UnitFailure::NotTried)),
             }
         }
+        let mut reading = Reading::default();
         for load in turn.loads {
-            let job = self.engine(&mut state).and_then(|engine| engine.snapshot(load.shard));
+            if reading.is_enough() {
+                self.queue.push(Item::Load(load)); // for the next turn
+                continue;
+            }
+            let engine = self.engine(&mut state);
+            let job = engine.and_then(|engine| match engine.load_within(load.shard, &mut reading) {
+                Ok(None) if load.snapshot => engine.snapshot(load.shard).map(Some),
+                read => read,
+            });
+            if job.is_err() {
+                reading = Reading::default(); // the next one may find the file opened anew
+            }
             finished.loads.push((load.reply, job));
         }
         finished

@@ -18,6 +18,7 @@ use super::recover::{BootCounts, ClockFrom, Opening};
 use super::refs::References;
 use super::schema::{BODY, DEDUP, DELTA, HEAD, META, STATE, TASK, TOPIC, body_key};
 use super::still::Still;
+use super::topics::Topics;
 use super::txn::Txn;
 use super::volatile::Volatile;
 use super::{ShardEpoch, StoreConfig};
@@ -134,7 +135,7 @@ pub struct Engine {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) durable: bool,
     pub(crate) identity: Identity,
-    pub(crate) topics: BTreeMap<ShardId, TopicRow>,
+    pub(crate) topics: Topics,
     /// Topics deleted since the store was opened, or nearly: see [`Engine::is_deleted`].
     pub(crate) deleted: BTreeSet<ShardId>,
     /// Above the number of every topic that was ever deleted.
@@ -204,8 +205,8 @@ impl Engine {
     }
 
     /// Every topic that exists.
-    pub fn topics(&self) -> impl Iterator<Item = (ShardId, &TopicRow)> {
-        self.topics.iter().map(|(shard, row)| (*shard, row))
+    pub fn topics(&self) -> impl Iterator<Item = (ShardId, TopicRow)> {
+        self.topics.rows()
     }
 
     /// The store's figures.
@@ -246,7 +247,7 @@ impl Engine {
 
     /// Whether the topic was deleted since the store was opened. Its number is not used again.
     pub(crate) fn is_deleted(&self, shard: ShardId) -> bool {
-        self.deleted.contains(&shard) && !self.topics.contains_key(&shard)
+        self.deleted.contains(&shard) && !self.topics.contains(shard)
     }
 
     /// Live idempotency keys of a topic.
@@ -300,9 +301,9 @@ impl Engine {
         let txn = self.begin()?;
         let accepted = || work.iter().zip(results).filter(|(_, result)| result.is_ok()).map(|(item, _)| item);
         for (shard, work) in accepted() {
-            if let Some(row) = work.topic.as_ref().filter(|row| self.topics.get(shard) != Some(row)) {
+            if let Some(row) = work.topic.as_ref().filter(|row| !self.topics.has(*shard, row)) {
                 txn.open_table(TOPIC)?.insert(shard.0, &seal_value(row))?;
-                self.topics.insert(*shard, row.clone());
+                self.topics.insert(*shard, row);
             }
             if work.delete {
                 self.forget_topic(&txn, *shard)?;
@@ -359,7 +360,7 @@ impl Engine {
         txn.open_table(TASK)?.remove_range((shard.0, 0), (shard.0.saturating_add(1), 0))?;
         self.next_shard = self.next_shard.max(shard.0.saturating_add(1));
         txn.mark("next_shard", &self.next_shard)?;
-        self.topics.remove(&shard);
+        self.topics.remove(shard);
         self.tasks.remove(&shard);
         self.by_shard.remove(&shard);
         // Their rows stay until they expire; nothing reads those of a topic that is not there.

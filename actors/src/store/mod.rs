@@ -47,6 +47,7 @@ mod tests;
 mod tests_keep;
 #[cfg(test)]
 mod tests_lost;
+mod topics;
 mod txn;
 pub mod unit;
 mod untouched;
@@ -108,6 +109,9 @@ pub struct StoreConfig {
     pub ram_bytes_max: usize,
     /// How much objects may be.
     pub objects: ObjectLimits,
+    /// What a shard may cost to be read within a turn of the store; above it, it is read from a snapshot. A chunk costs
+    /// 1, and 1 for each 64 messages in it, whosever they are: some 10 µs.
+    pub load_cost_max: u64,
     /// Where commits, loads and reads run.
     pub blocking: Blocking,
 }
@@ -124,6 +128,7 @@ impl Default for StoreConfig {
             compact_free_bytes: 0,
             ram_bytes_max: 64 << 20,
             objects: ObjectLimits::default(),
+            load_cost_max: 64,
             blocking: Blocking::Pool,
         }
     }

@@ -86,8 +86,8 @@ enum Needs {
 impl Engine {
     /// The object of a message's tenant that the message refers to.
     pub(super) fn object_of(&self, shard: ShardId, work: &Work, hash: &ContentHash) -> Option<u64> {
-        let row = work.topic.as_ref().or_else(|| self.topics.get(&shard))?;
-        let found = self.reader.objects().lock().find(&row.key.tenant, hash)?;
+        let key = work.topic.as_ref().map(|row| &row.key).or_else(|| self.topics.key(shard))?;
+        let found = self.reader.objects().lock().find(&key.tenant, hash)?;
         Some(found.number)
     }
 

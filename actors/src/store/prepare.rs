@@ -124,7 +124,7 @@ impl Engine {
     }
 
     fn change_lists(&self, shard: ShardId, work: &Work, boundary: Slot, touched: &mut Touched) {
-        let known = || self.topics.get(&shard).map(|row| &row.key);
+        let known = || self.topics.key(shard);
         let Some(key) = work.topic.as_ref().map(|row| &row.key).or_else(known) else { return };
         if let Some(edit) = &work.edit {
             self.edit_list(shard, key, boundary, edit, touched);

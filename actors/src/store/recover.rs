@@ -5,7 +5,7 @@ use super::StoreConfig;
 use super::backend::Medium;
 use super::chunks::{ChunkInfo, ShardChunks};
 use super::codec::{ChunkStates, Delta, Head, open_value};
-use super::engine::{Dirty, Engine, TopicRow, chunk_states, write_meta};
+use super::engine::{Dirty, Engine, chunk_states, write_meta};
 use super::error::StoreError;
 use super::fanout::read_fans;
 use super::fold::by_place;
@@ -19,6 +19,7 @@ use super::schema::{
     STATE, STILL, SUBS, TASK, TOPIC,
 };
 use super::still::Still;
+use super::topics::Topics;
 use super::txn::Txn;
 use super::volatile::Volatile;
 use super::volume::Volume;
@@ -84,7 +85,7 @@ pub(crate) fn open(
     let identity = create_tables(&txn, opening)?;
     let journal = replayed(&volume, &txn)?;
     let topics = read_topics(&txn)?;
-    let fans = read_fans(&txn, |shard| topics.contains_key(&shard))?;
+    let fans = read_fans(&txn, |shard| topics.contains(shard))?;
     let mut found = Found { fans, ..Found::default() };
     found.objects = objects::recover(&txn, config.objects)?;
     found.read_deltas(&txn)?;
@@ -206,13 +207,13 @@ fn read_meta<T: serde::de::DeserializeOwned>(
     row.map(|row| open_value(row.value()).map_err(|why| StoreError::damaged("meta", name, why))).transpose()
 }
 
-fn read_topics(txn: &WriteTransaction) -> Result<BTreeMap<ShardId, TopicRow>, StoreError> {
-    let mut topics = BTreeMap::new();
+fn read_topics(txn: &WriteTransaction) -> Result<Topics, StoreError> {
+    let mut topics = Topics::default();
     for row in txn.open_table(TOPIC)?.iter()? {
         let (shard, value) = row?;
         let shard = shard.value();
         let row = open_value(value.value()).map_err(|why| StoreError::damaged("topic", shard, why))?;
-        topics.insert(ShardId(shard), row);
+        topics.insert(ShardId(shard), &row);
     }
     Ok(topics)
 }
@@ -258,7 +259,7 @@ impl Engine {
             let (key, value) = row?;
             let damaged = |why| StoreError::damaged("dedup", format!("{:?}", key.value()), why);
             let rows: Vec<DedupRow> = open_value(value.value()).map_err(damaged)?;
-            let lives = |row: &DedupRow| row.expires > ends && self.topics.contains_key(&row.shard);
+            let lives = |row: &DedupRow| row.expires > ends && self.topics.contains(row.shard);
             rows.into_iter().filter(lives).for_each(|row| self.dedup.restore(row));
         }
         Ok(())

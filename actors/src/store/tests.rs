@@ -9,6 +9,7 @@ use super::codec::seal;
 use super::engine::{Engine, TopicRow, Work, write_meta};
 use super::error::{StoreError, UnitFailure};
 use super::finish::EPOCH;
+use super::load::Reading;
 use super::read::{ReadFailure, Reader};
 use super::recover::{BootCounts, Opening};
 use super::schema::{BODY, DELTA, HEAD, STATE};
@@ -118,9 +119,16 @@ fn queue() -> QueueKey {
 }
 
 pub(super) fn load(engine: &mut Engine) -> (ShardEpoch, Vec<Recovered>) {
+    let within = engine.load_within(SHARD, &mut Reading::default()).unwrap();
     let job = engine.snapshot(SHARD).unwrap();
     let (epoch, mut found) = (job.epoch, Vec::new());
     job.run(&mut |message| found.push(message)).unwrap();
+    if let Some(job) = within {
+        let mut same = Vec::new();
+        assert!(job.is_read() && job.epoch < epoch);
+        job.run(&mut |message| same.push(message)).unwrap();
+        assert_eq!(same, found, "read within a turn, and from a snapshot");
+    }
     (epoch, found)
 }
 
@@ -400,4 +408,49 @@ fn what_stops_the_clocks_after_a_load_is_not_over_with_it() {
     engine.commit(&mut [(SHARD, Work { epoch, ops: gone, clocks_go_on: over, ..Work::default() })]).unwrap();
     drop(engine);
     assert_eq!(still_since(&bench), None, "nothing in flight, nothing to stand still");
+}
+
+#[test]
+fn what_a_turn_reads_of_a_shard_is_bounded() {
+    let bench = Bench::new();
+    let (mut engine, _) = bench.open();
+    let mut epoch = load(&mut engine).0;
+    for chunks in 1..=65 {
+        commit(&mut engine, epoch, vec![message("m")], Vec::new());
+        let within = engine.load_within(SHARD, &mut Reading::default()).unwrap();
+        assert_eq!(within.is_some(), chunks <= 64, "{chunks} chunks");
+        let (newer, found) = load(&mut engine);
+        epoch = newer;
+        assert_eq!(found.len(), chunks);
+    }
+    let many = (0..5_000).map(|_| message("m")).collect();
+    let bench = Bench::new();
+    let (mut engine, _) = bench.open();
+    let epoch = load(&mut engine).0;
+    commit(&mut engine, epoch, many, Vec::new());
+    assert!(engine.load_within(SHARD, &mut Reading::default()).unwrap().is_none(), "5,000 messages");
+    assert_eq!(load(&mut engine).1.len(), 5_000);
+}
+
+#[test]
+fn loads_of_one_turn_share_what_they_read_and_not_what_is_theirs() {
+    let bench = Bench::new();
+    let (mut engine, _) = bench.open();
+    let mut reading = Reading::default();
+    let mut work = |shard, text: &str| {
+        let epoch = engine.load_within(shard, &mut reading).unwrap().unwrap().epoch;
+        let topic = Some(TopicRow { key: queue(), state: TopicState::default() });
+        (shard, Work { epoch, topic, puts: vec![message(text)], ..Work::default() })
+    };
+    let other = ShardId(8);
+    let mut both = vec![work(SHARD, "mine"), work(other, "theirs, and longer")];
+    engine.commit(&mut both).unwrap();
+    let mut reading = Reading::default();
+    let mut lens = |shard| {
+        let mut lens = Vec::new();
+        let job = engine.load_within(shard, &mut reading).unwrap().unwrap();
+        job.run(&mut |message| lens.push(message.stored.len)).unwrap();
+        lens
+    };
+    assert_eq!((lens(SHARD), lens(other), lens(ShardId(9))), (vec![4], vec![18], vec![]));
 }

@@ -279,3 +279,56 @@ fn one_read_that_fails_does_not_keep_the_next_ones_from_working() {
     assert_eq!(cell.reader().fetch_blocking(&found)[0].as_ref().unwrap().payload, "x");
     assert_eq!(commit(&cell, epoch), Ok(1), "nobody had to load anew");
 }
+
+#[test]
+fn several_loads_of_one_queue_read_it_once_and_all_are_answered() {
+    let (cell, _) = open(Arc::new(RamMedium::default()));
+    let epoch = cell.load(SHARD).unwrap().epoch;
+    for _ in 0..60 {
+        commit(&cell, epoch).unwrap(); // a chunk each
+    }
+    let mut answers = Vec::new();
+    for shard in [SHARD; 3].into_iter().chain([ShardId(9)]) {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        cell.queue().push(queue::Item::Load(cell::LoadRequest { shard, snapshot: false, reply }));
+        answers.push((shard, answer));
+    }
+    let mut turns = 0;
+    while let Some(turn) = cell.queue().take() {
+        cell.turn(turn).tell();
+        turns += 1;
+    }
+    for (shard, mut answer) in answers {
+        let job = answer.try_recv().unwrap().unwrap().expect("little enough for a turn");
+        let mut found = 0;
+        job.run(&mut |_| found += 1).unwrap();
+        assert_eq!(found, if shard == SHARD { 60 } else { 0 });
+    }
+    assert_eq!(turns, 1, "what several loads read is read once");
+}
+
+#[test]
+fn a_turn_that_has_read_enough_leaves_the_other_loads_to_the_next() {
+    let (cell, _) = open(Arc::new(RamMedium::default()));
+    let shards: Vec<ShardId> = (1..=10).map(ShardId).collect();
+    for shard in &shards {
+        let epoch = cell.load(*shard).unwrap().epoch;
+        for _ in 0..60 {
+            let work = Work { epoch, puts: vec![message()], ..Work::default() };
+            cell.run(vec![Unit::new(*shard, work, None, None)]);
+        }
+    }
+    let load = |shard: &ShardId| {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        cell.queue().push(queue::Item::Load(cell::LoadRequest { shard: *shard, snapshot: false, reply }));
+        answer
+    };
+    let mut answers: Vec<_> = shards.iter().map(load).collect();
+    let mut answered = Vec::new();
+    while let Some(turn) = cell.queue().take() {
+        cell.turn(turn).tell();
+        answered
+            .push(answers.extract_if(.., |answer| answer.try_recv().is_ok_and(|job| job.is_ok())).count());
+    }
+    assert_eq!((answered, answers.len()), (vec![5, 5], 0), "some 256 chunks a turn");
+}

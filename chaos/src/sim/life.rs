@@ -94,6 +94,12 @@ impl Born {
                 cache_bytes: 1 << 20,
                 body_cache_bytes: plan.body_cache_bytes,
                 journal_bytes: plan.journal_bytes,
+                // Simulated queues are small: half of the worlds load them as large ones.
+                load_cost_max: if plan.seed.is_multiple_of(2) {
+                    0
+                } else {
+                    StoreConfig::default().load_cost_max
+                },
                 blocking: Blocking::Paced(Arc::new(WorldPace(self.world.clone()))),
                 ..StoreConfig::default()
             },

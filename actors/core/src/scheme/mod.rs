@@ -19,6 +19,7 @@ mod judge;
 mod jwt;
 mod key;
 mod private;
+mod provider;
 mod public;
 mod reject;
 mod sign;
@@ -33,11 +34,9 @@ mod verify;
 pub use base::Known;
 pub use challenge::{CHALLENGE_BYTES_MAX, MAC_CHALLENGE_BYTES_MAX};
 pub use header::{ASYMMETRIC_TRIES_MAX, FIELD_BYTES_MAX, HeaderList, LIST_ENTRIES_MAX};
-pub use judge::{
-    Accepted, DEDUP_TTL_UNTIMED_S, Dedup, Field, Handshake, InboundRequest, ProviderRules, ProviderSpec,
-    Verdict,
-};
+pub use judge::{Accepted, Dedup, Field, Handshake, InboundRequest, Verdict};
 pub use key::{SECRET_BYTES_MAX, SamplePair, Secret, SecretError, SigningKey};
+pub use provider::{DEDUP_TTL_UNTIMED_S, ProviderRules, ProviderSpec};
 pub use reject::{RejectReason, Rejection};
 pub use sign::{SignError, Signed, ToSign};
 pub use spec::{

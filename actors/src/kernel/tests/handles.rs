@@ -2,7 +2,7 @@
 
 use super::super::admission::{Admission, Full, Load, Permit};
 use super::super::handle::{CallError, CastError, NotUp};
-use super::super::timer::{Tick, Timers};
+use super::super::timer::Timer;
 use super::*;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -109,28 +109,21 @@ async fn permits_come_back_when_handled_and_when_the_actor_dies() {
     assert_eq!(door.in_use(), Load::default());
 }
 
-/// Re-arms a timer from its handler, as periodic work should.
+/// Has one timer.
 struct Clockwork;
 
 enum Wind {
-    Arm(Timer, u64),
-    ArmBy(Timer, u64),
-    Cancel(Timer),
+    ArmBy(u64),
+    Cancel,
     /// Keeps the actor busy, so that ticks pile up behind.
     Busy(u64),
-    Tick(Tick<Timer>),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Timer {
-    Sweep,
-    Lease,
+    Tick(u64),
 }
 
 struct ClockworkState {
-    timers: Timers<Timer>,
+    timer: Timer,
     clock: TokioClock,
-    ticks: mpsc::UnboundedSender<(Timer, u64, bool)>,
+    ticks: mpsc::UnboundedSender<(u64, bool)>,
 }
 
 impl Actor for Clockwork {
@@ -155,43 +148,39 @@ impl Actor for Clockwork {
         use ron_core::time::Clock;
         let now = state.clock.now();
         match message {
-            Wind::Arm(key, at) => state.timers.arm(key, now, Millis(at), &me, Wind::Tick),
-            Wind::ArmBy(key, at) => state.timers.arm_by(key, now, Millis(at), &me, Wind::Tick),
-            Wind::Cancel(key) => state.timers.cancel(key),
+            Wind::ArmBy(at) => state.timer.arm_by(now, Millis(at), &me, Wind::Tick),
+            Wind::Cancel => state.timer.cancel(),
             Wind::Busy(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
             Wind::Tick(tick) => {
-                let counts = state.timers.accept(tick);
-                assert!(!counts || state.timers.armed_at(tick.key).is_none());
-                let _ = state.ticks.send((tick.key, now.0, counts));
+                let counts = state.timer.accept(tick);
+                assert!(!state.timer.accept(tick), "a tick counts once");
+                let _ = state.ticks.send((now.0, counts));
             }
         }
         Ok(())
     }
 }
 
-async fn clockwork() -> (ActorRef<Wind>, mpsc::UnboundedReceiver<(Timer, u64, bool)>) {
+async fn clockwork() -> (ActorRef<Wind>, mpsc::UnboundedReceiver<(u64, bool)>) {
     let (ticks, heard) = mpsc::unbounded_channel();
-    let state = ClockworkState { timers: Timers::new(), clock: TokioClock::new(Millis(0)), ticks };
+    let state = ClockworkState { timer: Timer::default(), clock: TokioClock::new(Millis(0)), ticks };
     (Actor::spawn(None, Clockwork, state).await.unwrap().0, heard)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timer_fires_once_at_its_time_and_is_moved_by_arming_again() {
+async fn a_timer_fires_once_at_the_earliest_time_it_was_asked_for() {
     let (actor, mut ticks) = clockwork().await;
-    actor.cast(Wind::Arm(Timer::Sweep, 500)).unwrap();
-    actor.cast(Wind::Arm(Timer::Lease, 100)).unwrap();
-    actor.cast(Wind::Arm(Timer::Sweep, 200)).unwrap();
-    actor.cast(Wind::ArmBy(Timer::Sweep, 300)).unwrap();
-    actor.cast(Wind::ArmBy(Timer::Lease, 50)).unwrap();
-    assert_eq!(ticks.recv().await, Some((Timer::Lease, 50, true)));
-    assert_eq!(ticks.recv().await, Some((Timer::Sweep, 200, true)));
+    for at in [500, 200, 300] {
+        actor.cast(Wind::ArmBy(at)).unwrap();
+    }
+    assert_eq!(ticks.recv().await, Some((200, true)));
     // a past moment fires at once
-    actor.cast(Wind::Arm(Timer::Sweep, 1)).unwrap();
-    assert!(matches!(ticks.recv().await, Some((Timer::Sweep, 200..=201, true))));
-    actor.cast(Wind::Arm(Timer::Lease, 5000)).unwrap();
-    actor.cast(Wind::Cancel(Timer::Lease)).unwrap();
-    actor.cast(Wind::Arm(Timer::Sweep, 9000)).unwrap();
-    assert_eq!(ticks.recv().await, Some((Timer::Sweep, 9000, true)));
+    actor.cast(Wind::ArmBy(1)).unwrap();
+    assert!(matches!(ticks.recv().await, Some((200..=201, true))));
+    actor.cast(Wind::ArmBy(5000)).unwrap();
+    actor.cast(Wind::Cancel).unwrap();
+    actor.cast(Wind::ArmBy(9000)).unwrap();
+    assert_eq!(ticks.recv().await, Some((9000, true)));
     actor.stop_and_wait(None, None).await.unwrap();
     assert_eq!(ticks.recv().await, None);
 }
@@ -199,15 +188,26 @@ async fn a_timer_fires_once_at_its_time_and_is_moved_by_arming_again() {
 #[tokio::test(start_paused = true)]
 async fn a_tick_that_was_overtaken_in_the_mailbox_does_not_count() {
     let (actor, mut ticks) = clockwork().await;
-    actor.cast(Wind::Arm(Timer::Sweep, 100)).unwrap();
-    actor.cast(Wind::Arm(Timer::Lease, 100)).unwrap();
+    actor.cast(Wind::ArmBy(100)).unwrap();
     actor.cast(Wind::Busy(1000)).unwrap();
-    // handled before the two ticks, which are sent meanwhile
-    actor.cast(Wind::Arm(Timer::Sweep, 2000)).unwrap();
-    actor.cast(Wind::Cancel(Timer::Lease)).unwrap();
-    let mut heard = vec![ticks.recv().await.unwrap(), ticks.recv().await.unwrap()];
-    heard.sort_by_key(|(timer, ..)| *timer == Timer::Lease);
-    assert_eq!(heard, [(Timer::Sweep, 1000, false), (Timer::Lease, 1000, false)]);
-    assert_eq!(ticks.recv().await, Some((Timer::Sweep, 2000, true)));
+    // handled before the tick, which is sent meanwhile
+    actor.cast(Wind::Cancel).unwrap();
+    actor.cast(Wind::ArmBy(2000)).unwrap();
+    assert_eq!(ticks.recv().await, Some((1000, false)));
+    assert_eq!(ticks.recv().await, Some((2000, true)));
     actor.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_ended_actor_had_in_its_timer_does_not_outlive_it() {
+    let (actor, ticks) = clockwork().await;
+    actor.cast(Wind::ArmBy(60_000)).unwrap();
+    let alive = async || {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::runtime::Handle::current().metrics().num_alive_tasks()
+    };
+    let before = alive().await;
+    actor.stop_and_wait(None, None).await.unwrap();
+    assert_eq!(before - alive().await, 2, "the actor's own task, and the timer's");
+    drop((actor, ticks));
 }

@@ -134,7 +134,7 @@ impl Drill<'_> {
         let config = config.replacen("[mailbox]\n", "[mailbox]\nmax_inflight = 1000000\n", 1);
         fs::write(setup.config(), config)?;
         let clock = Clock::start();
-        let (node, mailbox) = started(args, &setup, clock, 0)?;
+        let (node, mailbox) = started(args, &setup, clock, 0, 0)?;
         let shared = Arc::new(Shared::new(clock, setup.mint()?, mailbox));
         load::probe(&shared)?;
         Ok(Drill { args, setup, node, shared, outages: Vec::new() })
@@ -266,7 +266,8 @@ impl Drill<'_> {
     fn restart(&mut self, step_s: i64) -> Result<()> {
         let from = self.shared.clock.now();
         self.node.kill()?;
-        let (node, mailbox) = started(self.args, &self.setup, self.shared.clock, step_s)?;
+        let life = self.shared.lives();
+        let (node, mailbox) = started(self.args, &self.setup, self.shared.clock, life, step_s)?;
         self.node = node;
         self.outages.push(Outage { from, to: self.shared.clock.now(), restart: true });
         self.shared.restarted(mailbox);
@@ -329,14 +330,17 @@ fn set(setup: &Setup, step_s: i64) -> Result<()> {
     fs::rename(draft, path).context("step the wall clock")
 }
 
-fn started(args: &Args, setup: &Setup, clock: Clock, step_s: i64) -> Result<(Node, SocketAddr)> {
+/// Starts the node's next life, on a loopback address of its own: a port that was free could be that of an earlier
+/// life, and a client that has not noticed the end of that one would take what this one says for its word.
+fn started(args: &Args, setup: &Setup, clock: Clock, life: usize, step_s: i64) -> Result<(Node, SocketAddr)> {
     set(setup, step_s)?;
     let mut command = setup.command();
     command
         .env("LD_PRELOAD", &args.faketime)
         .env("FAKETIME_TIMESTAMP_FILE", setup.data_dir().join("wall-clock"))
         .env("FAKETIME_CACHE_DURATION", "1")
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .env("MAILBOX_LISTEN", format!("127.0.0.{}:0", life + 1));
     let mut node = Node::start(command, &setup.log(), &clock)?;
     let mailbox = node.wait_ready(READY_LIMIT)?.mailbox;
     Ok((node, mailbox))

@@ -56,6 +56,12 @@ impl Shared {
         lock(&self.offsets).clone()
     }
 
+    /// How many there were.
+    #[must_use]
+    pub fn lives(&self) -> usize {
+        lock(&self.offsets).len()
+    }
+
     /// A client of the node that is up, and which life that is.
     #[must_use]
     pub fn api(&self) -> (usize, Api) {
