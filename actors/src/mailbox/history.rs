@@ -106,6 +106,10 @@ impl History {
                 continue;
             }
             let record = Record { at: now, shard, event };
+            if ring.open.capacity() == 0 {
+                // One that grew by doubling would take up to twice what it counts for.
+                ring.open.reserve_exact(self.segment_bytes.div_ceil(size_of::<Record>()));
+            }
             ring.open_bytes += record.bytes();
             ring.open.push(record);
             if ring.open_bytes >= self.segment_bytes {
@@ -148,7 +152,8 @@ impl History {
 impl Ring {
     fn close(&mut self, newest: Millis) {
         let bytes = std::mem::take(&mut self.open_bytes);
-        let records = std::mem::take(&mut self.open);
+        let mut records = std::mem::take(&mut self.open);
+        records.shrink_to_fit(); // texts fill it with fewer
         self.closed_bytes += bytes;
         self.closed.push_back(Arc::new(Segment { records, bytes, newest }));
     }
@@ -194,6 +199,26 @@ mod tests {
         assert!(history.of(Millis(10_000), ShardId(1), Slot(0)).is_empty());
         let newest = history.of(Millis(10_000), ShardId(1), Slot(19_998));
         assert_eq!(newest[0].reason.as_deref(), Some("broken"));
+    }
+
+    #[test]
+    fn it_takes_no_more_room_than_it_counts() {
+        let (bytes_max, reasons) = (64 * 1024, [None, Some("a reason of some length".repeat(9))]);
+        for reason in reasons {
+            let history = History::new(1_000_000, bytes_max);
+            for n in 0..10_000u64 {
+                let failed = Event { reason: reason.clone().map(Into::into), ..event(n * 2, What::Failed) };
+                history.record(Millis(n), ShardId(1), vec![failed]);
+            }
+            let ring = history.lock();
+            let places: usize = ring.closed.iter().map(|segment| segment.records.capacity()).sum();
+            let counted = ring.closed_bytes;
+            assert!(
+                places * size_of::<Record>() <= counted && counted > bytes_max / 2,
+                "{places}, {counted}"
+            );
+            assert!(ring.open.capacity() * size_of::<Record>() < history.segment_bytes + size_of::<Record>());
+        }
     }
 
     #[test]

@@ -437,6 +437,8 @@ impl Engine {
             self.folding.remove(chunk);
             self.refs.forget(*chunk);
         }
+        // Who still reads one finds it in the tables until this is committed, and if it never is, nothing is kept.
+        self.reader.forget(dead.iter().copied());
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use redb::{Database, ReadableDatabase};
 use ron_core::ids::{ShardId, Slot};
 use ron_core::message::{CopyOf, DeadLetter, StoredMessage};
 use ron_core::time::Millis;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -88,11 +88,12 @@ pub enum ReadFailure {
     Store,
 }
 
-/// The newest chunks, oldest dropped first, bounded by bytes.
+/// The newest chunks that live, oldest dropped first, bounded by bytes. Numbers of chunks rise, so the lowest is the
+/// oldest. Whoever removes a chunk has it forgotten: what is dead would else fill the cache, and only what fills it
+/// ends.
 #[derive(Debug, Default)]
 struct Cache {
-    chunks: HashMap<u64, Arc<ChunkImage>>,
-    order: VecDeque<u64>,
+    chunks: BTreeMap<u64, Arc<ChunkImage>>,
     bytes: usize,
 }
 
@@ -101,12 +102,11 @@ impl Cache {
         self.bytes += image.cost();
         if let Some(old) = self.chunks.insert(chunk, image) {
             self.bytes -= old.cost();
-        } else {
-            self.order.push_back(chunk);
         }
-        while self.bytes > bytes_max {
-            let Some(oldest) = self.order.pop_front() else { break };
-            self.forget(oldest);
+        while self.bytes > bytes_max
+            && let Some((_, oldest)) = self.chunks.pop_first()
+        {
+            self.bytes -= oldest.cost();
         }
     }
 
@@ -276,6 +276,14 @@ impl Reader {
         self.cache().insert(chunk, Arc::new(image), self.0.cache_bytes_max);
     }
 
+    /// How many chunks are in the cache, and their bytes.
+    #[cfg(test)]
+    pub(crate) fn cached(&self) -> (usize, usize) {
+        let cache = self.cache();
+        (cache.chunks.len(), cache.bytes)
+    }
+
+    /// They were removed, or rewritten.
     pub(crate) fn forget(&self, chunks: impl IntoIterator<Item = u64>) {
         let mut cache = self.cache();
         chunks.into_iter().for_each(|chunk| cache.forget(chunk));
@@ -300,8 +308,11 @@ impl Reader {
     fn fetch_cached(&self, slots: &[Slot]) -> Option<Vec<Result<StoredMessage, ReadFailure>>> {
         let images: Option<Vec<_>> = {
             let (cache, pinned) = (self.cache(), self.pinned());
-            let of = |slot: &Slot| if slot.is_ram() { &pinned.chunks } else { &cache.chunks };
-            slots.iter().map(|slot| of(slot).get(&slot.chunk()).cloned()).collect()
+            let of = |slot: &Slot| match slot.is_ram() {
+                true => pinned.chunks.get(&slot.chunk()),
+                false => cache.chunks.get(&slot.chunk()),
+            };
+            slots.iter().map(|slot| of(slot).cloned()).collect()
         };
         let images = images?;
         let sources: Vec<Option<Slot>> =

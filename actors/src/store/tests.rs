@@ -262,6 +262,26 @@ fn deltas_are_folded_and_a_straggler_does_not_keep_its_neighbours_bytes() {
 }
 
 #[test]
+fn the_cache_holds_what_lives_and_nothing_of_what_is_over() {
+    let bench = Bench::new();
+    let (mut engine, reader) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let waits = slots(&commit(&mut engine, epoch, vec![message("waits")], Vec::new()));
+    let one = reader.cached();
+    assert_eq!(one.0, 1);
+    for _ in 0..100 {
+        let sent = slots(&commit(&mut engine, epoch, vec![message("comes and goes")], Vec::new()));
+        assert_eq!(reader.cached().0, 2);
+        commit(&mut engine, epoch, Vec::new(), vec![gone(sent[0])]);
+        assert_eq!(reader.cached(), one);
+        assert_eq!(reader.fetch_blocking(&sent)[0].as_ref().unwrap_err(), &ReadFailure::Gone);
+    }
+    assert_eq!(reader.fetch_blocking(&waits)[0].as_ref().unwrap().payload, "waits");
+    commit(&mut engine, epoch, Vec::new(), vec![gone(waits[0])]);
+    assert_eq!(reader.cached(), (0, 0));
+}
+
+#[test]
 fn a_large_message_is_stored_in_parts() {
     let bench = Bench::new();
     let (mut engine, _) = bench.open();
