@@ -2,6 +2,9 @@
 //! how large the file has become. Each duty is a `run_once` of `ron_actors::store`; here is when it runs, and who
 //! hears of it.
 
+mod schedule;
+
+use self::schedule::Schedule;
 use crate::config::Config;
 use crate::http::request::Peer;
 use crate::metrics::Metrics;
@@ -20,10 +23,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// After a start, and after one that failed, nothing is begun for this long: first things first.
-const FIRST_AFTER: Duration = Duration::from_secs(60);
-/// The first scrub after a start, which knows nothing of the last one before it, begins no sooner.
-const FIRST_SCRUB_AFTER: Duration = Duration::from_secs(3600);
+/// After a start, and after one that failed, no snapshot is begun for this long: first things first.
+const SNAPSHOT_REST: Duration = Duration::from_secs(60);
+/// Likewise scrubs. A start knows nothing of the last one before it.
+const SCRUB_REST: Duration = Duration::from_secs(3600);
 /// A file smaller than this is never worth a word, bytes.
 const FILE_WORTH_A_WORD: u64 = 1 << 30;
 /// A file this many times the size of what lives in it is.
@@ -36,8 +39,8 @@ pub struct Upkeep {
     scrub: Scrub,
     mailbox: Mailbox,
     store: Store,
-    snapshot_every: Duration,
-    scrub_every: Duration,
+    snapshots_due: Mutex<Schedule>,
+    scrubs_due: Mutex<Schedule>,
     durable: bool,
     file: PathBuf,
     metrics: Arc<Metrics>,
@@ -84,13 +87,17 @@ impl Upkeep {
         let keep = config.store.snapshot_keep as usize;
         let reserve = config.store.reserve.0;
         let snapshots = Snapshots::new(store.clone(), SnapshotConfig { dir, keep, reserve }, clock.clone());
+        let (now, wall) = (clock.now(), clock.wall());
+        let age = state.taken_at.map(|at| Duration::from_millis(wall.since(at)));
+        let snapshots_due = Schedule::begin(config.store.snapshot_every, SNAPSHOT_REST, now, age);
+        let scrubs_due = Schedule::begin(config.store.scrub_every, SCRUB_REST, now, None);
         let upkeep = Upkeep {
             snapshots,
             scrub: Scrub::new(store.clone()),
             mailbox,
             store,
-            snapshot_every: config.store.snapshot_every,
-            scrub_every: config.store.scrub_every,
+            snapshots_due: Mutex::new(snapshots_due),
+            scrubs_due: Mutex::new(scrubs_due),
             durable,
             file,
             metrics,
@@ -111,24 +118,31 @@ impl Upkeep {
     }
 
     async fn snapshot_again_and_again(self: Arc<Upkeep>) {
-        let mut wait = self.first_wait();
         loop {
-            tokio::time::sleep(wait).await;
-            wait = match self.snapshot().await {
-                Ok(_) | Err(SnapshotError::Busy) => self.snapshot_every,
-                Err(_) => self.snapshot_every.min(FIRST_AFTER),
-            };
+            self.until_due(&self.snapshots_due).await;
+            if self.snapshot().await.is_err() {
+                locked(&self.snapshots_due).put_off(self.clock.now());
+            }
         }
     }
 
     async fn scrub_again_and_again(self: Arc<Upkeep>) {
-        let mut wait = self.scrub_every.min(FIRST_SCRUB_AFTER);
         loop {
+            self.until_due(&self.scrubs_due).await;
+            if self.scrub().await.is_err() {
+                locked(&self.scrubs_due).put_off(self.clock.now());
+            }
+        }
+    }
+
+    /// One that somebody asks for meanwhile puts the next one off.
+    async fn until_due(&self, schedule: &Mutex<Schedule>) {
+        loop {
+            let wait = locked(schedule).wait(self.clock.now());
+            if wait.is_zero() {
+                return;
+            }
             tokio::time::sleep(wait).await;
-            wait = match self.scrub().await {
-                Ok(_) => self.scrub_every,
-                Err(_) => self.scrub_every.min(FIRST_SCRUB_AFTER),
-            };
         }
     }
 
@@ -140,14 +154,8 @@ impl Upkeep {
         duties.iter().for_each(JoinHandle::abort);
     }
 
-    /// A new one is due `snapshot_every` after the last, also if the node was restarted since.
-    fn first_wait(&self) -> Duration {
-        let age = self.state().taken_at.map(|at| Duration::from_millis(self.clock.wall().since(at)));
-        age.map_or(FIRST_AFTER, |age| self.snapshot_every.saturating_sub(age).max(FIRST_AFTER))
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     fn show_age(&self) {
@@ -163,6 +171,7 @@ impl Upkeep {
                 let ms = self.clock.now().since(begun);
                 let messages = file.mark.map_or(0, |mark| mark.messages);
                 tracing::info!(file = %file.path.display(), bytes = file.bytes, messages, ms, "snapshot taken");
+                locked(&self.snapshots_due).done(self.clock.now());
                 self.metrics.mailbox.snapshot_ended(true);
                 self.metrics.mailbox.snapshot_bytes.set(file.bytes as f64);
                 let mut state = self.state();
@@ -187,6 +196,7 @@ impl Upkeep {
             Ok(findings) => {
                 let (messages, damages) = (findings.messages, findings.damages);
                 tracing::info!(messages, damages, ms = self.clock.now().since(begun), "store scrubbed");
+                locked(&self.scrubs_due).done(self.clock.now());
                 self.metrics.mailbox.scrub_timestamp.set(self.clock.wall().0 as f64 / 1e3);
                 let first = findings.named.first();
                 let text = |damage| format!("the last scrub found {damages} damages, the first: {damage}");
@@ -314,6 +324,10 @@ impl Upkeep {
         }
         warnings
     }
+}
+
+fn locked<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where the snapshots of a node with this configuration are.

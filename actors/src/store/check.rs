@@ -5,17 +5,18 @@
 mod chunks;
 mod copy;
 mod objects;
+mod unfolded;
 
-use super::codec::{Delta, open, open_value};
-use super::engine::{Dirty, TopicRow, chunk_states};
+use self::unfolded::Unfolded;
+use super::codec::{open, open_value};
+use super::engine::{TopicRow, chunk_states};
 use super::error::StoreError;
 use super::fanout::check_fans;
 use super::findings::{Damage, Findings};
 use super::fold::by_place;
 use super::identity::{Identity, mark};
 use super::schema::{
-    DEDUP, DEDUP_BUCKET_MS, DELTA, DLQ, FORMAT, FORMAT_TAKEN_OVER, HEAD, META, NOTE, STATE, STILL, TASK,
-    TOPIC,
+    DEDUP, DEDUP_BUCKET_MS, DLQ, FORMAT, FORMAT_TAKEN_OVER, HEAD, META, NOTE, STATE, STILL, TASK, TOPIC,
 };
 use redb::{ReadTransaction, ReadableTable};
 use ron_core::dedup::DedupRow;
@@ -47,13 +48,20 @@ pub struct Checker {
     stage: Stage,
     findings: Findings,
     topics: BTreeMap<ShardId, QueueKey>,
+    unfolded: Unfolded,
     /// The object that the last step ended in.
     object: Option<objects::Begun>,
 }
 
 impl Default for Checker {
     fn default() -> Checker {
-        Checker { stage: Stage::Marks, findings: Findings::default(), topics: BTreeMap::new(), object: None }
+        Checker {
+            stage: Stage::Marks,
+            findings: Findings::default(),
+            topics: BTreeMap::new(),
+            unfolded: Unfolded::default(),
+            object: None,
+        }
     }
 }
 
@@ -64,10 +72,9 @@ impl Checker {
     /// The database's or the device's; damage is no error but a finding.
     pub(crate) fn step(&mut self, txn: &ReadTransaction, budget: usize) -> Result<bool, StoreError> {
         let mut left = budget;
-        let unfolded = match self.stage {
-            Stage::Chunks(_) | Stage::Letters(..) => self.unfolded(txn)?,
-            _ => BTreeMap::new(),
-        };
+        if let Stage::Chunks(_) | Stage::Letters(..) = self.stage {
+            self.unfolded.follow(txn, &mut self.findings)?;
+        }
         let stage = self.stage;
         while self.stage != Stage::Done && left > 0 {
             if std::mem::discriminant(&stage) != std::mem::discriminant(&self.stage) {
@@ -75,9 +82,9 @@ impl Checker {
             }
             match self.stage {
                 Stage::Marks => self.marks(txn)?,
-                Stage::Chunks(from) => self.chunks(txn, from, &unfolded, &mut left)?,
+                Stage::Chunks(from) => self.chunks(txn, from, &mut left)?,
                 Stage::Notes(from) => self.notes(txn, from, &mut left)?,
-                Stage::Letters(shard, from) => self.letters(txn, (shard, from), &unfolded, &mut left)?,
+                Stage::Letters(shard, from) => self.letters(txn, (shard, from), &mut left)?,
                 Stage::Keys(bucket, from) => self.keys(txn, (bucket, from), &mut left)?,
                 Stage::Objects(from) => self.objects(txn, from, &mut left)?,
                 Stage::Done => {}
@@ -179,38 +186,6 @@ impl Checker {
         Ok(())
     }
 
-    /// The state changes that no state row has yet, and whether their rows are whole.
-    fn unfolded(&mut self, txn: &ReadTransaction) -> Result<BTreeMap<u64, Dirty>, StoreError> {
-        let first = self.stage == Stage::Chunks(0);
-        let mut unfolded: BTreeMap<u64, Dirty> = BTreeMap::new();
-        for row in txn.open_table(DELTA)?.iter()? {
-            let (key, value) = row?;
-            let delta: Delta = match open_value(value.value()) {
-                Ok(delta) => delta,
-                Err(why) if first => {
-                    self.findings.row("delta", key.value(), why);
-                    continue;
-                }
-                Err(_) => continue,
-            };
-            if first {
-                self.count(value.value().len(), &mut 0);
-            }
-            for run in delta.runs {
-                let idx = run.first.idx();
-                let Some(end) = idx.checked_add(run.count).filter(|_| run.count > 0) else {
-                    if first {
-                        self.findings.row("delta", key.value(), "a run leaves its chunk");
-                    }
-                    continue;
-                };
-                let changes = (idx..end).map(|idx| (idx, run.state));
-                unfolded.entry(run.first.chunk()).or_default().extend(changes);
-            }
-        }
-        Ok(unfolded)
-    }
-
     fn notes(&mut self, txn: &ReadTransaction, from: u64, left: &mut usize) -> Result<(), StoreError> {
         let heads = txn.open_table(HEAD)?;
         for row in txn.open_table(NOTE)?.range(from..)? {
@@ -236,7 +211,6 @@ impl Checker {
         &mut self,
         txn: &ReadTransaction,
         from: (u32, u64),
-        unfolded: &BTreeMap<u64, Dirty>,
         left: &mut usize,
     ) -> Result<(), StoreError> {
         let states = txn.open_table(STATE)?;
@@ -249,8 +223,7 @@ impl Checker {
                 self.findings.row("dlq", &name, why);
             }
             let (chunk, idx) = (Slot(slot).chunk(), Slot(slot).idx());
-            let newer = unfolded.get(&chunk).and_then(|dirty| dirty.get(&idx)).copied();
-            let state = match newer {
+            let state = match self.unfolded.get(chunk, idx) {
                 Some(state) => state,
                 None => {
                     let row = states.get(chunk)?;

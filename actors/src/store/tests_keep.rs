@@ -264,3 +264,30 @@ fn a_topic_that_ended_or_began_meanwhile_is_no_damage() {
     while checker.step(&engine.db.begin_read().unwrap(), 1).unwrap() {}
     assert!(checker.findings().is_clean() && checker.findings().messages == 2, "{:?}", checker.findings());
 }
+
+#[test]
+fn a_check_of_a_store_at_work_follows_what_is_folded_meanwhile() {
+    let bench = Bench::new();
+    let (mut engine, _) = bench.open();
+    let (epoch, _) = load(&mut engine);
+    let mut put = || slots(&commit(&mut engine, epoch, vec![message("one of its own chunk")], Vec::new()))[0];
+    let [_, _, third, last] = std::array::from_fn(|_| put());
+    let lease = |slot| StateOp::Set { slot, state: state(Phase::Leased, 2_000_000), note: None };
+    commit(&mut engine, epoch, Vec::new(), vec![lease(third), lease(last)]);
+    let mut checker = Checker::default();
+    for _ in 0..2 {
+        assert!(checker.step(&engine.db.begin_read().unwrap(), 1).unwrap());
+    }
+    bench.clock.advance(10_000);
+    let letter = |at| DeadLetter { reason: "rejected".into(), attempts: 1, last_error: None, at };
+    let die = |slot| StateOp::Dead { slot, state: state(Phase::Dead, 1_010_000), letter: letter(Millis(1)) };
+    commit(&mut engine, epoch, Vec::new(), vec![die(third)]);
+    while engine.idle_work().unwrap() {}
+    assert!(rows(&engine.db, DELTA).is_empty());
+    assert!(checker.step(&engine.db.begin_read().unwrap(), 1).unwrap());
+    commit(&mut engine, epoch, Vec::new(), vec![die(last)]);
+    assert_eq!(rows(&engine.db, DELTA).len(), 1);
+    while checker.step(&engine.db.begin_read().unwrap(), 1).unwrap() {}
+    let findings = checker.findings();
+    assert!(findings.is_clean() && findings.messages == 4, "{findings:?}");
+}

@@ -22,7 +22,6 @@ impl Checker {
         &mut self,
         txn: &ReadTransaction,
         from: u64,
-        unfolded: &BTreeMap<u64, Dirty>,
         left: &mut usize,
     ) -> Result<(), StoreError> {
         let heads = txn.open_table(HEAD)?;
@@ -46,7 +45,7 @@ impl Checker {
                 self.findings.row("head", chunk, "its number is of those kept in memory alone");
             }
             match Head::decode(chunk, head.value()) {
-                Ok(head) => self.chunk(&mut tables, chunk, &head, unfolded.get(&chunk), left)?,
+                Ok(head) => self.chunk(&mut tables, chunk, &head, left)?,
                 Err(StoreError::Damaged { why, .. }) => self.findings.row("head", chunk, why),
                 Err(other) => return Err(other),
             }
@@ -76,7 +75,6 @@ impl Checker {
         tables: &mut ChunkTables,
         chunk: u64,
         head: &Head,
-        unfolded: Option<&Dirty>,
         left: &mut usize,
     ) -> Result<(), StoreError> {
         let mut fate = match tables.states.get(chunk)? {
@@ -93,7 +91,7 @@ impl Checker {
                 }
             }
         };
-        fate.extend(unfolded.into_iter().flatten());
+        fate.extend(self.unfolded.of(chunk));
         let shards = self.shards(chunk, head);
         let mut strays = BTreeSet::new();
         let body = self.body(tables, chunk, head, left)?;
