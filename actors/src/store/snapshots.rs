@@ -252,14 +252,13 @@ impl Inner {
         }
         let wall = self.clock.wall();
         let cut = self.store.ask(move |engine| Cut::of(engine, wall)).await.map_err(unanswered)??;
-        let (mut copying, mark) = self.piece(move || copying.rest(cut).map(|mark| (copying, mark))).await?;
-        loop {
-            let more;
-            (copying, more) = self.piece(move || copying.drop_gone().map(|more| (copying, more))).await?;
-            if !more {
-                return Ok(mark);
-            }
+        let (copying, mark) = self.piece(move || copying.rest(cut).map(|mark| (copying, mark))).await?;
+        let mut left = Some(copying);
+        // the last piece closes the copy as well, which writes and syncs
+        while let Some(mut copying) = left {
+            left = self.piece(move || copying.drop_gone().map(|more| more.then_some(copying))).await?;
         }
+        Ok(mark)
     }
 
     /// Checks a file; damage is an error.
@@ -278,18 +277,15 @@ impl Inner {
             let _ = untouched::forget_cached(&path);
             untouched::open(&path, shared)
         };
-        let db = Arc::new(self.blocking(open).await??);
-        let mut checker = Checker::default();
-        loop {
-            let db = db.clone();
-            let more;
-            (checker, more) = self
-                .piece(move || checker.step(&db.begin_read()?, CHECKED_BYTES).map(|more| (checker, more)))
-                .await?;
-            if !more {
-                return Ok(checker.findings().clone());
-            }
+        let (mut left, mut checker) = (Some(self.blocking(open).await??), Checker::default());
+        while let Some(db) = left {
+            let step = move || {
+                let more = checker.step(&db.begin_read()?, CHECKED_BYTES)?;
+                Ok((more.then_some(db), checker))
+            };
+            (left, checker) = self.piece(step).await?;
         }
+        Ok(checker.findings().clone())
     }
 }
 

@@ -60,7 +60,7 @@ struct Args {
     #[arg(long, default_value_t = 2.0)]
     p99_factor: f64,
     /// Series tried until one keeps the factor: a neighbour on the machine can spoil one. All are printed.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     tries: u64,
     /// Decides what is sent.
     #[arg(long, default_value_t = 1)]
